@@ -1,0 +1,311 @@
+"""The card: everything that turns a video into a prediction, as one small document that travels with the weights.
+
+Training writes it, every exported file carries it, and the Python runtime, the engines and the benchmark execute it. Nobody
+configures pre-processing twice, so it cannot differ.
+
+The card is a pydantic model because it is read from files that strangers made: every field is checked, an unknown one is
+refused, errors name the field, and ``Card.model_json_schema()`` documents it for readers in other languages.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from i3d_deploy import geometry, labels, sampling
+from i3d_deploy.errors import CardError, InputError
+from i3d_deploy.network import Network
+
+VERSION = 1
+"""Version of the card that this library writes; it reads this one and older ones."""
+
+Scheme = Literal["uniform", "dense"]
+Formula = Literal["mmaction2-0.x", "mmaction2-1.x"]
+Averaging = Literal["probabilities", "logits"]
+Precision = Literal["fp32", "fp16", "bf16"]
+EngineInput = Literal["uint8_nthwc", "float32_ncthw"]
+Status = Literal["passed", "failed", "not measured here"]
+
+Count = Annotated[int, Field(ge=1, le=65536)]
+Triple = tuple[float, float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Sampling(_Part):
+    """Which frames make the clips of a video.
+
+    Attributes:
+        scheme: "uniform" spreads the clips, "dense" draws them from overlapping windows.
+        formula: Whose formula places uniform clips; accuracies under the two differ.
+        clip_len: T, frames per clip.
+        frame_interval: Distance of two frames of a clip.
+        num_clips: Clips per video.
+        sample_range: Frames per window of the dense scheme.
+        out_of_bound: What follows the last frame of a short video.
+    """
+
+    scheme: Scheme = "uniform"
+    formula: Formula = "mmaction2-0.x"
+    clip_len: Count = 32
+    frame_interval: Count = 2
+    num_clips: Count = 10
+    sample_range: Count = 64
+    out_of_bound: sampling.OutOfBound = "loop"
+
+    def frame_indices(self, num_frames: int, *, num_clips: int | None = None) -> sampling.Indices:
+        """Choose the frames of a video.
+
+        Args:
+            num_frames: Its length.
+            num_clips: Another number of clips than the card's.
+
+        Returns:
+            (clips, clip_len) int64 in [0, num_frames).
+        """
+        num_clips = self.num_clips if num_clips is None else num_clips
+        clip = {"clip_len": self.clip_len, "frame_interval": self.frame_interval}
+        if self.scheme == "dense":
+            starts = sampling.dense_starts(
+                num_frames, num_clips=1, sample_range=self.sample_range, num_positions=num_clips
+            )
+        elif self.formula == "mmaction2-0.x":
+            starts = sampling.uniform_starts(num_frames, num_clips=num_clips, **clip)
+        else:
+            starts = sampling.uniform_starts_1x(num_frames, num_clips=num_clips, **clip)
+        return sampling.frame_indices(starts, num_frames=num_frames, out_of_bound=self.out_of_bound, **clip)
+
+
+class Spatial(_Part):
+    """Which pixels make the crops of a clip.
+
+    Attributes:
+        short_side: The shorter side is resized to this many pixels, aspect ratio kept.
+        interpolation: Bilinear on uint8 with half-pixel centers and no antialiasing, rounded to uint8 (OpenCV's INTER_LINEAR).
+        num_crops: 3 (left, right, center; of portrait frames top, bottom, center) or 1 (center).
+        crop_size: Side of a crop.
+    """
+
+    short_side: Count = 256
+    interpolation: Literal["bilinear"] = "bilinear"
+    num_crops: Literal[1, 3] = 3
+    crop_size: Count = 256
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> Spatial:
+        if self.crop_size > self.short_side:
+            raise ValueError(f"crop_size ({self.crop_size}) must be <= short_side ({self.short_side})")
+        if self.num_crops == 3 and self.crop_size != self.short_side:
+            raise ValueError(f"three crops need crop_size ({self.crop_size}) == short_side ({self.short_side})")
+        return self
+
+    def boxes(self, height: int, width: int, *, num_crops: int | None = None) -> tuple[geometry.Box, ...]:
+        """Cut a resized frame.
+
+        Args:
+            height: Rows after the resize.
+            width: Columns after the resize.
+            num_crops: Another number of crops than the card's: 1 or 3.
+        """
+        num_crops = self.num_crops if num_crops is None else num_crops
+        if num_crops == 1:
+            return (geometry.center_crop(height, width, size=self.crop_size),)
+        if num_crops == 3:
+            return geometry.three_crops(height, width, size=self.crop_size)
+        raise InputError(f"crops ({num_crops}) must be 1 or 3")
+
+
+class Pixels(_Part):
+    """What a colour value becomes before the network: (value - mean) / std per channel, in ``color`` order."""
+
+    color: Literal["rgb"] = "rgb"
+    mean: Triple = (123.675, 116.28, 103.53)
+    std: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)] = (58.395, 57.12, 57.375)
+
+    @model_validator(mode="after")
+    def _check_std(self) -> Pixels:
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} must be > 0")
+        return self
+
+
+class Engine(_Part):
+    """How an exported engine is fed and what it computes in.
+
+    Attributes:
+        input: "uint8_nthwc": ``frames`` uint8 (N, T, H, W, 3), normalised inside; "float32_ncthw": normalised floats.
+        precision: Type of the convolutions; normalisation, pooling and the classifier stay float32.
+        profile: Smallest, best and largest N.
+    """
+
+    input: EngineInput = "uint8_nthwc"
+    precision: Precision = "fp32"
+    profile: tuple[Count, Count, Count] = (1, 30, 30)
+
+    @model_validator(mode="after")
+    def _check_profile(self) -> Engine:
+        if not self.profile[0] <= self.profile[1] <= self.profile[2]:
+            raise ValueError(f"profile {self.profile} must ascend: smallest, best, largest number of views")
+        return self
+
+
+class Provenance(_Part):
+    """Where the weights came from.
+
+    Attributes:
+        origin: Format of the checkpoint that was read ("mmaction2", "i3d-deploy", "random weights").
+        sha256: SHA-256 of that file.
+        tools: Versions that made the file, by package.
+    """
+
+    origin: str
+    sha256: str | None = None
+    tools: dict[str, str] = {}
+
+
+class Parity(_Part):
+    """One measurement of an engine against its PyTorch float32 source.
+
+    Attributes:
+        runner: What ran the engine: package, version, provider and the precision it really used.
+        status: "passed", "failed", or "not measured here" where the engine cannot run on the exporting machine.
+        reason: Why it was not measured, or which stage failed.
+        clip: "generated" or "given", with the SHA-256 of the file.
+        num_views: Views compared.
+        max_logits: Largest difference of a logit of any view.
+        max_logits_allowed: The limit it was held against.
+        cosine: Smallest cosine similarity of a view's logits.
+        top1_agreement: Share of views with the same first class.
+        max_probabilities: Largest difference of an averaged probability.
+    """
+
+    runner: str
+    status: Status
+    reason: str | None = None
+    clip: str | None = None
+    num_views: int = 0
+    max_logits: float | None = None
+    max_logits_allowed: float | None = None
+    cosine: float | None = None
+    top1_agreement: float | None = None
+    max_probabilities: float | None = None
+
+
+class Card(_Part):
+    """The whole card.
+
+    Attributes:
+        version: Of this document's form.
+        network: The numbers that build the network.
+        label_set: Name of the labels ("kinetics400", ..., "custom", "numbered").
+        labels: K class names in output order.
+        modality: What the frames show.
+        sampling: Which frames.
+        spatial: Which pixels.
+        pixels: Their scaling.
+        averaging: How the views of a video become one prediction: the mean of "probabilities" or of "logits".
+        provenance: Where the weights came from.
+        engine: How an exported engine is fed; None on a checkpoint.
+        parity: What was measured when it was exported.
+    """
+
+    version: Annotated[int, Field(ge=1)] = VERSION
+    network: Network
+    label_set: str
+    labels: tuple[str, ...]
+    modality: Literal["rgb"] = "rgb"
+    sampling: Sampling = Sampling()
+    spatial: Spatial = Spatial()
+    pixels: Pixels = Pixels()
+    averaging: Averaging = "probabilities"
+    provenance: Provenance
+    engine: Engine | None = None
+    parity: tuple[Parity, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Card:
+        if len(self.labels) != self.network.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for a network of {self.network.num_classes} classes")
+        return self
+
+    @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3) of one uint8 view."""
+        return (self.sampling.clip_len, self.spatial.crop_size, self.spatial.crop_size, 3)
+
+    @property
+    def num_views(self) -> int:
+        """Views per video."""
+        return self.sampling.num_clips * self.spatial.num_crops
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The card as JSON with sorted keys: equal cards give equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=indent, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str) -> Card:
+        """Read and check a card.
+
+        Args:
+            text: The JSON document.
+            where: What carried it, for messages.
+
+        Raises:
+            CardError: It is no JSON, of a newer version, or a field is missing, unknown or out of range.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise CardError(f"the card of {where} is no JSON document: {error}") from error
+        version = document.get("version") if isinstance(document, dict) else None
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise CardError(f"the card of {where} has no version number: not a card of i3d-deploy")
+        if version > VERSION:
+            raise CardError(
+                f"the card of {where} has version {version}, this i3d-deploy reads up to {VERSION}: "
+                "pip install --upgrade i3d-deploy"
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "document"
+            raise CardError(f"the card of {where} is malformed: {field}: {first['msg']}") from error
+
+
+def with_labels(card: Card, name_or_names: str | tuple[str, ...]) -> Card:
+    """Give a card other labels.
+
+    Args:
+        card: The card.
+        name_or_names: A shipped set ("kinetics400", "ucf101", "hmdb51"), or K names.
+
+    Raises:
+        InputError: The number of names is not the network's number of classes.
+    """
+    is_shipped = isinstance(name_or_names, str)
+    names = labels.load(name_or_names) if isinstance(name_or_names, str) else name_or_names
+    if len(names) != card.network.num_classes:
+        raise InputError(f"{len(names)} labels given for a network of {card.network.num_classes} classes")
+    label_set = name_or_names if is_shipped else "custom"
+    return card.model_copy(update={"label_set": label_set, "labels": names})
+
+
+def normalize(views: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Turn uint8 views into what a float engine takes.
+
+    Args:
+        views: (N, T, H, W, 3) uint8.
+        pixels: The card's scaling.
+
+    Returns:
+        (N, 3, T, H, W) float32, contiguous.
+    """
+    mean, std = (np.array(values, np.float32) for values in (pixels.mean, pixels.std))
+    scaled = (views.astype(np.float32) - mean) * (1 / std.astype(np.float64)).astype(np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 4, 1, 2, 3))

@@ -1,0 +1,390 @@
+"""Checkpoints: reading what others trained, and the native format.
+
+A foreign file is renamed by one table, its network is recognised from names and shapes, and whatever is missing, left over
+or of another shape is an error that lists it. Files are read with ``weights_only``: nothing in them is ever executed.
+
+The native format is safetensors with the card in its metadata.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from i3d_deploy import __version__, files, labels, model
+from i3d_deploy.artifact import CARD_KEY
+from i3d_deploy.card import Card, Provenance, Sampling, Spatial, with_labels
+from i3d_deploy.errors import CardError, CheckpointError, InputError
+from i3d_deploy.model import I3DResNet
+from i3d_deploy.network import NETWORKS, NON_LOCAL_MODES, Network
+
+State = dict[str, Tensor]
+
+# From the entry names of mmaction2 0.x and 1.x (tools/../resnet3d.py, non_local.py, i3d_head.py) to torchvision's.
+_MMACTION_NAMES: tuple[tuple[str, str], ...] = (
+    (r"non_local_block\.(g|phi)\.0\.conv\.", r"non_local.\1."),
+    (r"non_local_block\.(g|phi|theta)\.conv\.", r"non_local.\1."),
+    (r"non_local_block\.conv_out\.conv\.", r"non_local.out."),
+    (r"non_local_block\.conv_out\.bn\.", r"non_local.bn."),
+    (r"^backbone\.", ""),
+    (r"\bdownsample\.conv\.", "downsample.0."),
+    (r"\bdownsample\.bn\.", "downsample.1."),
+    (r"\bconv(\d)\.conv\.", r"conv\1."),
+    (r"\bconv(\d)\.bn\.", r"bn\1."),
+    (r"^cls_head\.fc_cls\.", "fc."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network with its weights, and the card that says how to use it.
+
+    Attributes:
+        model: In eval mode, float32, on the CPU.
+        card: Without engine or parity.
+        notes: What had to be assumed while reading, one line each.
+    """
+
+    model: I3DResNet
+    card: Card
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    path: Path,
+    *,
+    network: str | None = None,
+    label_names: str | tuple[str, ...] | None = None,
+    allow_hash_mismatch: bool = False,
+) -> Checkpoint:
+    """Read a checkpoint of any supported origin.
+
+    Args:
+        path: A native ``.safetensors`` or an mmaction2 0.x / 1.x ``.pth``.
+        network: Name of the variant where the file leaves it open (embedded_gaussian and dot_product look alike).
+        label_names: Labels other than the file's: a shipped set or K names.
+        allow_hash_mismatch: Read a zoo file whose name promises another SHA-256.
+
+    Raises:
+        CheckpointError: It cannot be read, or fits no network; the message lists what is wrong.
+        CardError: The card of a native file is missing or malformed.
+        InputError: ``network`` or ``label_names`` does not fit.
+    """
+    if network is not None and network not in NETWORKS:
+        raise InputError(f"network {network!r} is not one of {', '.join(NETWORKS)}")
+    _check_is_file(path)
+    if path.suffix == ".safetensors":
+        checkpoint = _load_native(path)
+    else:
+        checkpoint = _load_mmaction(path, network=network, allow_hash_mismatch=allow_hash_mismatch)
+    if label_names is None:
+        return checkpoint
+    return Checkpoint(
+        model=checkpoint.model,
+        card=with_labels(checkpoint.card, label_names),
+        notes=tuple(note for note in checkpoint.notes if not note.startswith("labels ")),
+    )
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the native format: safetensors with the card in the metadata, replaced as a whole."""
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in checkpoint.model.state_dict().items()}
+    with files.replacing(path) as (target,):
+        safetensors.torch.save_file(state, target, metadata={CARD_KEY: checkpoint.card.to_json()})
+
+
+def random(name: str, *, seed: int = 0, num_classes: int = 400) -> Checkpoint:
+    """Make a checkpoint of seeded random weights, for measuring speed.
+
+    Args:
+        name: A key of :data:`i3d_deploy.network.NETWORKS`.
+        seed: Any integer; the same seed gives the same weights.
+        num_classes: K.
+    """
+    if name not in NETWORKS:
+        raise InputError(f"network {name!r} is not one of {', '.join(NETWORKS)}")
+    network = NETWORKS[name](num_classes)
+    net = model.build(network)
+    model.randomize(net, seed=seed)
+    label_set, names = labels.for_count(num_classes)
+    card = Card(
+        network=network,
+        label_set=label_set,
+        labels=names,
+        sampling=_default_sampling(network),
+        provenance=Provenance(origin=f"random weights, seed {seed}", tools={"i3d-deploy": __version__}),
+    )
+    return Checkpoint(model=net, card=card, notes=("the weights are random: the answers mean nothing",))
+
+
+def build_from_mmaction(state: Mapping[str, Tensor], network: Network) -> I3DResNet:
+    """Build a network from a ``state_dict`` with mmaction2's entry names.
+
+    Raises:
+        CheckpointError: Entries are missing, left over or of another shape; all are listed by their names in ``state``.
+    """
+    renamed = {_rename_mmaction(name): name for name in state}
+    net = model.build(network)
+    _load_state(net, {new: state[old] for new, old in renamed.items()}, original_names=renamed)
+    return net
+
+
+def rename_non_local(name: str) -> str:
+    """Rename an entry of a lone mmaction2 non-local block, such as ``g.0.conv.weight``."""
+    return _rename_mmaction(f"non_local_block.{name}").removeprefix("non_local.")
+
+
+def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
+    """Initialise a network from a 2D ResNet with torchvision's entry names, as of ImageNet.
+
+    Every 2D kernel is repeated along time and divided by the number of repeats, so that a still video gives the 2D network's
+    activations. The classifier and the non-local blocks keep their weights.
+
+    Args:
+        state: A 2D ``state_dict``; ``fc`` is not used.
+        net: Changed in place.
+
+    Raises:
+        CheckpointError: An entry of the trunk is missing, left over or of another shape.
+    """
+    target = net.state_dict()
+    trunk = {name for name in target if not name.startswith("fc.") and ".non_local." not in name}
+    source = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    inflated = {name: _inflate_entry(tensor, target[name]) for name, tensor in source.items() if name in trunk}
+    kept = {name: tensor for name, tensor in target.items() if name not in trunk}
+    # num_batches_tracked is absent from files of PyTorch < 0.4.1.
+    counters = {name: target[name] for name in trunk - inflated.keys() if name.endswith("num_batches_tracked")}
+    leftover = {name: tensor for name, tensor in source.items() if name not in trunk}
+    _load_state(net, {**inflated, **counters, **kept, **leftover}, original_names={})
+
+
+def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
+    if target.dim() != 5 or tensor.dim() != 4:
+        return tensor
+    frames = target.shape[2]
+    return tensor.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+
+
+def _rename_mmaction(name: str) -> str:
+    for pattern, replacement in _MMACTION_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _load_state(net: I3DResNet, state: State, *, original_names: Mapping[str, str]) -> None:
+    target = net.state_dict()
+    problems = [f"missing {name}" for name in target if name not in state]
+    problems += [f"left over {original_names.get(name, name)}" for name in state if name not in target]
+    for name, tensor in state.items():
+        if name in target and tensor.shape != target[name].shape:
+            given, wanted = (list(shape) for shape in (tensor.shape, target[name].shape))
+            problems.append(f"{original_names.get(name, name)} has shape {given} instead of {wanted}")
+    if problems:
+        listed = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(f"the weights do not fit {net.network.name}: {listed}")
+    net.load_state_dict(state)
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: give the checkpoint file")
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    if size == 0:
+        raise CheckpointError(f"{path}: the file is empty")
+
+
+def _load_native(path: Path) -> Checkpoint:
+    try:
+        with safetensors.safe_open(path, framework="pt") as archive:
+            metadata = archive.metadata() or {}
+            state = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no mapping
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+    if CARD_KEY not in metadata:
+        raise CardError(f"{path} carries no card: it was not written by i3d-deploy")
+    card = Card.from_json(metadata[CARD_KEY], where=str(path))
+    net = model.build(card.network)
+    try:
+        _load_state(net, state, original_names={})
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return Checkpoint(model=net, card=card)
+
+
+class _InertHistory:
+    """Stands for mmengine's HistoryBuffer, which 1.x files carry in ``message_hub``; its contents are never used."""
+
+
+def _unpickle(path: Path) -> Any:
+    """Read a ``.pth`` without running code from it.
+
+    Besides tensors and plain values, NumPy arrays are admitted, and the one class that unpublished 1.x files contain is
+    replaced by an inert one.
+    """
+    admitted: list[Any] = [
+        (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # files of NumPy 1
+        (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        (_InertHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(code)) for code in "fdlqib"),
+    ]
+    with torch.serialization.safe_globals(admitted):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_mmaction(path: Path, *, network: str | None, allow_hash_mismatch: bool) -> Checkpoint:
+    digest = files.sha256(path)
+    _check_published_hash(path, digest, allow=allow_hash_mismatch)
+    try:
+        document = _unpickle(path)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0] if "weights_only" not in str(error) else _unsupported_global(error)
+        raise CheckpointError(f"{path}: refused, {reason}; only tensors and plain values are read") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, UnicodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a damaged one: {reason}") from error
+    state, meta = _split(document, path)
+    recognised = _recognise(state, meta=meta, path=path, asked=network)
+    try:
+        net = build_from_mmaction(state, recognised)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return _with_card(net, meta=meta, path=path, digest=digest)
+
+
+def _unsupported_global(error: Exception) -> str:
+    match = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it needs the pickled code {match[1]}" if match else "it needs pickled code"
+
+
+def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:
+    """Zoo files end in the first 8 digits of their SHA-256."""
+    match = re.search(r"-([0-9a-f]{8})$", path.stem)
+    if match and not digest.startswith(match[1]) and not allow:
+        raise CheckpointError(
+            f"{path}: the name promises a SHA-256 of {match[1]}..., the file has {digest[:8]}...: "
+            "download it again, or pass --allow-hash-mismatch"
+        )
+
+
+def _split(document: Any, path: Path) -> tuple[State, dict[str, Any]]:
+    """Part the entries of the network from the rest of the file."""
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: holds a {type(document).__name__} instead of a checkpoint's dictionary")
+    state = document.get("state_dict", document)
+    meta = document.get("meta")
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: has no state_dict with tensors; its entries are {_some(document)}")
+    tensors = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    about = dict(meta) if isinstance(meta, dict) else {}
+    about["is_1x"] = "message_hub" in document or "mmengine_version" in about
+    return tensors, about
+
+
+def _some(names: Mapping[Any, Any]) -> str:
+    shown = ", ".join(str(name) for name in list(names)[:4])
+    return shown + (", ..." if len(names) > 4 else "") if shown else "none"
+
+
+def _config_text(meta: Mapping[str, Any]) -> str:
+    """The training configuration that mmaction2 stores: "config" in 0.x, "cfg" in 1.x."""
+    return "\n".join(str(meta[key]) for key in ("config", "cfg", "config_name") if key in meta)
+
+
+def _recognise(state: State, *, meta: Mapping[str, Any], path: Path, asked: str | None) -> Network:
+    """Find the variant from entry names and shapes, and from the file's own words where they leave it open."""
+    weight = state.get("cls_head.fc_cls.weight")
+    if "backbone.conv1.conv.weight" not in state or weight is None or weight.dim() != 2:
+        raise CheckpointError(
+            f"{path}: not an I3D of mmaction2: no backbone.conv1.conv.weight with a cls_head.fc_cls.weight; "
+            f"its entries are {_some(state)}"
+        )
+    num_classes = int(weight.shape[0])
+    if asked is not None:
+        return NETWORKS[asked](num_classes)
+    if any("non_local_block" in name for name in state):
+        return NETWORKS[f"i3d_r50_nl_{_non_local_mode(state, meta=meta, path=path)}"](num_classes)
+    second = state.get("backbone.layer2.1.conv1.conv.weight")
+    is_heavy = second is not None and second.dim() == 5 and second.shape[2] == 3
+    return NETWORKS["i3d_r50_heavy" if is_heavy else "i3d_r50"](num_classes)
+
+
+def _non_local_mode(state: State, *, meta: Mapping[str, Any], path: Path) -> str:
+    if not any("non_local_block.theta" in name for name in state):
+        return "gaussian"
+    for text in (_config_text(meta), path.name):
+        found = [mode for mode in NON_LOCAL_MODES if mode != "gaussian" and mode in text]
+        if len(found) == 1:
+            return found[0]
+    raise CheckpointError(
+        f"{path}: the weights fit i3d_r50_nl_embedded_gaussian and i3d_r50_nl_dot_product alike: say which with --model"
+    )
+
+
+def _default_sampling(network: Network) -> Sampling:
+    if network.stem_stride == 1:  # the heavy network was trained on clips of 8x8
+        return Sampling(clip_len=8, frame_interval=8)
+    return Sampling()
+
+
+def _read_sampling(net: I3DResNet, *, meta: Mapping[str, Any], path: Path) -> tuple[Sampling, tuple[str, ...]]:
+    """The test sampling: the file's own configuration where it has one, the zoo's otherwise."""
+    text = _config_text(meta)
+    sampling = _default_sampling(net.network)
+    clip = re.search(r"clip_len=(\d+),\s*frame_interval=(\d+)", text)
+    if clip:
+        sampling = sampling.model_copy(update={"clip_len": int(clip[1]), "frame_interval": int(clip[2])})
+    if "DenseSampleFrames" in text or (not clip and "_dense_" in path.name):
+        sampling = sampling.model_copy(update={"scheme": "dense"})
+    if meta["is_1x"]:
+        sampling = sampling.model_copy(update={"formula": "mmaction2-1.x"})
+    if clip:
+        return sampling, ()
+    clip_text = f"{sampling.clip_len}x{sampling.frame_interval}"
+    return sampling, (f"sampling assumed: {sampling.scheme} {clip_text}, formula of {sampling.formula}",)
+
+
+def _with_card(net: I3DResNet, *, meta: Mapping[str, Any], path: Path, digest: str) -> Checkpoint:
+    label_set, names = labels.for_count(net.network.num_classes)
+    sampling, notes = _read_sampling(net, meta=meta, path=path)
+    count = net.network.num_classes
+    notes += (f"labels assumed: {label_set}, because the network has {count} classes; --labels gives others",)
+    classes = _stored_classes(meta)
+    if len(classes) == count:
+        label_set, names, notes = "custom", classes, notes[:-1]
+    card = Card(
+        network=net.network,
+        label_set=label_set,
+        labels=names,
+        sampling=sampling,
+        spatial=Spatial(),
+        provenance=Provenance(origin="mmaction2", sha256=digest, tools={"i3d-deploy": __version__}),
+    )
+    return Checkpoint(model=net, card=card, notes=notes)
+
+
+def _stored_classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names of the data set, which some 1.x files carry."""
+    about = meta.get("dataset_meta")
+    classes = about.get("classes", about.get("CLASSES")) if isinstance(about, dict) else None
+    if not isinstance(classes, (list, tuple)):
+        return ()
+    return tuple(str(name) for name in classes)

@@ -1,0 +1,88 @@
+"""The seam that every backend implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy.card import Card, normalize
+from i3d_deploy.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerInfo:
+    """What is really running, as opposed to what was asked for.
+
+    Attributes:
+        backend: Package and version, such as ``onnxruntime 1.32.0``.
+        device: ``cpu`` or ``cuda:0`` and so on.
+        provider: The backend's own word for what executes (an execution provider, a plug-in).
+        precision: Type of the convolutions that the backend reports or the engine was built in.
+        threads: CPU threads; 0 where the backend decides.
+    """
+
+    backend: str
+    device: str
+    provider: str
+    precision: str
+    threads: int = 0
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"{self.backend} {self.provider} on {self.device}, {self.precision}{threads}"
+
+
+class Runner(ABC):
+    """A loaded engine; a context manager that frees it.
+
+    Not thread-safe: use one runner per thread.
+
+    Attributes:
+        card: The engine's card.
+        info: What is really running.
+        preferred_batch: Views per call that suit the device; callers may give fewer.
+    """
+
+    card: Card
+    info: RunnerInfo
+    preferred_batch: int = 1
+
+    def infer(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the network.
+
+        Args:
+            views: (N, T, H, W, 3) uint8 with the (T, H, W, 3) of the card, N within the engine's profile.
+
+        Returns:
+            (N, K) float32 logits, owned by the caller.
+
+        Raises:
+            InputError: Wrong shape or type.
+        """
+        expected = self.card.view_shape
+        if views.dtype != np.uint8 or views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
+            wanted = "(N, " + ", ".join(map(str, expected)) + ")"
+            raise InputError(f"views must be uint8 of shape {wanted}, not {views.dtype} of shape {views.shape}")
+        if self.card.engine is not None and self.card.engine.input == "float32_ncthw":
+            return self._run(normalize(views, self.card.pixels))
+        return self._run(views)
+
+    @abstractmethod
+    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the engine on the input it was built for."""
+
+    def close(self) -> None:  # noqa: B027 - most backends free everything with the object
+        """Free the engine and its memory; further calls fail."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

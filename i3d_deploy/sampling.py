@@ -1,0 +1,193 @@
+"""Which frames make which clip, from numbers alone.
+
+A clip is ``clip_len`` frames taken every ``frame_interval`` frames. Two schemes place the clips of a video:
+
+- *uniform* spreads ``num_clips`` clips over the video. The formula of mmaction2 0.x and that of 1.x differ, so that the same
+  weights score differently under them; both are here and the card says which one a checkpoint was evaluated with.
+- *dense* draws clips from windows of ``sample_range`` frames, as in the non-local networks paper.
+
+Random draws take a ``numpy.random.RandomState``: the originals use NumPy's legacy generator, and with the same seed these
+functions give the same frames.
+
+Source: mmaction2 0.24.1 ``SampleFrames`` and ``DenseSampleFrames``; 1.x ``SampleFrames._get_test_clips``.
+
+Note [Window of a clip]
+    0.x reserves ``clip_len * frame_interval`` frames for a clip (64 for 32x2), although it spans only
+    ``(clip_len - 1) * frame_interval + 1`` (63); 1.x uses the span. Neither is a slip to mend: published accuracies depend on it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy.errors import InputError
+
+OutOfBound = Literal["loop", "repeat_last"]
+Starts = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{name} ({number}) must be > 0")
+
+
+def uniform_starts(
+    num_frames: int, *, clip_len: int, frame_interval: int, num_clips: int, twice: bool = False
+) -> Starts:
+    """Place clips for testing or validation with the formula of mmaction2 0.x.
+
+    Args:
+        num_frames: Length of the video.
+        clip_len: Frames per clip.
+        frame_interval: Distance of two frames of a clip.
+        num_clips: Clips per video.
+        twice: Append the same clips without the half-step shift (2 * num_clips clips).
+
+    Returns:
+        (num_clips,) first frame of each clip; fractions are cut when indices are made. All zero, and never doubled, where
+        the video is shorter than a window.
+    """
+    _check_positive(num_frames=num_frames, clip_len=clip_len, frame_interval=frame_interval, num_clips=num_clips)
+    window = clip_len * frame_interval  # Note [Window of a clip]
+    mean_step = (num_frames - window + 1) / num_clips
+    if num_frames < window:
+        return np.zeros(num_clips)
+    unshifted = np.arange(num_clips) * mean_step
+    starts = np.trunc(unshifted + mean_step / 2)
+    return np.concatenate([starts, unshifted]) if twice else starts
+
+
+def uniform_starts_1x(num_frames: int, *, clip_len: int, frame_interval: int, num_clips: int) -> Starts:
+    """Place clips for testing or validation with the formula of mmaction2 1.x: first to last frame.
+
+    Arguments and result as for :func:`uniform_starts`.
+    """
+    _check_positive(num_frames=num_frames, clip_len=clip_len, frame_interval=frame_interval, num_clips=num_clips)
+    if clip_len == 1:
+        mean_step = num_frames / num_clips
+        return np.trunc(np.arange(num_clips) * mean_step + mean_step / 2)
+    span = (clip_len - 1) * frame_interval + 1
+    last_start = max(num_frames - span, 0)
+    if num_clips == 1:
+        return np.array([last_start // 2], dtype=np.float64)
+    return np.round(np.arange(num_clips) * (last_start / (num_clips - 1)))  # halves go to the even number
+
+
+def uniform_train_starts(
+    num_frames: int,
+    *,
+    clip_len: int,
+    frame_interval: int,
+    num_clips: int,
+    random: np.random.RandomState,
+    keep_tail_frames: bool = False,
+) -> Starts:
+    """Place clips for training: one at random in each of ``num_clips`` equal parts of the video.
+
+    Args:
+        num_frames: Length of the video.
+        clip_len: Frames per clip.
+        frame_interval: Distance of two frames of a clip.
+        num_clips: Clips per video.
+        random: Source of the draws.
+        keep_tail_frames: Let the parts have fractional length, so that the last frames can be drawn too.
+
+    Returns:
+        (num_clips,) first frame of each clip.
+    """
+    _check_positive(num_frames=num_frames, clip_len=clip_len, frame_interval=frame_interval, num_clips=num_clips)
+    window = clip_len * frame_interval
+    num_starts = num_frames - window + 1
+    if keep_tail_frames:
+        if num_starts <= 0:
+            return np.zeros(num_clips)
+        mean_step = num_starts / num_clips
+        return np.trunc(np.arange(num_clips) * mean_step + random.uniform(0, mean_step, num_clips))
+    step = num_starts // num_clips
+    if step > 0:
+        return (np.arange(num_clips) * step + random.randint(step, size=num_clips)).astype(np.float64)
+    if num_frames > max(num_clips, window):
+        return np.sort(random.randint(num_starts, size=num_clips)).astype(np.float64)
+    if step == 0:
+        return np.round(np.arange(num_clips) * (num_starts / num_clips))
+    return np.zeros(num_clips)
+
+
+def dense_starts(num_frames: int, *, num_clips: int, sample_range: int = 64, num_positions: int = 10) -> Starts:
+    """Place clips for testing by dense sampling: ``num_positions`` windows, ``num_clips`` clips in each.
+
+    Args:
+        num_frames: Length of the video.
+        num_clips: Clips per window.
+        sample_range: Frames per window.
+        num_positions: Windows per video, evenly spread.
+
+    Returns:
+        (num_positions * num_clips,) first frame of each clip, window after window.
+    """
+    _check_positive(num_frames=num_frames, num_clips=num_clips, sample_range=sample_range, num_positions=num_positions)
+    last_position = max(1, 1 + num_frames - sample_range) - 1
+    positions = np.trunc(np.linspace(0, last_position, num_positions))
+    within = np.arange(num_clips) * (sample_range // num_clips)
+    return ((positions[:, None] + within) % num_frames).ravel()
+
+
+def dense_train_starts(
+    num_frames: int, *, num_clips: int, random: np.random.RandomState, sample_range: int = 64
+) -> Starts:
+    """Place clips for training by dense sampling: one window at a random position.
+
+    Args:
+        num_frames: Length of the video.
+        num_clips: Clips in the window.
+        random: Source of the one draw.
+        sample_range: Frames per window.
+
+    Returns:
+        (num_clips,) first frame of each clip.
+    """
+    _check_positive(num_frames=num_frames, num_clips=num_clips, sample_range=sample_range)
+    num_positions = max(1, 1 + num_frames - sample_range)
+    # The exclusive bound means that the last position is never drawn: so in the original.
+    position = 0 if num_positions == 1 else int(random.randint(0, num_positions - 1))
+    return ((np.arange(num_clips) * (sample_range // num_clips) + position) % num_frames).astype(np.float64)
+
+
+def frame_indices(
+    starts: Starts,
+    *,
+    num_frames: int,
+    clip_len: int,
+    frame_interval: int,
+    out_of_bound: OutOfBound = "loop",
+    jitter: np.random.RandomState | None = None,
+) -> Indices:
+    """Turn first frames into the frames of each clip.
+
+    Args:
+        starts: (clips,) first frames, as the functions above give them.
+        num_frames: Length of the video.
+        clip_len: Frames per clip.
+        frame_interval: Distance of two frames of a clip.
+        out_of_bound: What follows the last frame: the first one again ("loop"), or the last index of the clip that is
+            inside the video, repeated ("repeat_last").
+        jitter: Source of a random offset below ``frame_interval``, added to each frame of each clip.
+
+    Returns:
+        (clips, clip_len) int64 in [0, num_frames).
+    """
+    _check_positive(num_frames=num_frames, clip_len=clip_len, frame_interval=frame_interval)
+    offsets = np.arange(clip_len) * frame_interval
+    indices = starts[:, None] + offsets
+    if jitter is not None:
+        indices = indices + jitter.randint(frame_interval, size=indices.shape)
+    if out_of_bound == "loop":
+        return np.mod(indices, num_frames).astype(np.int64)
+    inside = indices < num_frames
+    last_inside = np.max(np.where(inside, indices, 0), axis=1, keepdims=True)
+    return np.where(inside, indices, last_inside).astype(np.int64)

@@ -1,0 +1,263 @@
+"""From a file to the frames wanted of it, with OpenCV.
+
+Frames are counted by decoding: containers are often wrong, and the frames of a clip follow from the count. A source is read
+in one forward pass without seeking; only when the container's count proves wrong is it read a second time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.sampling import Indices
+
+Frame = NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
+
+Source = str | Path | NDArray[np.uint8] | Iterable[Frame]
+"""A video file, a URL, an image folder, a (T, H, W, 3) uint8 RGB array, or an iterable of frames."""
+
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"]
+)
+"""File endings that a folder of videos is searched for."""
+
+OPEN_TIMEOUT_SECONDS = 15
+READ_TIMEOUT_SECONDS = 30
+MIN_DECODED_SHARE = 0.5
+"""A damaged stream needs at least this share of the frames that its container promises."""
+
+_IMAGE_NAME = re.compile(r"img_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+# FFmpeg writes its complaints about damaged streams straight to stderr; the result carries a warning instead.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """The frames wanted of a video.
+
+    Attributes:
+        indices: (clips, clip_len) what was wanted, in [0, num_frames).
+        by_index: Each unique frame, RGB, after the transform.
+        num_frames: Frames that decode.
+        warnings: What was wrong with the source, one line each.
+    """
+
+    indices: Indices
+    by_index: dict[int, Frame]
+    num_frames: int
+    warnings: tuple[str, ...] = ()
+
+
+def collect(
+    source: Source,
+    *,
+    choose: Callable[[int], Indices],
+    transform: Callable[[Frame], Frame],
+    min_decoded_share: float = MIN_DECODED_SHARE,
+) -> Frames:
+    """Read the frames wanted of a source.
+
+    Args:
+        source: File, URL, image folder (``img_00001.jpg`` ...), uint8 RGB array (T, H, W, 3), or iterable of frames.
+        choose: From the number of frames to the indices wanted, (clips, clip_len).
+        transform: Applied to each unique frame as it is decoded, so that large frames are never kept.
+        min_decoded_share: A damaged stream needs at least this share of the frames that its container promises.
+
+    Raises:
+        VideoError: There is no usable frame; the message says why.
+        InputError: An array or frame has the wrong shape or type.
+    """
+    if isinstance(source, np.ndarray):
+        return _collect_array(source, choose=choose, transform=transform)
+    if not isinstance(source, (str, Path)):
+        return _collect_iterable(source, choose=choose, transform=transform)
+    if isinstance(source, str) and _URL.match(source):
+        return _collect_stream(source, choose=choose, transform=transform, min_decoded_share=min_decoded_share)
+    path = Path(source)
+    _check_file(path)
+    if path.is_dir():
+        return _collect_images(path, choose=choose, transform=transform)
+    # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
+    return _collect_stream(
+        str(path.absolute()), choose=choose, transform=transform, min_decoded_share=min_decoded_share
+    )
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether a folder holds frames named ``img_00001.jpg`` and so on."""
+    return path.is_dir() and any(_IMAGE_NAME.fullmatch(entry.name) for entry in path.iterdir())
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise VideoError(f"{path}: no such file") from error
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror}") from error
+    if stat.S_ISDIR(status.st_mode):
+        if not is_image_folder(path):
+            raise VideoError(
+                f"{path}: a folder without frames; name them img_00001.jpg and so on, or give a video file"
+            )
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path}: not a regular file")
+    if status.st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{path}: permission denied")
+
+
+def _collect_stream(
+    address: str, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame], min_decoded_share: float
+) -> Frames:
+    promised = _container_count(address)
+    indices = choose(promised) if promised > 0 else np.empty((0, 0), np.int64)
+    by_index, num_frames = _decode(address, wanted=_unique(indices), transform=transform)
+    if num_frames == 0:
+        raise VideoError(f"{address}: no frame could be decoded")
+    if num_frames == promised:
+        return Frames(indices=indices, by_index=by_index, num_frames=num_frames)
+    if num_frames < promised * min_decoded_share:
+        raise VideoError(
+            f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: the file is damaged"
+        )
+    indices = choose(num_frames)
+    by_index, recount = _decode(address, wanted=_unique(indices), transform=transform)
+    if recount < num_frames:
+        raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
+    says = f"the container says {promised} frames" if promised > 0 else "the container does not say how many frames"
+    return Frames(indices=indices, by_index=by_index, num_frames=num_frames, warnings=(f"{says}, {num_frames} decode",))
+
+
+def _open(address: str) -> cv2.VideoCapture:
+    timeouts = [
+        int(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC),
+        OPEN_TIMEOUT_SECONDS * 1000,
+        int(cv2.CAP_PROP_READ_TIMEOUT_MSEC),
+        READ_TIMEOUT_SECONDS * 1000,
+    ]
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+    if not capture.isOpened():
+        what = (
+            "the address does not answer with a video" if _URL.match(address) else "no video stream that can be decoded"
+        )
+        raise VideoError(f"{address}: {what}")
+    return capture
+
+
+def _container_count(address: str) -> int:
+    capture = _open(address)
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        capture.release()
+
+
+def _decode(address: str, *, wanted: list[int], transform: Callable[[Frame], Frame]) -> tuple[dict[int, Frame], int]:
+    """One pass over all frames; rotation metadata is applied by OpenCV."""
+    kept = iter(wanted)
+    next_wanted = next(kept, None)
+    by_index: dict[int, Frame] = {}
+    count = 0
+    capture = _open(address)
+    try:
+        while capture.grab():
+            if count == next_wanted:
+                is_whole, image = capture.retrieve()
+                if not is_whole:
+                    break
+                by_index[count] = transform(_to_rgb(image))
+                next_wanted = next(kept, None)
+            count += 1
+    finally:
+        capture.release()
+    return by_index, count
+
+
+def _to_rgb(image: NDArray[np.uint8]) -> Frame:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _unique(indices: Indices) -> list[int]:
+    return [int(index) for index in np.unique(indices)]
+
+
+def _collect_images(folder: Path, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]) -> Frames:
+    numbered = {int(match[1]): entry for entry in folder.iterdir() if (match := _IMAGE_NAME.fullmatch(entry.name))}
+    first = min(numbered)
+    missing = next((number for number in range(first, first + len(numbered)) if number not in numbered), None)
+    if missing is not None:
+        raise VideoError(f"{folder}: frame {missing} is missing between {first} and {max(numbered)}")
+    indices = choose(len(numbered))
+    by_index = {index: transform(_read_image(numbered[first + index])) for index in _unique(indices)}
+    return Frames(indices=indices, by_index=by_index, num_frames=len(numbered))
+
+
+def _read_image(path: Path) -> Frame:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise VideoError(f"{path}: the image cannot be decoded")
+    return _to_rgb(np.asarray(image, np.uint8))
+
+
+def _collect_array(
+    array: NDArray[np.uint8], *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]
+) -> Frames:
+    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
+        raise InputError(f"frames must be uint8 of shape (T, H, W, 3), not {array.dtype} of shape {array.shape}")
+    if array.size == 0:
+        raise VideoError(f"an array of shape {array.shape} has no frame")
+    indices = choose(len(array))
+    by_index = {index: transform(np.ascontiguousarray(array[index])) for index in _unique(indices)}
+    return Frames(indices=indices, by_index=by_index, num_frames=len(array))
+
+
+def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
+    size: tuple[int, ...] | None = None
+    for number, frame in enumerate(frames):
+        shape, kind = getattr(frame, "shape", None), getattr(frame, "dtype", None)
+        if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
+            raise InputError(
+                f"frame {number} must be uint8 of shape (H, W, 3), not {kind or type(frame)} of shape {shape}"
+            )
+        if size is not None and shape != size:
+            raise InputError(f"frame {number} has shape {shape}, those before it {size}")
+        size = shape
+        yield np.ascontiguousarray(frame)
+
+
+def _collect_iterable(
+    frames: Iterable[Frame], *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]
+) -> Frames:
+    """Keep all transformed frames in a temporary file until their number is known, so that memory stays flat."""
+    shape: tuple[int, ...] = ()
+    num_frames = 0
+    with tempfile.TemporaryFile() as store:
+        for frame in _checked(frames):
+            kept = transform(frame)
+            shape = kept.shape
+            store.write(kept.tobytes())
+            num_frames += 1
+        if num_frames == 0:
+            raise VideoError("the iterable of frames is empty")
+        store.flush()
+        stored = np.memmap(store, np.uint8, mode="r", shape=(num_frames, *shape))
+        indices = choose(num_frames)
+        by_index = {index: np.array(stored[index]) for index in _unique(indices)}
+    return Frames(indices=indices, by_index=by_index, num_frames=num_frames)

@@ -1,0 +1,117 @@
+"""The networks against the originals, activation by activation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from i3d_deploy import checkpoint, model, network
+from tests import goldens
+
+# Golden file, network, float32 tolerance (goldens' README: the gaussian softmax is nearly one-hot).
+NETWORKS = [
+    ("i3d_r50", network.i3d_r50, 1e-5),
+    ("i3d_nl_dot_product", network.i3d_r50_nl_dot_product, 1e-3),
+    ("i3d_nl_embedded_gaussian", network.i3d_r50_nl_embedded_gaussian, 1e-3),
+    ("i3d_nl_gaussian", network.i3d_r50_nl_gaussian, 5e-3),
+]
+
+
+def filled_model(name: str, numbers: network.Network) -> model.I3DResNet:
+    """A network whose weights follow the goldens' rule, loaded under the original's names."""
+    state = goldens.filled_state(goldens.load_json(f"keys_mmaction_{name}.json"))
+    return checkpoint.build_from_mmaction({key: torch.from_numpy(value) for key, value in state.items()}, numbers)
+
+
+def probes(net: model.I3DResNet, names: list[str]) -> dict[str, torch.Tensor]:
+    """Hook the activations that the goldens name; filled during the next forward pass."""
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _module, _inputs, output: found.__setitem__(name, output.clone())
+
+    modules = {"cls_head.avg_pool": None, "conv1": None}
+    for name in names:
+        if name not in modules:
+            net.get_submodule(name.replace("non_local_block", "non_local")).register_forward_hook(keep(name))
+    net.maxpool.register_forward_pre_hook(lambda _module, inputs: found.__setitem__("conv1", inputs[0].clone()))
+    net.dropout.register_forward_pre_hook(
+        lambda _module, inputs: found.__setitem__("cls_head.avg_pool", inputs[0].clone())
+    )
+    return found
+
+
+@pytest.mark.parametrize(("name", "build", "float32_tolerance"), NETWORKS, ids=lambda value: str(value))
+@pytest.mark.parametrize("case", ["a", "b", "c"])
+def test_activations_equal_the_original(name: str, build: Any, float32_tolerance: float, case: str) -> None:
+    golden = goldens.load_npz(f"mmaction_{name}.npz")
+    inputs = goldens.standard_input(int(golden[f"{case}/seed"]), tuple(golden[f"{case}/input_shape"]))
+    np.testing.assert_array_equal(inputs.ravel()[:8], golden[f"{case}/input_first8"])
+    names = sorted({key.split("/")[2] for key in golden if key.startswith(f"{case}/probe/")})
+    net = filled_model(name, build())
+    with torch.no_grad():
+        logits32 = net(torch.from_numpy(inputs))
+        found = probes(net.double(), names)
+        logits64 = net(torch.from_numpy(inputs).double())
+    for probe in names:
+        values = found[probe].numpy().ravel()
+        prefix = f"{case}/probe/{probe}"
+        step = max(1, values.size // 16)
+        stats = [values.mean(), values.std(), np.abs(values).max()]
+        np.testing.assert_allclose(stats, golden[f"{prefix}/stats"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(values[:16], golden[f"{prefix}/first16"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(values[::step][:16], golden[f"{prefix}/strided16"], rtol=0, atol=1e-9)
+    pooled = found["cls_head.avg_pool"].numpy().reshape(len(inputs), -1)
+    np.testing.assert_allclose(pooled, golden[f"{case}/pooled_f64"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(logits64.numpy(), golden[f"{case}/logits_f64"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(logits32.numpy(), golden[f"{case}/logits_f32"], rtol=0, atol=float32_tolerance)
+
+
+BLOCKS = goldens.load_json("non_local_blocks.json")
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["key"])
+def test_non_local_blocks_equal_the_original(block: dict[str, Any]) -> None:
+    state = goldens.filled_state(block["keys"])
+    net = model.NonLocalBlock(
+        block["in_channels"], mode=block["mode"], sub_sample=block["sub_sample"], use_scale=block["use_scale"]
+    )
+    renamed = {checkpoint.rename_non_local(key): torch.from_numpy(value) for key, value in state.items()}
+    net.load_state_dict(renamed)
+    inputs = goldens.standard_input(block["input_seed"], tuple(block["input_shape"])) * np.float32(block["input_gain"])
+    with torch.no_grad():
+        out = net.double().eval()(torch.from_numpy(inputs).double()).numpy().ravel()
+    if not block["full"]:
+        out = out[:: max(1, out.size // 512)][:512]
+    golden = goldens.load_npz("non_local_blocks.npz")[f"{block['key']}/out_f64"]
+    np.testing.assert_allclose(out, golden.ravel(), rtol=0, atol=1e-9)
+
+
+# Section 10 of the reference: parameters and buffers of the original networks.
+COUNTS = [
+    ("i3d_r50", 28_043_472, 53_173),
+    ("i3d_r50_heavy", 33_024_208, 53_173),
+    ("i3d_r50_nl_gaussian", 31_723_728, 61_370),
+    ("i3d_r50_nl_embedded_gaussian", 35_397_840, 61_370),
+    ("i3d_r50_nl_dot_product", 35_397_840, 61_370),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "buffers"), COUNTS)
+def test_parameter_counts_equal_the_original(name: str, parameters: int, buffers: int) -> None:
+    with torch.device("meta"):
+        net = model.I3DResNet(network.NETWORKS[name](400))
+    assert sum(tensor.numel() for tensor in net.parameters()) == parameters
+    assert sum(tensor.numel() for tensor in net.buffers()) == buffers
+
+
+def test_random_weights_depend_on_the_seed_alone(tiny_network: network.Network) -> None:
+    first, second, third = (model.build(tiny_network) for _ in range(3))
+    model.randomize(first, seed=1)
+    model.randomize(second, seed=1)
+    model.randomize(third, seed=2)
+    assert torch.equal(first.conv1.weight, second.conv1.weight)
+    assert not torch.equal(first.conv1.weight, third.conv1.weight)
