@@ -1,10 +1,10 @@
 """The card: everything that turns a video into a prediction, as one small document that travels with the weights.
 
-Training writes it, every exported file carries it, and the Python runtime, the engines and the benchmark execute it. Nobody
-configures pre-processing twice, so it cannot differ.
+Training writes it, every exported file carries it, and the Python runtime, the engines and the benchmark execute it.
+Nobody configures pre-processing twice, so it cannot differ.
 
-The card is a pydantic model because it is read from files that strangers made: every field is checked, an unknown one is
-refused, errors name the field, and ``Card.model_json_schema()`` documents it for readers in other languages.
+The card is a pydantic model because it is read from files that strangers made: every field is checked, an unknown one
+is refused, errors name the field, and ``Card.model_json_schema()`` documents it for readers in other languages.
 """
 
 from __future__ import annotations
@@ -69,16 +69,22 @@ class Sampling(_Part):
             (clips, clip_len) int64 in [0, num_frames).
         """
         num_clips = self.num_clips if num_clips is None else num_clips
-        clip = {"clip_len": self.clip_len, "frame_interval": self.frame_interval}
+        clip_len, interval = self.clip_len, self.frame_interval
         if self.scheme == "dense":
             starts = sampling.dense_starts(
                 num_frames, num_clips=1, sample_range=self.sample_range, num_positions=num_clips
             )
         elif self.formula == "mmaction2-0.x":
-            starts = sampling.uniform_starts(num_frames, num_clips=num_clips, **clip)
+            starts = sampling.uniform_starts(
+                num_frames, clip_len=clip_len, frame_interval=interval, num_clips=num_clips
+            )
         else:
-            starts = sampling.uniform_starts_1x(num_frames, num_clips=num_clips, **clip)
-        return sampling.frame_indices(starts, num_frames=num_frames, out_of_bound=self.out_of_bound, **clip)
+            starts = sampling.uniform_starts_1x(
+                num_frames, clip_len=clip_len, frame_interval=interval, num_clips=num_clips
+            )
+        return sampling.frame_indices(
+            starts, num_frames=num_frames, clip_len=clip_len, frame_interval=interval, out_of_bound=self.out_of_bound
+        )
 
 
 class Spatial(_Part):
@@ -86,7 +92,8 @@ class Spatial(_Part):
 
     Attributes:
         short_side: The shorter side is resized to this many pixels, aspect ratio kept.
-        interpolation: Bilinear on uint8 with half-pixel centers and no antialiasing, rounded to uint8 (OpenCV's INTER_LINEAR).
+        interpolation: Bilinear on uint8 with half-pixel centers and no antialiasing, rounded to uint8 (OpenCV's
+            INTER_LINEAR).
         num_crops: 3 (left, right, center; of portrait frames top, bottom, center) or 1 (center).
         crop_size: Side of a crop.
     """
@@ -175,7 +182,7 @@ class Parity(_Part):
         runner: What ran the engine: package, version, provider and the precision it really used.
         status: "passed", "failed", or "not measured here" where the engine cannot run on the exporting machine.
         reason: Why it was not measured, or which stage failed.
-        clip: "generated" or "given", with the SHA-256 of the file.
+        clips: "generated" or "given" and the SHA-256 of each video file.
         num_views: Views compared.
         max_logits: Largest difference of a logit of any view.
         max_logits_allowed: The limit it was held against.
@@ -187,7 +194,7 @@ class Parity(_Part):
     runner: str
     status: Status
     reason: str | None = None
-    clip: str | None = None
+    clips: tuple[str, ...] = ()
     num_views: int = 0
     max_logits: float | None = None
     max_logits_allowed: float | None = None

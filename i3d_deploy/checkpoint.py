@@ -1,7 +1,8 @@
 """Checkpoints: reading what others trained, and the native format.
 
-A foreign file is renamed by one table, its network is recognised from names and shapes, and whatever is missing, left over
-or of another shape is an error that lists it. Files are read with ``weights_only``: nothing in them is ever executed.
+A foreign file is renamed by one table, its network is recognised from names and shapes, and whatever is missing, left
+over or of another shape is an error that lists it. Files are read with ``weights_only``: nothing in them is ever
+executed.
 
 The native format is safetensors with the card in its metadata.
 """
@@ -147,8 +148,8 @@ def rename_non_local(name: str) -> str:
 def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
     """Initialise a network from a 2D ResNet with torchvision's entry names, as of ImageNet.
 
-    Every 2D kernel is repeated along time and divided by the number of repeats, so that a still video gives the 2D network's
-    activations. The classifier and the non-local blocks keep their weights.
+    Every 2D kernel is repeated along time and divided by the number of repeats, so that a still video gives the 2D
+    network's activations. The classifier and the non-local blocks keep their weights.
 
     Args:
         state: A 2D ``state_dict``; ``fc`` is not used.
@@ -236,11 +237,11 @@ def _unpickle(path: Path) -> Any:
     Besides tensors and plain values, NumPy arrays are admitted, and the one class that unpublished 1.x files contain is
     replaced by an inert one.
     """
+    # What NumPy itself names as the makers of arrays and scalars; files of NumPy 1 say "core" instead of "_core".
+    reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     admitted: list[Any] = [
-        (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # files of NumPy 1
-        (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
-        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
         (_InertHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
         np.ndarray,
         np.dtype,

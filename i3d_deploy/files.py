@@ -14,8 +14,8 @@ from pathlib import Path
 def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
     """Write one or several files that belong together.
 
-    The block writes to temporary siblings of ``targets``; when it ends, they are flushed to the disk and renamed in the order
-    given, so the last target is the one that marks the set as whole. When it raises, nothing of it remains.
+    The block writes to temporary siblings of ``targets``; when it ends, they are flushed to the disk and renamed in the
+    order given, so the last target is the one that marks the set as whole. When it raises, nothing of it remains.
 
     Args:
         *targets: The files, all in one folder, which is made if need be.
@@ -31,7 +31,7 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
         for path in written:
             _flush(path)
         for path, target in zip(written, targets, strict=True):
-            os.replace(path, target)
+            path.replace(target)
     _flush(folder)
 
 

@@ -2,8 +2,8 @@
 
 Sizes are (height, width). A box is half open in pixels, x before y as OpenCV has it.
 
-Source: mmaction2 0.24.1 ``Resize``, ``ThreeCrop``, ``CenterCrop``, ``MultiScaleCrop``, ``RandomResizedCrop`` and the lazy
-forms of them. Random draws take both generators that the originals use.
+Source: mmaction2 0.24.1 ``Resize``, ``ThreeCrop``, ``CenterCrop``, ``MultiScaleCrop``, ``RandomResizedCrop`` and the
+lazy forms of them. Random draws take both generators that the originals use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Class names, in the order of the network's outputs.
 
-Source of the shipped sets: the label maps of the data sets as mmaction2 orders them (tools/data/*/label_map*.txt), which
-is the alphabetical order of the official class lists.
+Source of the shipped sets: the label maps of the data sets as mmaction2 orders them (tools/data/*/label_map*.txt),
+which is the alphabetical order of the official class lists.
 """
 
 from __future__ import annotations

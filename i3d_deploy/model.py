@@ -1,7 +1,8 @@
 """The I3D ResNet, top to bottom in the order a clip takes.
 
-Letters: N views, C channels, T frames, H rows, W columns, P positions (T*H*W), S sub-sampled positions, D inner channels,
-K classes. Entry names of the ``state_dict`` follow torchvision's 2D ResNet, of which the network is the inflation.
+Letters: N views, C channels, T frames, H rows, W columns, P positions (T*H*W), S sub-sampled positions, D inner
+channels, K classes. Entry names of the ``state_dict`` follow torchvision's 2D ResNet, of which the network is the
+inflation.
 
 Source: Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750; Wang et al. 2018, https://arxiv.org/abs/1711.07971;
 numbers as in mmaction2 0.24.1 ``ResNet3d`` and ``NonLocal3d``.
@@ -52,13 +53,11 @@ class NonLocalBlock(nn.Module):
             queries, keys = self.theta(x).flatten(2), self.pool(self.phi(x)).flatten(2)  # N D P, N D S
         # The softmax of large inner products is close to one-hot: at least float32, whatever the network runs in.
         products = (queries.transpose(1, 2) @ keys).to(torch.promote_types(x.dtype, torch.float32))  # N P S
-        if self.mode == "dot_product":
-            weights = products / keys.shape[-1]
-        else:
-            weights = (products * self.scale).softmax(-1)
+        weights = products / keys.shape[-1] if self.mode == "dot_product" else (products * self.scale).softmax(-1)
         mixed = values @ weights.to(values.dtype).transpose(1, 2)  # N D P
         mixed = mixed.unflatten(2, x.shape[2:])  # N D T H W
-        return x + self.bn(self.out(mixed))
+        added: Tensor = self.bn(self.out(mixed))
+        return x + added
 
 
 class Bottleneck(nn.Module):
@@ -97,7 +96,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, T, H, W) to (N, 4 * width, T, H / stride, W / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.relu(self.bn3(self.conv3(out)) + shortcut)
         return out if self.non_local is None else self.non_local(out)
@@ -191,8 +190,8 @@ def build(network: Network) -> I3DResNet:
     """Build a network in eval mode with fresh weights.
 
     Source of the initialisation:
-        mmaction2 0.24.1 ``ResNet3d.init_weights`` and ``NonLocal3d.init_weights`` as they act with ImageNet weights, which all
-        zoo checkpoints had: there the last normalisation of a non-local block starts at zero.
+        mmaction2 0.24.1 ``ResNet3d.init_weights`` and ``NonLocal3d.init_weights`` as they act with ImageNet weights,
+        which all zoo checkpoints had: there the last normalisation of a non-local block starts at zero.
     """
     return I3DResNet(network).eval()
 
@@ -200,8 +199,8 @@ def build(network: Network) -> I3DResNet:
 def randomize(model: I3DResNet, *, seed: int) -> None:
     """Fill a network with seeded random weights whose activations stay of order one, as those of a trained one do.
 
-    For measuring speed and for demonstrations; the answers mean nothing. A tensor's values depend on the seed and the order of
-    the entries alone, so two machines get the same network.
+    For measuring speed and for demonstrations; the answers mean nothing. A tensor's values depend on the seed and the
+    order of the entries alone, so two machines get the same network.
 
     Args:
         model: Filled in place.

@@ -1,7 +1,7 @@
 """The numbers that build each network, without PyTorch.
 
-A variant is a function that spells its numbers. A checkpoint and every exported file carry them on the card, so that loading
-needs nothing else.
+A variant is a function that spells its numbers. A checkpoint and every exported file carry them on the card, so that
+loading needs nothing else.
 
 Source: mmaction2 0.24.1 configs/_base_/models/i3d_r50.py and configs/recognition/i3d/*.
 """

@@ -2,18 +2,19 @@
 
 A clip is ``clip_len`` frames taken every ``frame_interval`` frames. Two schemes place the clips of a video:
 
-- *uniform* spreads ``num_clips`` clips over the video. The formula of mmaction2 0.x and that of 1.x differ, so that the same
-  weights score differently under them; both are here and the card says which one a checkpoint was evaluated with.
+- *uniform* spreads ``num_clips`` clips over the video. The formula of mmaction2 0.x and that of 1.x differ, so that the
+  same weights score differently under them; both are here and the card says which one a checkpoint was evaluated with.
 - *dense* draws clips from windows of ``sample_range`` frames, as in the non-local networks paper.
 
-Random draws take a ``numpy.random.RandomState``: the originals use NumPy's legacy generator, and with the same seed these
-functions give the same frames.
+Random draws take a ``numpy.random.RandomState``: the originals use NumPy's legacy generator, and with the same seed
+these functions give the same frames.
 
 Source: mmaction2 0.24.1 ``SampleFrames`` and ``DenseSampleFrames``; 1.x ``SampleFrames._get_test_clips``.
 
 Note [Window of a clip]
     0.x reserves ``clip_len * frame_interval`` frames for a clip (64 for 32x2), although it spans only
-    ``(clip_len - 1) * frame_interval + 1`` (63); 1.x uses the span. Neither is a slip to mend: published accuracies depend on it.
+    ``(clip_len - 1) * frame_interval + 1`` (63); 1.x uses the span. Neither is a slip to mend: published accuracies
+    depend on it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def uniform_starts(
         twice: Append the same clips without the half-step shift (2 * num_clips clips).
 
     Returns:
-        (num_clips,) first frame of each clip; fractions are cut when indices are made. All zero, and never doubled, where
-        the video is shorter than a window.
+        (num_clips,) first frame of each clip; fractions are cut when indices are made. All zero, and never doubled,
+        where the video is shorter than a window.
     """
     _check_positive(num_frames=num_frames, clip_len=clip_len, frame_interval=frame_interval, num_clips=num_clips)
     window = clip_len * frame_interval  # Note [Window of a clip]
@@ -70,7 +71,7 @@ def uniform_starts_1x(num_frames: int, *, clip_len: int, frame_interval: int, nu
     _check_positive(num_frames=num_frames, clip_len=clip_len, frame_interval=frame_interval, num_clips=num_clips)
     if clip_len == 1:
         mean_step = num_frames / num_clips
-        return np.trunc(np.arange(num_clips) * mean_step + mean_step / 2)
+        return np.asarray(np.trunc(np.arange(num_clips) * mean_step + mean_step / 2))
     span = (clip_len - 1) * frame_interval + 1
     last_start = max(num_frames - span, 0)
     if num_clips == 1:
@@ -112,7 +113,7 @@ def uniform_train_starts(
     if step > 0:
         return (np.arange(num_clips) * step + random.randint(step, size=num_clips)).astype(np.float64)
     if num_frames > max(num_clips, window):
-        return np.sort(random.randint(num_starts, size=num_clips)).astype(np.float64)
+        return np.sort(random.randint(num_starts, size=num_clips).astype(np.float64))
     if step == 0:
         return np.round(np.arange(num_clips) * (num_starts / num_clips))
     return np.zeros(num_clips)

@@ -1,7 +1,7 @@
 """From a file to the frames wanted of it, with OpenCV.
 
-Frames are counted by decoding: containers are often wrong, and the frames of a clip follow from the count. A source is read
-in one forward pass without seeking; only when the container's count proves wrong is it read a second time.
+Frames are counted by decoding: containers are often wrong, and the frames of a clip follow from the count. A source is
+read in one forward pass without seeking; only when the container's count proves wrong is it read a second time.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def _collect_stream(
         return Frames(indices=indices, by_index=by_index, num_frames=num_frames)
     if num_frames < promised * min_decoded_share:
         raise VideoError(
-            f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: the file is damaged"
+            f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "
+            "the file is damaged"
         )
     indices = choose(num_frames)
     by_index, recount = _decode(address, wanted=_unique(indices), transform=transform)
@@ -182,7 +183,7 @@ def _decode(address: str, *, wanted: list[int], transform: Callable[[Frame], Fra
                 is_whole, image = capture.retrieve()
                 if not is_whole:
                     break
-                by_index[count] = transform(_to_rgb(image))
+                by_index[count] = transform(_to_rgb(np.asarray(image, np.uint8)))
                 next_wanted = next(kept, None)
             count += 1
     finally:

@@ -1,7 +1,7 @@
 """The outputs of the original implementations, and the rule that filled their weights.
 
-The numbers in ``tests/goldens/`` were produced by mmaction2 0.24.1 with PyTorch 2.13, NumPy 2.4 and OpenCV 5.0; no trained
-weights are involved. Clips and images are not part of the project: tests that need them look in ``../shared``.
+The numbers in ``tests/goldens/`` were produced by mmaction2 0.24.1 with PyTorch 2.13, NumPy 2.4 and OpenCV 5.0; no
+trained weights are involved. Clips and images are not part of the project: tests that need them look in ``../shared``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,189 @@
+"""Video in, labels out: the card's pipeline around a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy import video, views
+from i3d_deploy.card import Averaging, Card
+from i3d_deploy.errors import InputError
+from i3d_deploy.runners import Runner, RunnerInfo, open_runner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a network says about one video.
+
+    Attributes:
+        labels: K class names.
+        logits: (V, K) float32, one row per view in view order.
+        probabilities: (K,) float32, averaged over the views as the card says; sums to 1.
+        frames: Frames of the video that decode.
+        warnings: What was wrong with the video, one line each.
+    """
+
+    labels: tuple[str, ...]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    frames: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def views(self) -> int:
+        """Number of views that were averaged."""
+        return len(self.logits)
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The most probable classes, best first, as (label, probability)."""
+        return [(self.labels[index], float(self.probabilities[index])) for index in self.top_indices(count)]
+
+    def top_indices(self, count: int = 5) -> list[int]:
+        """The most probable classes, best first, by number; equal ones in their order."""
+        if count < 1:
+            raise InputError(f"top ({count}) must be > 0")
+        return [int(index) for index in np.argsort(-self.probabilities, kind="stable")[:count]]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities of each row of (V, K) logits, in float64."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def average_views(logits: NDArray[np.float32], *, over: Averaging) -> NDArray[np.float32]:
+    """Average the views of one video into one prediction.
+
+    Args:
+        logits: (V, K) float32, one row per view, in any order.
+        over: Average "probabilities" (after softmax) or "logits" (before it).
+
+    Returns:
+        (K,) float32 probabilities that sum to 1.
+
+    Raises:
+        InputError: ``logits`` is not two-dimensional, or V is 0.
+
+    Source:
+        mmaction2 0.24.1 ``BaseRecognizer.average_clip``; "logits" is its "score", followed by a softmax.
+    """
+    if logits.ndim != 2 or len(logits) == 0:
+        raise InputError(f"logits must be of shape (V, K) with V > 0, not {logits.shape}")
+    if over == "logits":
+        logits = logits.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+    return np.asarray(softmax(logits).mean(axis=0), np.float32)
+
+
+class Recognizer:
+    """A loaded network that takes videos; a context manager that frees it.
+
+    Not thread-safe: use one recognizer per thread.
+
+    Attributes:
+        card: What is done to a video, and the labels.
+        info: What really runs the network.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.card: Card = runner.card
+        self.info: RunnerInfo = runner.info
+
+    def predict(
+        self,
+        source: video.Source,
+        *,
+        clips: int | None = None,
+        crops: int | None = None,
+        batch: int | None = None,
+        min_decoded_share: float = video.MIN_DECODED_SHARE,
+        on_views: Callable[[int, int], None] | None = None,
+    ) -> Prediction:
+        """Recognise the action in a video.
+
+        Args:
+            source: A video file or URL, a folder of frames (``img_00001.jpg`` ...), a (T, H, W, 3) uint8 RGB array, or
+                an iterable of (H, W, 3) uint8 RGB frames.
+            clips: Another number of clips than the card's.
+            crops: Another number of crops than the card's: 1 or 3.
+            batch: Views per run of the engine; default: what suits the device. The answer does not depend on it.
+            min_decoded_share: A damaged file needs at least this share of the frames that its container promises.
+            on_views: Called with (views done, views in all) after each run of the engine.
+
+        Raises:
+            VideoError: No usable frame; the message says why.
+            InputError: An argument is out of range.
+        """
+        if batch is not None and batch < 1:
+            raise InputError(f"batch ({batch}) must be > 0")
+        prepared = views.prepare(source, self.card, clips=clips, crops=crops, min_decoded_share=min_decoded_share)
+        logits = self.logits(prepared, batch=batch, on_views=on_views)
+        return Prediction(
+            labels=self.card.labels,
+            logits=logits,
+            probabilities=average_views(logits, over=self.card.averaging),
+            frames=prepared.num_frames,
+            warnings=prepared.warnings,
+        )
+
+    def logits(
+        self,
+        prepared: views.Views,
+        *,
+        batch: int | None = None,
+        on_views: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Run the engine over prepared views, batch by batch, so that memory does not grow with their number.
+
+        Args:
+            prepared: From :func:`i3d_deploy.views.prepare`.
+            batch: Views per run; default: what suits the device.
+            on_views: Called with (views done, views in all) after each run.
+
+        Returns:
+            (V, K) float32.
+        """
+        rows = np.empty((len(prepared), self.card.network.num_classes), np.float32)
+        done = 0
+        for group in prepared.batches(batch or self._runner.preferred_batch):
+            rows[done : done + len(group)] = self._runner.infer(group)
+            done += len(group)
+            if on_views is not None:
+                on_views(done, len(prepared))
+        return rows
+
+    def close(self) -> None:
+        """Free the engine and its memory; further calls fail."""
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Recognizer:
+    """Load a network from any file that i3d-deploy knows.
+
+    Args:
+        path: ``.onnx``, ``.xml`` (OpenVINO), ``.engine`` (TensorRT), ``.safetensors``, or an mmaction2 ``.pth``.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        threads: CPU threads; default: the backend's choice.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or of an unknown kind.
+        CheckpointError: A checkpoint cannot be read, or fits no network.
+        CardError: It carries no card, or a malformed or newer one.
+        DeviceError: The machine has not the device.
+        MissingExtraError: The backend is not installed.
+    """
+    return Recognizer(open_runner(Path(path), device=device, threads=threads))

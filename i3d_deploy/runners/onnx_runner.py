@@ -1,0 +1,104 @@
+"""ONNX Runtime, on the CPU or through CUDA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy.artifact import read_card
+from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
+from i3d_deploy.runners.runner import Runner, RunnerInfo
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingExtraError("onnxruntime", extra="cpu", cause=error) from error
+
+_LOG_FATAL = 4
+_NOT_IMPLEMENTED = getattr(onnxruntime.capi.onnxruntime_pybind11_state, "NotImplemented")  # noqa: B009
+
+
+class OnnxRunner(Runner):
+    """An ``.onnx`` file in ONNX Runtime.
+
+    Args:
+        path: The file, with its card.
+        device: "auto" (CUDA where it really works), "cpu", "cuda" or "cuda:1".
+        threads: CPU threads within an operator; default: the cores this process may use.
+
+    Raises:
+        ArtifactError: The file is damaged.
+        CardError: It has no card.
+        DeviceError: CUDA was asked for and is not there, or the device lacks an operator in the file's precision.
+    """
+
+    def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        self.card = read_card(path)
+        assert self.card.engine is not None
+        threads = threads or len(os.sched_getaffinity(0))
+        self._session = _open(path, providers=_providers(device), threads=threads)
+        provider = self._session.get_providers()[0]
+        if device.startswith("cuda") and provider != "CUDAExecutionProvider":
+            raise DeviceError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot use {device}, only "
+                f"{', '.join(self._session.get_providers())}: pip install 'i3d-deploy[gpu]' on a machine with a GPU"
+            )
+        is_cpu = provider == "CPUExecutionProvider"
+        self.preferred_batch = 1 if is_cpu else self.card.engine.profile[1]
+        self.info = RunnerInfo(
+            backend=f"onnxruntime {onnxruntime.__version__}",
+            device="cpu" if is_cpu else _cuda_name(device),
+            provider=provider,
+            # The CPU has no fp16 convolutions: ONNX Runtime casts them, so the weights alone are rounded.
+            precision="fp32 with fp16 weights"
+            if is_cpu and self.card.engine.precision == "fp16"
+            else self.card.engine.precision,
+            threads=threads,
+        )
+
+    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        (logits,) = self._session.run(["logits"], {"frames": inputs})
+        return np.asarray(logits, np.float32)
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
+
+
+def _cuda_name(device: str) -> str:
+    return device if ":" in device else "cuda:0"
+
+
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()):
+        return ["CPUExecutionProvider"]
+    if device != "auto" and not device.startswith("cuda"):
+        raise DeviceError(f"device {device!r} is not one ONNX Runtime is used with here: auto, cpu, cuda, cuda:N")
+    number = _cuda_name(device).partition(":")[2] if device != "auto" else "0"
+    # TF32 has ten bits of mantissa: an fp32 engine must not use it.
+    cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"})
+    return [cuda, "CPUExecutionProvider"]
+
+
+def _open(
+    path: Path, *, providers: list[str | tuple[str, dict[str, str]]], threads: int
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _LOG_FATAL  # what matters is raised or reported by RunnerInfo
+    names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    installed = onnxruntime.get_available_providers()
+    usable = [provider for provider, name in zip(providers, names, strict=True) if name in installed]
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=usable)
+    except _NOT_IMPLEMENTED as error:
+        raise DeviceError(f"ONNX Runtime {onnxruntime.__version__} cannot run {path} here: {_reason(error)}") from error
+    except Exception as error:  # the bindings' exceptions share no narrower base
+        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0].rpartition(" : ")[2]

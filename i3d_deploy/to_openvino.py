@@ -1,0 +1,51 @@
+"""From an ONNX graph to OpenVINO's files.
+
+The graph is always the float32 one. OpenVINO chooses the type of its computation when it compiles: the card's precision
+becomes its ``INFERENCE_PRECISION_HINT``. An fp16 export also stores its weights in half the size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from i3d_deploy import files
+from i3d_deploy.artifact import CARD_KEY
+from i3d_deploy.card import Card
+from i3d_deploy.errors import ExportError, MissingExtraError
+
+if TYPE_CHECKING:
+    import onnx
+
+try:
+    import openvino
+except ImportError as error:
+    raise MissingExtraError("openvino", extra="openvino", cause=error) from error
+
+
+def convert(graph: onnx.ModelProto) -> Any:
+    """Read a float32 ONNX graph into an ``openvino.Model``.
+
+    Raises:
+        ExportError: OpenVINO cannot read it.
+    """
+    try:
+        # Not openvino.convert_model, which reports its use over the network.
+        return openvino.Core().read_model(graph.SerializeToString())
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot read the graph: {str(error).partition(chr(10))[0]}") from error
+
+
+def write(model: Any, card: Card, path: Path) -> None:
+    """Write the ``.xml`` with its card and the ``.bin`` beside it.
+
+    Args:
+        model: From :func:`convert`.
+        card: With engine and, once measured, parity.
+        path: The ``.xml`` file.
+    """
+    assert card.engine is not None
+    model.set_rt_info(card.to_json(), [CARD_KEY])
+    # The .xml goes last: without it the weights alone are no artifact.
+    with files.replacing(path.with_suffix(".bin"), path) as (_, xml):
+        openvino.save_model(model, xml, compress_to_fp16=card.engine.precision == "fp16")
