@@ -135,7 +135,7 @@ def dense_starts(num_frames: int, *, num_clips: int, sample_range: int = 64, num
     last_position = max(1, 1 + num_frames - sample_range) - 1
     positions = np.trunc(np.linspace(0, last_position, num_positions))
     within = np.arange(num_clips) * (sample_range // num_clips)
-    return ((positions[:, None] + within) % num_frames).ravel()
+    return np.asarray((positions[:, None] + within) % num_frames, np.float64).ravel()
 
 
 def dense_train_starts(
@@ -156,7 +156,8 @@ def dense_train_starts(
     num_positions = max(1, 1 + num_frames - sample_range)
     # The exclusive bound means that the last position is never drawn: so in the original.
     position = 0 if num_positions == 1 else int(random.randint(0, num_positions - 1))
-    return ((np.arange(num_clips) * (sample_range // num_clips) + position) % num_frames).astype(np.float64)
+    within = np.arange(num_clips) * (sample_range // num_clips)
+    return np.asarray((within + position) % num_frames, np.float64)
 
 
 def frame_indices(

@@ -11,6 +11,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +39,14 @@ MIN_DECODED_SHARE = 0.5
 """A damaged stream needs at least this share of the frames that its container promises."""
 
 _IMAGE_NAME = re.compile(r"img_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+_CLOCK_TICKS_PER_SECOND = 1000
+"""Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
 
 # FFmpeg writes its complaints about damaged streams straight to stderr; the result carries a warning instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +108,19 @@ def is_image_folder(path: Path) -> bool:
 
 def _check_file(path: Path) -> None:
     try:
+        # OpenCV ends the process over a name that is not UTF-8, of the file or of a folder above it.
+        str(path.absolute()).encode()
         status = path.stat()
+        is_unusable_folder = stat.S_ISDIR(status.st_mode) and not is_image_folder(path)
     except FileNotFoundError as error:
         raise VideoError(f"{path}: no such file") from error
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # UnicodeEncodeError is one; a NUL character in the name gives another
+        raise VideoError(f"{os.fsencode(path)!r}: the name is not UTF-8 text; rename the file or folder") from error
+    if is_unusable_folder:
+        raise VideoError(f"{path}: a folder without frames; name them img_00001.jpg and so on, or give a video file")
     if stat.S_ISDIR(status.st_mode):
-        if not is_image_folder(path):
-            raise VideoError(
-                f"{path}: a folder without frames; name them img_00001.jpg and so on, or give a video file"
-            )
         return
     if not stat.S_ISREG(status.st_mode):
         raise VideoError(f"{path}: not a regular file")
@@ -126,9 +133,10 @@ def _check_file(path: Path) -> None:
 def _collect_stream(
     address: str, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame], min_decoded_share: float
 ) -> Frames:
-    promised = _container_count(address)
-    indices = choose(promised) if promised > 0 else np.empty((0, 0), np.int64)
-    by_index, num_frames = _decode(address, wanted=_unique(indices), transform=transform)
+    with _opened(address) as capture:
+        promised = _container_count(capture)
+        indices = choose(promised) if promised > 0 else np.empty((0, 0), np.int64)
+        by_index, num_frames = _decode(capture, wanted=_unique(indices), transform=transform)
     if num_frames == 0:
         raise VideoError(f"{address}: no frame could be decoded")
     if num_frames == promised:
@@ -139,55 +147,75 @@ def _collect_stream(
             "the file is damaged"
         )
     indices = choose(num_frames)
-    by_index, recount = _decode(address, wanted=_unique(indices), transform=transform)
+    with _opened(address) as capture:
+        by_index, recount = _decode(capture, wanted=_unique(indices), transform=transform)
     if recount < num_frames:
         raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
     says = f"the container says {promised} frames" if promised > 0 else "the container does not say how many frames"
     return Frames(indices=indices, by_index=by_index, num_frames=num_frames, warnings=(f"{says}, {num_frames} decode",))
 
 
-def _open(address: str) -> cv2.VideoCapture:
+@contextmanager
+def _opened(address: str) -> Iterator[cv2.VideoCapture]:
     timeouts = [
         int(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC),
         OPEN_TIMEOUT_SECONDS * 1000,
         int(cv2.CAP_PROP_READ_TIMEOUT_MSEC),
         READ_TIMEOUT_SECONDS * 1000,
     ]
-    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
-    if not capture.isOpened():
-        what = (
-            "the address does not answer with a video" if _URL.match(address) else "no video stream that can be decoded"
-        )
-        raise VideoError(f"{address}: {what}")
-    return capture
-
-
-def _container_count(address: str) -> int:
-    capture = _open(address)
+    with _quiet_opencv():
+        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
     try:
-        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if not capture.isOpened() or _is_text(capture):
+            is_url = _URL.match(address)
+            what = "the address does not answer with a video" if is_url else "no video stream that can be decoded"
+            raise VideoError(f"{address}: {what}")
+        yield capture
     finally:
         capture.release()
 
 
-def _decode(address: str, *, wanted: list[int], transform: Callable[[Frame], Frame]) -> tuple[dict[int, Frame], int]:
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Without the lines on stderr with which OpenCV accompanies a file that does not open."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _is_text(capture: cv2.VideoCapture) -> bool:
+    """Whether FFmpeg is about to play a text file as terminal art, which it does with any ``.txt``."""
+    return int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"ansi")
+
+
+def _container_count(capture: cv2.VideoCapture) -> int:
+    """The frames that the container promises; 0 or less where it does not say."""
+    # Matroska stores a duration and no count. OpenCV multiplies it by the frame rate, for which it takes the clock's
+    # where frames come at uneven times, as in recordings of a screen: 400 frames in 16 seconds count as 16000.
+    if capture.get(cv2.CAP_PROP_FPS) >= _CLOCK_TICKS_PER_SECOND:
+        return 0
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+def _decode(
+    capture: cv2.VideoCapture, *, wanted: list[int], transform: Callable[[Frame], Frame]
+) -> tuple[dict[int, Frame], int]:
     """One pass over all frames; rotation metadata is applied by OpenCV."""
     kept = iter(wanted)
     next_wanted = next(kept, None)
     by_index: dict[int, Frame] = {}
     count = 0
-    capture = _open(address)
-    try:
-        while capture.grab():
-            if count == next_wanted:
-                is_whole, image = capture.retrieve()
-                if not is_whole:
-                    break
-                by_index[count] = transform(_to_rgb(np.asarray(image, np.uint8)))
-                next_wanted = next(kept, None)
-            count += 1
-    finally:
-        capture.release()
+    while capture.grab():
+        if count == next_wanted:
+            is_whole, image = capture.retrieve()
+            if not is_whole:
+                break
+            by_index[count] = transform(_to_rgb(np.asarray(image, np.uint8)))
+            next_wanted = next(kept, None)
+        count += 1
     return by_index, count
 
 
@@ -200,7 +228,7 @@ def _unique(indices: Indices) -> list[int]:
 
 
 def _collect_images(folder: Path, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]) -> Frames:
-    numbered = {int(match[1]): entry for entry in folder.iterdir() if (match := _IMAGE_NAME.fullmatch(entry.name))}
+    numbered = _numbered_images(folder)
     first = min(numbered)
     missing = next((number for number in range(first, first + len(numbered)) if number not in numbered), None)
     if missing is not None:
@@ -210,8 +238,27 @@ def _collect_images(folder: Path, *, choose: Callable[[int], Indices], transform
     return Frames(indices=indices, by_index=by_index, num_frames=len(numbered))
 
 
+def _numbered_images(folder: Path) -> dict[int, Path]:
+    numbered: dict[int, Path] = {}
+    for entry in sorted(folder.iterdir()):
+        if match := _IMAGE_NAME.fullmatch(entry.name):
+            number = int(match[1])
+            if number in numbered:
+                raise VideoError(f"{folder}: {numbered[number].name} and {entry.name} are both frame {number}")
+            numbered[number] = entry
+    return numbered
+
+
 def _read_image(path: Path) -> Frame:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if not path.is_file():
+        raise VideoError(f"{path}: not a regular file")
+    data = path.read_bytes()
+    # A JPEG file that is cut off decodes without complaint, with grey where pixels are missing: its last scan has no end.
+    is_cut_off = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
+    try:
+        image = None if is_cut_off else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # an empty file, or more pixels than OpenCV takes
+        image = None
     if image is None:
         raise VideoError(f"{path}: the image cannot be decoded")
     return _to_rgb(np.asarray(image, np.uint8))

@@ -21,13 +21,22 @@ from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame
 
 
+MAX_ASPECT = 16
+"""Longest side of a frame in shorter ones: a damaged header may claim a frame that fills the memory once resized."""
+
+
 def resize_short_side(frame: Frame, *, short_side: int) -> Frame:
     """Resize a frame bilinearly, aspect ratio kept, result rounded to uint8.
 
     Args:
         frame: (H, W, 3) uint8.
         short_side: Pixels of the shorter side afterwards.
+
+    Raises:
+        VideoError: The frame is too narrow to show anything.
     """
+    if max(frame.shape[:2]) > MAX_ASPECT * min(frame.shape[:2]):
+        raise VideoError(f"frames of {frame.shape[1]}x{frame.shape[0]} are narrower than 1:{MAX_ASPECT}")
     height, width = geometry.short_side_size(*frame.shape[:2], short_side=short_side)
     if (height, width) == frame.shape[:2]:
         return frame

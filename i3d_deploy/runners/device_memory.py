@@ -6,12 +6,13 @@ for the length of a ``with memory.current():`` block, so a host application find
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,13 +56,17 @@ def find_gpu(device: int = 0) -> Gpu:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise DeviceError("no NVIDIA driver on this machine (libcuda.so.1 cannot be loaded)") from error
+        raise DeviceError(
+            "no NVIDIA driver on this machine (libcuda.so.1 cannot be loaded): i3d-doctor lists what runs here"
+        ) from error
     count = ctypes.c_int()
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status not in (0, _NO_DEVICE):
         raise DeviceError(f"the NVIDIA driver does not start (CUDA error {status}): try nvidia-smi")
     if not 0 <= device < count.value:
-        raise DeviceError(f"no GPU cuda:{device}: the NVIDIA driver offers {count.value}")
+        raise DeviceError(
+            f"no GPU cuda:{device}, the NVIDIA driver offers {count.value}: i3d-doctor lists what runs here"
+        )
     return _describe(driver, device)
 
 
@@ -91,7 +96,7 @@ class DeviceMemory(ABC):
     stream: int
 
     @abstractmethod
-    def current(self) -> Any:
+    def current(self) -> AbstractContextManager[None]:
         """A context manager that makes the device's primary context the thread's own."""
 
     @abstractmethod
@@ -185,7 +190,8 @@ class _PycudaMemory(DeviceMemory):
         try:
             yield
         finally:
-            self._context.pop()
+            with self._errors():
+                self._context.pop()
 
     def allocate(self, size_bytes: int) -> int:
         with self._errors():
@@ -231,12 +237,15 @@ class _PycudaMemory(DeviceMemory):
 def _primary_context(device: int) -> Any:
     """The device's primary context, kept for the life of the process.
 
-    pycuda's ``detach`` releases a primary context without popping it: the thread would be left with a dead one.
+    pycuda 2026.1 detaches a primary context without popping it, which would leave the thread with a dead one; and its
+    destructor calls ``cuCtxDetach``, which is not for primary contexts. At exit neither matters any more.
     """
     from pycuda import driver
 
     driver.init()
-    return driver.Device(device).retain_primary_context()
+    context = driver.Device(device).retain_primary_context()
+    atexit.register(context.detach)
+    return context
 
 
 class _CudaPythonMemory(DeviceMemory):
@@ -275,8 +284,8 @@ class _CudaPythonMemory(DeviceMemory):
         size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self._call(self._driver.cuMemHostAlloc, size_bytes, 0))
         self._host_buffers.append(address)
-        content = (ctypes.c_uint8 * size_bytes).from_address(address)
-        return np.frombuffer(content, dtype).reshape(shape)
+        content = np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
+        return content.view(dtype).reshape(shape)
 
     def copy_to_device(self, address: int, source: NDArray[Any]) -> None:
         self._call(self._driver.cuMemcpyHtoDAsync, address, source.ctypes.data, source.nbytes, self.stream)

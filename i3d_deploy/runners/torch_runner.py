@@ -69,4 +69,3 @@ def _choose(device: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise DeviceError(f"PyTorch {torch.__version__} cannot use device {device!r}: {reason}") from error
     return chosen
-

@@ -1,0 +1,89 @@
+"""``i3d-bench``: videos per second."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from i3d_deploy.commands.options import reports_errors, steps
+
+if TYPE_CHECKING:
+    from i3d_deploy.benchmark import Measurement
+
+
+@click.command(epilog="Example: i3d-bench i3d_r50_fp32.onnx i3d_r50_fp32.xml --videos 5 --json bench.json")
+@click.argument("artifacts", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--protocol",
+    default="320x3",
+    show_default=True,
+    metavar="FRAMESxCROPS",
+    help="Frames and crops per video; 320x3 is 10 clips of 32 frames under 3 crops.",
+)
+@click.option("--videos", type=click.IntRange(min=1), default=5, show_default=True, help="Timed videos per artifact.")
+@click.option("--warmup", type=click.IntRange(min=1), default=1, show_default=True, help="Videos before that.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Views per run of the engine.  [default: as suits the device]"
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the whole record.")
+@reports_errors
+def main(
+    artifacts: tuple[Path, ...],
+    protocol: str,
+    videos: int,
+    warmup: int,
+    batch: int | None,
+    device: str,
+    threads: int | None,
+    json_path: Path | None,
+) -> None:
+    """Measure videos per second of ARTIFACTS in turns, model only.
+
+    The clock runs from uint8 views in host memory to averaged probabilities in host memory. Only figures of one run may
+    be compared: machines drift.
+    """
+    from i3d_deploy import benchmark, files
+
+    match = re.fullmatch(r"(\d+)x([13])", protocol)
+    if match is None:
+        raise click.UsageError(f"--protocol {protocol} must be FRAMESxCROPS with 1 or 3 crops, such as 320x3")
+    measured = benchmark.Protocol(
+        frames=int(match[1]), crops=int(match[2]), batch=batch, videos=videos, warmup_videos=warmup
+    )
+    with steps() as on_step:
+        measurements = benchmark.run(artifacts, measured, device=device, threads=threads, on_step=on_step)
+    _print(measurements, protocol)
+    if json_path is not None:
+        with files.replacing(json_path) as (target,):
+            target.write_text(json.dumps(benchmark.record(measurements, measured), indent=2) + "\n", encoding="utf-8")
+
+
+def _print(measurements: Sequence[Measurement], protocol: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from i3d_deploy import benchmark
+
+    machine = benchmark.machine()
+    table = Table(box=None, pad_edge=False, title=f"{protocol}, model only, {machine['cpu']}, {machine['cores']} cores")
+    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "max |logit|", "runner"):
+        table.add_column(heading, overflow="fold")
+    for entry in measurements:
+        noisy = " noisy" if entry.spread > benchmark.NOISY_SPREAD else ""
+        table.add_row(
+            entry.artifact,
+            f"{entry.videos_per_second:.3g}",
+            f"{entry.median_seconds:.3f}",
+            f"{entry.spread:.0%}{noisy}",
+            f"{measurements[0].median_seconds / entry.median_seconds:.2f}",
+            f"{entry.difference:.1e}",
+            entry.runner,
+        )
+    Console(width=None if Console().is_terminal else 160).print(table)

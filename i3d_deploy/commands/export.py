@@ -1,0 +1,183 @@
+"""``i3d-export``: make an engine of a checkpoint and prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from i3d_deploy.card import Card, Engine, EngineInput, Precision
+from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors, steps
+
+INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncthw"}
+
+
+@click.command(
+    epilog="Example: i3d-export i3d_r50.pth --to onnx --to openvino --precision fp32 --output engines",
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--describe", type=click.Path(path_type=Path), metavar="FILE", help="Print the card of a file and stop.")
+@click.option(
+    "--to",
+    "targets",
+    type=click.Choice(["onnx", "openvino", "tensorrt", "safetensors"]),
+    multiple=True,
+    help="Target; may be repeated.",
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True, help="Of the engine."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    show_default=True,
+    help="Folder of the files, made if need be.",
+)
+@click.option("--name", help="File name without ending.  [default: CHECKPOINT_PRECISION]")
+@click.option(
+    "--input",
+    "engine_input",
+    type=click.Choice(list(INPUTS)),
+    default="uint8",
+    show_default=True,
+    help="Engine input: uint8 NTHWC frames, normalised inside, or normalised float32 NCTHW.",
+)
+@click.option(
+    "--profile",
+    type=click.IntRange(min=1),
+    nargs=3,
+    default=(1, 30, 30),
+    show_default=True,
+    metavar="MIN BEST MAX",
+    help="Views per run of the engine.",
+)
+@click.option(
+    "--video",
+    "videos",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Video to prove the export on; may be repeated.  [default: a generated one]",
+)
+@click.option(
+    "--proof-clips",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Clips of each video to compare; 0: as many as the card has.",
+)
+@click.option("--random-weights", is_flag=True, help="With --model and no checkpoint: seeded weights, for speed only.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random weights.")
+@click.option("--tensorrt-flavor", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Package to build with.")
+@click.option("--compute-capability", metavar="X.Y", help="GPU to build for: 8.9, current, or 8.0+ (tensorrt_rtx).")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="Kernel timings to reuse (tensorrt).")
+@click.option("--workspace-mib", type=click.IntRange(min=1), help="Device memory a layer may use for itself.")
+@checkpoint_options
+@reports_errors
+def main(
+    checkpoint: Path | None,
+    describe: Path | None,
+    targets: tuple[str, ...],
+    precision: Precision,
+    output: Path,
+    name: str | None,
+    engine_input: str,
+    profile: tuple[int, int, int],
+    videos: tuple[Path, ...],
+    proof_clips: int,
+    random_weights: bool,
+    seed: int,
+    tensorrt_flavor: Any,
+    compute_capability: str | None,
+    timing_cache: Path | None,
+    workspace_mib: int | None,
+    **reading: Any,
+) -> None:
+    """Export CHECKPOINT (.pth, .safetensors) to engines and prove that they answer as it does.
+
+    The proof runs PyTorch in float32 and the engine on the same video, from the file on: frame indices, views, logits,
+    averaged probabilities. The figures are stored on the card in the file. Exit code 1 when a proof fails; that file is
+    kept aside as NAME.failed.SUFFIX.
+    """
+    if describe is not None:
+        from i3d_deploy.artifact import read_card
+
+        click.echo(read_card(describe).to_json(indent=2))
+        return
+    if not targets:
+        raise click.UsageError("say what to make with --to onnx, openvino, tensorrt or safetensors")
+    if list(profile) != sorted(profile):
+        raise click.UsageError(f"--profile {profile[0]} {profile[1]} {profile[2]} must ascend")
+    _check_source(checkpoint, random_weights=random_weights, model=reading["model"])
+
+    from i3d_deploy import checkpoint as checkpoints
+    from i3d_deploy import export as exporting
+    from i3d_deploy.to_tensorrt import EngineOptions
+
+    options = CheckpointOptions(**reading)
+    if checkpoint is None:
+        assert options.model is not None
+        source = options.apply(checkpoints.random(options.model, seed=seed))
+    else:
+        source = options.read(checkpoint)
+    for note in source.notes:
+        click.echo(f"Note: {note}", err=True)
+    stem = checkpoint.stem if checkpoint is not None else source.card.network.name
+    with steps() as on_step:
+        exported = exporting.export(
+            source,
+            targets=[exporting.as_target(target) for target in targets],
+            output=output,
+            name=name or f"{stem}_{precision}",
+            engine=Engine(input=INPUTS[engine_input], precision=precision, profile=profile),
+            videos=videos,
+            proof_clips=proof_clips or None,
+            tensorrt=EngineOptions(
+                flavor=tensorrt_flavor,
+                compute_capability=compute_capability,
+                timing_cache=timing_cache,
+                workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
+            ),
+            on_step=on_step,
+        )
+    print_proofs([(entry.path, entry.card) for entry in exported])
+    if any(entry.has_failed for entry in exported):
+        raise SystemExit(1)
+
+
+def _check_source(checkpoint: Path | None, *, random_weights: bool, model: str | None) -> None:
+    if checkpoint is not None and random_weights:
+        raise click.UsageError("give a checkpoint or --random-weights, not both")
+    if checkpoint is None and not (random_weights and model):
+        raise click.UsageError("give a checkpoint, or --model NAME --random-weights to measure speed only")
+
+
+def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
+    """Print one row per file: what the proof found."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("file", "MiB", "proof", "max |logit|", "allowed", "max |prob|", "top-1", "by"):
+        table.add_column(heading, overflow="fold")
+    for path, card in entries:
+        for entry in card.parity:
+            figures = [entry.max_logits, entry.max_logits_allowed, entry.max_probabilities]
+            agreement = "-" if entry.top1_agreement is None else f"{entry.top1_agreement:.0%}"
+            by = entry.reason if entry.reason is not None else entry.runner
+            table.add_row(
+                str(path),
+                f"{_size_bytes(path) / 2**20:.1f}",
+                entry.status,
+                *("-" if figure is None else f"{figure:.1e}" for figure in figures),
+                agreement,
+                by,
+            )
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+def _size_bytes(path: Path) -> int:
+    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+    return weights.stat().st_size

@@ -1,0 +1,126 @@
+"""What the commands share: expected failures as one line, options of checkpoints, progress on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args
+
+import click
+
+from i3d_deploy import labels
+from i3d_deploy.card import Averaging, Formula, Scheme
+from i3d_deploy.errors import I3DError
+from i3d_deploy.network import NETWORKS
+
+if TYPE_CHECKING:
+    from i3d_deploy.checkpoint import Checkpoint
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn an expected failure into one line on stderr and exit code 1; anything else is a bug, with a traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except I3DError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
+
+    return wrapped
+
+
+@contextmanager
+def steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show what a long command is doing, as one line on stderr that is gone afterwards."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(text)
+
+
+def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
+    """The options that say how to read a checkpoint and what to write on its card."""
+    options = [
+        click.option(
+            "--model",
+            type=click.Choice(list(NETWORKS)),
+            help="Network, where the checkpoint leaves it open.",
+        ),
+        click.option("--labels", metavar="SET|FILE", help="kinetics400, ucf101, hmdb51, or a file of one name a line."),
+        click.option("--sampling", type=click.Choice(get_args(Scheme)), help="Scheme that places the clips."),
+        click.option(
+            "--formula",
+            type=click.Choice(get_args(Formula)),
+            help="Whose uniform sampling the checkpoint was evaluated with.",
+        ),
+        click.option("--clip-len", type=click.IntRange(min=1), help="Frames per clip."),
+        click.option("--frame-interval", type=click.IntRange(min=1), help="Distance of two frames of a clip."),
+        click.option("--averaging", type=click.Choice(get_args(Averaging)), help="What is averaged over the views."),
+        click.option(
+            "--allow-hash-mismatch", is_flag=True, help="Read a zoo file whose name promises another SHA-256."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """The values of :func:`checkpoint_options`; None where the checkpoint decides."""
+
+    model: str | None
+    labels: str | None
+    sampling: Scheme | None
+    formula: Formula | None
+    clip_len: int | None
+    frame_interval: int | None
+    averaging: Averaging | None
+    allow_hash_mismatch: bool
+
+    def read(self, path: Path) -> Checkpoint:
+        """Read a checkpoint and put the options on its card."""
+        from i3d_deploy import checkpoint
+
+        names = _label_names(self.labels)
+        found = checkpoint.load(
+            path, network=self.model, label_names=names, allow_hash_mismatch=self.allow_hash_mismatch
+        )
+        return self.apply(found)
+
+    def apply(self, found: Checkpoint) -> Checkpoint:
+        """Put the options on the card of a checkpoint."""
+        chosen = {
+            "scheme": self.sampling,
+            "formula": self.formula,
+            "clip_len": self.clip_len,
+            "frame_interval": self.frame_interval,
+        }
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        card = found.card
+        card = card.model_copy(update={"sampling": card.sampling.model_copy(update=chosen)})
+        if self.averaging is not None:
+            card = card.model_copy(update={"averaging": self.averaging})
+        notes = tuple(note for note in found.notes if not (chosen and note.startswith("sampling ")))
+        return dataclasses.replace(found, card=card, notes=notes)
+
+
+def _label_names(given: str | None) -> str | tuple[str, ...] | None:
+    if given is None or given in labels.LABEL_SETS:
+        return given
+    return labels.read(Path(given))

@@ -1,0 +1,160 @@
+"""``i3d-predict``: labels for videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from i3d_deploy.commands.options import reports_errors
+from i3d_deploy.errors import VideoError
+
+if TYPE_CHECKING:
+    from i3d_deploy.recognizer import Prediction, Recognizer
+
+
+@click.command(epilog="Example: i3d-predict i3d_r50_fp32.onnx videos/ --top 3 --json")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("videos", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels per video.")
+@click.option("--clips", type=click.IntRange(min=1), help="Clips per video.  [default: the card's]")
+@click.option("--crops", type=click.Choice(["1", "3"]), help="Crops per clip.  [default: the card's]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per video and line.")
+@click.option("--annotate", type=click.Path(path_type=Path), metavar="OUT.mp4", help="Draw the labels on a copy.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
+@click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
+@click.option(
+    "--min-decoded",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the promised frames that a damaged file must still give.",
+)
+@reports_errors
+def main(
+    artifact: Path,
+    videos: tuple[str, ...],
+    top: int,
+    clips: int | None,
+    crops: str | None,
+    as_json: bool,
+    annotate: Path | None,
+    device: str,
+    threads: int | None,
+    batch: int | None,
+    min_decoded: float,
+) -> None:
+    """Recognise the action in VIDEOS with ARTIFACT (.onnx, .xml, .engine, .safetensors or .pth).
+
+    VIDEOS are files, URLs, folders of videos, folders of frames (img_00001.jpg ...), or text files (.txt) with one of
+    these a line. A video that cannot be read is reported, the others go on, and the exit code is 1.
+    """
+    import i3d_deploy
+
+    sources = list(_expand(videos))
+    if annotate is not None and len(sources) != 1:
+        raise click.UsageError(f"--annotate takes one video, not {len(sources)}")
+    has_failed = False
+    with i3d_deploy.load(artifact, device=device, threads=threads) as recognizer, _progress(sources) as on_views:
+        for number, source in enumerate(sources):
+            try:
+                prediction = recognizer.predict(
+                    source,
+                    clips=clips,
+                    crops=None if crops is None else int(crops),
+                    batch=batch,
+                    min_decoded_share=min_decoded,
+                    on_views=partial(on_views, number),
+                )
+            except VideoError as error:
+                has_failed = True
+                _print_error(source, error, as_json=as_json)
+                continue
+            _print(source, prediction, recognizer, top=top, as_json=as_json)
+            if annotate is not None:
+                from i3d_deploy.annotate import annotate as write_annotated
+
+                write_annotated(Path(source), prediction, annotate, count=min(top, 3))
+    if has_failed:
+        raise SystemExit(1)
+
+
+def _expand(names: Sequence[str]) -> Iterator[str]:
+    """Files, URLs and frame folders as they are; other folders and lists by their contents."""
+    from i3d_deploy.video import VIDEO_SUFFIXES, is_image_folder
+
+    for name in names:
+        path = Path(name)
+        if path.suffix == ".txt" and path.is_file():
+            yield from _expand(_read_list(path))
+        elif path.is_dir() and not is_image_folder(path):
+            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in VIDEO_SUFFIXES)
+            if not found:
+                raise VideoError(f"{path}: no videos in this folder, nor frames named img_00001.jpg and so on")
+            yield from map(str, found)
+        else:
+            yield name
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise VideoError(f"{path}: not a text file with one video a line") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names or any(name.endswith(".txt") for name in names):
+        raise VideoError(f"{path}: a list has one video a line, and no lists")
+    return names
+
+
+@contextmanager
+def _progress(sources: Sequence[str]) -> Iterator[Any]:
+    """A bar on stderr over all videos, where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        # Hundredths of a video, so that the bar moves within one.
+        task = bar.add_task("views", total=100 * len(sources))
+
+        def on_views(number: int, done: int, total: int) -> None:
+            bar.update(task, completed=int(100 * (number + done / total)), description=Path(sources[number]).name)
+
+        yield on_views
+
+
+def _print(source: str, prediction: Prediction, recognizer: Recognizer, *, top: int, as_json: bool) -> None:
+    if as_json:
+        entries = [
+            {"label": prediction.labels[index], "index": index, "probability": float(prediction.probabilities[index])}
+            for index in prediction.top_indices(top)
+        ]
+        record = {
+            "video": source,
+            "top": entries,
+            "views": prediction.views,
+            "frames": prediction.frames,
+            "warnings": list(prediction.warnings),
+        }
+        click.echo(json.dumps(record, ensure_ascii=False))
+        return
+    click.echo(f"{source}  ({prediction.frames} frames, {prediction.views} views, {recognizer.info})")
+    for label, probability in prediction.top(top):
+        click.echo(f"  {probability:7.2%}  {label}")
+    for warning in prediction.warnings:
+        click.echo(f"Warning: {source}: {warning}", err=True)
+
+
+def _print_error(source: str, error: VideoError, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"video": source, "error": str(error)}, ensure_ascii=False))
+    else:
+        click.echo(f"Error: {error}", err=True)

@@ -1,0 +1,179 @@
+"""TensorRT engines, of either flavour, on one GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy.artifact import EngineNote, identify, read_engine_note
+from i3d_deploy.card import Card
+from i3d_deploy.errors import ArtifactError, CardError, DeviceError, InputError
+from i3d_deploy.runners.device_memory import Gpu, find_gpu, open_device_memory
+from i3d_deploy.runners.runner import Runner, RunnerInfo
+from i3d_deploy.tensorrt_flavor import FLAVORS, Flavor, Messages, load_flavor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tensor:
+    """An input or output of an engine: name, type and shape without N."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} of shape (N, {', '.join(map(str, self.shape))})"
+
+
+class TensorRTRunner(Runner):
+    """An ``.engine`` and its note on one GPU, with buffers for the largest batch of its profile.
+
+    The plan is native code: nothing of it is read before its SHA-256 and the version that built it are checked.
+
+    Args:
+        path: The ``.engine``, with its note beside it.
+        device: Index of the GPU.
+
+    Raises:
+        ArtifactError: The plan was altered, is of another TensorRT version, or does not load here.
+        CardError: There is no note, or it describes no engine.
+        DeviceError: There is no such GPU, or it has too little memory.
+        MissingExtraError: The TensorRT that built it is not installed, or neither pycuda nor cuda-python is.
+    """
+
+    def __init__(self, path: Path, *, device: int = 0) -> None:
+        note = read_engine_note(identify(path).path)
+        if note.card.engine is None:
+            raise CardError(f"{path}: the card beside it describes no engine; export it again")
+        self._flavor = load_flavor(note.flavor)
+        _check_version(note, self._flavor)
+        gpu = find_gpu(device)
+        self.card = note.card
+        self.info = RunnerInfo(
+            backend=f"{note.flavor} {note.version}",
+            device=f"cuda:{device}",
+            provider=f"{gpu.name} (compute capability {gpu.compute_capability})",
+            precision=note.card.engine.precision,
+        )
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._memory = open_device_memory(device)
+        try:
+            with self._memory.current(), self._flavor.listening() as messages:
+                self._load(path, note, gpu, messages)
+                self._allocate(messages)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, path: Path, note: EngineNote, gpu: Gpu, messages: Messages) -> None:
+        trt = self._flavor.module
+        try:
+            self._runtime = trt.Runtime(self._flavor.logger)
+        except TypeError as error:  # how pybind11 reports a null pointer in a constructor
+            raise DeviceError(f"{self._flavor} does not start: {messages.reason()}") from error
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise ArtifactError(
+                f"{path}: {self._flavor} cannot load this engine, built for compute capability "
+                f"{note.compute_capability}, on {gpu.name} with {gpu.compute_capability}: {messages.reason()}"
+            )
+        self._input, self._output = _find_tensors(path, self._flavor, self._engine)
+        _check_card(path, note.card, self._input, self._output)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise DeviceError(f"{path}: {self._flavor} cannot prepare this engine: {messages.reason()}")
+
+    def _allocate(self, messages: Messages) -> None:
+        """Give the engine its buffers, once: their addresses never change."""
+        shapes = self._engine.get_tensor_profile_shape(self._input.name, 0)
+        self._smallest, self.preferred_batch, largest = (shape[0] for shape in shapes)
+        self._largest = largest
+        self._host_input = self._memory.allocate_pinned((largest, *self._input.shape), self._input.dtype)
+        self._host_output = self._memory.allocate_pinned((largest, *self._output.shape), self._output.dtype)
+        self._input_address = self._memory.allocate(self._host_input.nbytes)
+        self._output_address = self._memory.allocate(self._host_output.nbytes)
+        addresses = {self._input.name: self._input_address, self._output.name: self._output_address}
+        for name, address in addresses.items():
+            self._require(self._context.set_tensor_address(name, address), f"the address of {name}", messages)
+
+    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._context is None:
+            raise InputError("the runner is closed")
+        num_views = len(inputs)
+        if not self._smallest <= num_views <= self._largest:
+            raise InputError(
+                f"{num_views} views in one call, the profile of this engine takes {self._smallest} to {self._largest}: "
+                "give fewer at a time, or export it with another profile"
+            )
+        source, result = self._host_input[:num_views], self._host_output[:num_views]
+        source[...] = inputs
+        shape = (num_views, *self._input.shape)
+        with self._memory.current(), self._flavor.listening() as messages:
+            self._memory.copy_to_device(self._input_address, source)
+            self._require(self._context.set_input_shape(self._input.name, shape), f"the shape {shape}", messages)
+            self._require(self._context.execute_async_v3(self._memory.stream), "to run", messages)
+            self._memory.copy_to_host(result, self._output_address)
+            self._memory.synchronize()
+        return result.copy()
+
+    def _require(self, accepted: bool, what: str, messages: Messages) -> None:
+        if not accepted:
+            raise DeviceError(f"{self._flavor} refused {what}: {messages.reason()}")
+
+    def close(self) -> None:
+        """Free the engine, then its memory; a second call does nothing."""
+        if self._runtime is not None:
+            with self._memory.current():
+                # Each of them uses the one before it.
+                self._context = None
+                self._engine = None
+                self._runtime = None
+        self._memory.close()
+
+
+def _check_version(note: EngineNote, flavor: Flavor) -> None:
+    if note.version != flavor.version:
+        raise ArtifactError(
+            f"Engine built for {FLAVORS[note.flavor]} {note.version}, running {flavor.version}: "
+            "rebuild with i3d-export --to tensorrt"
+        )
+
+
+def _find_tensors(path: Path, flavor: Flavor, engine: Any) -> tuple[_Tensor, _Tensor]:
+    """The one input and the one output of an engine."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    is_input = [engine.get_tensor_mode(name) == flavor.module.TensorIOMode.INPUT for name in names]
+    if sorted(is_input) != [False, True]:
+        raise ArtifactError(f"{path}: the engine must have one input and one output, not {', '.join(names)}")
+    source, result = names[is_input.index(True)], names[is_input.index(False)]
+    return _describe(path, flavor, engine, source), _describe(path, flavor, engine, result)
+
+
+def _describe(path: Path, flavor: Flavor, engine: Any, name: str) -> _Tensor:
+    types = flavor.module.DataType
+    dtypes: dict[Any, np.dtype[Any]] = {types.UINT8: np.dtype(np.uint8), types.FLOAT: np.dtype(np.float32)}
+    found = engine.get_tensor_dtype(name)
+    if found not in dtypes:
+        raise ArtifactError(f"{path}: {name} of the engine is {found}, it must be uint8 or float32")
+    return _Tensor(name=name, dtype=dtypes[found], shape=tuple(engine.get_tensor_shape(name))[1:])
+
+
+def _check_card(path: Path, card: Card, source: _Tensor, result: _Tensor) -> None:
+    """Buffers are made after the engine, calls are checked against the card: they must say the same."""
+    assert card.engine is not None
+    frames, height, width, channels = card.view_shape
+    if card.engine.input == "uint8_nthwc":
+        expected_input = _Tensor(name=source.name, dtype=np.dtype(np.uint8), shape=card.view_shape)
+    else:
+        shape = (channels, frames, height, width)
+        expected_input = _Tensor(name=source.name, dtype=np.dtype(np.float32), shape=shape)
+    expected_output = _Tensor(name=result.name, dtype=np.dtype(np.float32), shape=(card.network.num_classes,))
+    for found, expected in ((source, expected_input), (result, expected_output)):
+        if found != expected:
+            raise ArtifactError(f"{path}: {found.name} of the engine is {found}, its card says {expected}")
