@@ -50,7 +50,7 @@ class EngineNote(BaseModel):
         sha256: Of the plan; checked before anything of it is read, because a plan is native code.
         flavor: Package that built it.
         version: Version of that package; a plan runs under this one only.
-        compute_capability: GPU it was built for ("8.9"), or "current".
+        compute_capability: GPU it was built for: "8.9", or "8.0+" for all that tensorrt_rtx has from 8.0 on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -167,6 +167,8 @@ def _safetensors_metadata(path: Path) -> dict[str, str]:
 def _openvino_metadata(path: Path) -> dict[str, str]:
     if not path.with_suffix(".bin").exists():
         raise ArtifactError(f"{path}: {path.with_suffix('.bin').name} with the weights is not beside it")
+    if path.stat().st_size > _MAX_HEADER_BYTES:
+        raise ArtifactError(f"{path}: larger than any OpenVINO graph")
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:

@@ -166,9 +166,8 @@ def _opened(address: str) -> Iterator[cv2.VideoCapture]:
     with _quiet_opencv():
         capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
     try:
-        if not capture.isOpened() or _is_text(capture):
-            is_url = _URL.match(address)
-            what = "the address does not answer with a video" if is_url else "no video stream that can be decoded"
+        what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
+        if what is not None:
             raise VideoError(f"{address}: {what}")
         yield capture
     finally:
@@ -186,9 +185,17 @@ def _quiet_opencv() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _is_text(capture: cv2.VideoCapture) -> bool:
-    """Whether FFmpeg is about to play a text file as terminal art, which it does with any ``.txt``."""
-    return int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"ansi")
+def _what_is_wrong(capture: cv2.VideoCapture, *, is_url: bool) -> str | None:
+    if not capture.isOpened():
+        return "the address does not answer with a video" if is_url else "no video stream that can be decoded"
+    codec, pixels = int(capture.get(cv2.CAP_PROP_FOURCC)), int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT))
+    if codec == cv2.VideoWriter.fourcc(*"ansi"):
+        # FFmpeg plays any .txt as terminal art.
+        return "a text file, not a video"
+    if codec == 0 and pixels == cv2.VideoWriter.fourcc("B", "G", "R", chr(24)):
+        # Stored from bottom to top, as usual, they make OpenCV 4.14 and 5.0 write outside their memory.
+        return "uncompressed 24-bit frames are not supported: compress them, for example with FFV1"
+    return None
 
 
 def _container_count(capture: cv2.VideoCapture) -> int:
@@ -253,7 +260,7 @@ def _read_image(path: Path) -> Frame:
     if not path.is_file():
         raise VideoError(f"{path}: not a regular file")
     data = path.read_bytes()
-    # A JPEG file that is cut off decodes without complaint, with grey where pixels are missing: its last scan has no end.
+    # A JPEG file that is cut off decodes without complaint, grey where pixels are missing. Its last scan has no end.
     is_cut_off = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
     try:
         image = None if is_cut_off else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)

@@ -20,7 +20,6 @@ from i3d_deploy.geometry import Box
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame
 
-
 MAX_ASPECT = 16
 """Longest side of a frame in shorter ones: a damaged header may claim a frame that fills the memory once resized."""
 

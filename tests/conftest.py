@@ -1,10 +1,16 @@
-"""Shared fixtures: a network small enough to export in seconds."""
+"""Shared fixtures: a network small enough to export in seconds, and its exports."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from i3d_deploy import checkpoint, export, generated, model
+from i3d_deploy.card import Card, Provenance, Sampling, Spatial
+from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.network import Network
+from tests.gpu import pytest_collection_modifyitems as pytest_collection_modifyitems
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +24,38 @@ def tiny_network() -> Network:
         non_local_mode="dot_product",
         non_local_blocks=((), (1,)),
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_network: Network) -> Checkpoint:
+    """The tiny network with seeded weights and a card of small views."""
+    net = model.build(tiny_network)
+    model.randomize(net, seed=3)
+    card = Card(
+        network=tiny_network,
+        label_set="custom",
+        labels=("run", "jump", 'say "hi"', "<wave> & go", "größer", "f", "g"),
+        sampling=Sampling(clip_len=8, frame_interval=2, num_clips=2),
+        spatial=Spatial(short_side=32, crop_size=32),
+        provenance=Provenance(origin="random weights, seed 3"),
+    )
+    return Checkpoint(model=net, card=card)
+
+
+@pytest.fixture(scope="session")
+def tiny_exports(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny.safetensors, tiny.onnx and tiny.xml, proven on the generated clip."""
+    folder = tmp_path_factory.mktemp("exports")
+    exported = export.export(
+        tiny_checkpoint, targets=["safetensors", "onnx", "openvino"], output=folder, name="tiny"
+    )
+    assert [entry.card.parity[0].status for entry in exported] == ["passed"] * 3
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated video of 40 frames."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    generated.write_clip(path, num_frames=40, height=48, width=64)
+    return path

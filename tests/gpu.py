@@ -22,7 +22,7 @@ def has_gpu() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked ``gpu``; a conftest.py imports this hook by its name."""
+    """Skip what is marked ``gpu``; conftest.py imports this hook by its name."""
     if os.environ.get("FAIL_WITHOUT_GPU") == "1" or has_gpu():
         return
     for item in items:

@@ -45,11 +45,9 @@ def test_shared_library_that_does_not_load_is_told(monkeypatch: pytest.MonkeyPat
     def fail(name: str) -> None:
         raise OSError("libnvinfer.so.11: cannot open shared object file")
 
-    tensorrt_flavor._load.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(importlib, "import_module", fail)
-        with pytest.raises(MissingExtraError, match=r"^tensorrt cannot be imported \(libnvinfer.so.11: cannot open"):
-            load_flavor("tensorrt")
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(MissingExtraError, match=r"^tensorrt cannot be imported \(libnvinfer.so.11: cannot open"):
+        tensorrt_flavor._load.__wrapped__("tensorrt")  # past the cache, where an installed one may be
 
 
 def test_reason_is_one_line() -> None:

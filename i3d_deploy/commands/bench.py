@@ -73,7 +73,7 @@ def _print(measurements: Sequence[Measurement], protocol: str) -> None:
 
     machine = benchmark.machine()
     table = Table(box=None, pad_edge=False, title=f"{protocol}, model only, {machine['cpu']}, {machine['cores']} cores")
-    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "max |logit|", "runner"):
+    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "max |Δlogit|", "runner"):
         table.add_column(heading, overflow="fold")
     for entry in measurements:
         noisy = " noisy" if entry.spread > benchmark.NOISY_SPREAD else ""
@@ -86,4 +86,4 @@ def _print(measurements: Sequence[Measurement], protocol: str) -> None:
             f"{entry.difference:.1e}",
             entry.runner,
         )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    Console(width=None if Console().is_terminal else 200).print(table)

@@ -160,7 +160,7 @@ def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("file", "MiB", "proof", "max |logit|", "allowed", "max |prob|", "top-1", "by"):
+    for heading in ("file", "MiB", "proof", "max |Δlogit|", "allowed", "max |Δprob|", "top-1", "by"):
         table.add_column(heading, overflow="fold")
     for path, card in entries:
         for entry in card.parity:
@@ -175,7 +175,7 @@ def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
                 agreement,
                 by,
             )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    Console(width=None if Console().is_terminal else 200).print(table)
 
 
 def _size_bytes(path: Path) -> int:

@@ -45,8 +45,7 @@ class OpenVINORunner(Runner):
             available = ", ".join(name.lower() for name in self._core.available_devices)
             raise DeviceError(f"OpenVINO has no device {device!r} here, only {available}")
         self._options: dict[str, Any] = {
-            # Left alone, OpenVINO computes in bf16 wherever the CPU can.
-            "INFERENCE_PRECISION_HINT": _HINTS[self.card.engine.precision],
+            "INFERENCE_PRECISION_HINT": self._precision_hint(self.card.engine.precision),
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads is not None:
@@ -62,6 +61,14 @@ class OpenVINORunner(Runner):
             precision=_NAMES.get(used, used),
             threads=compiled.get_property("INFERENCE_NUM_THREADS") if self._device == "CPU" else 0,
         )
+
+    def _precision_hint(self, precision: Precision) -> str:
+        """What to compute in: the card's precision, or f32 where the device lacks it.
+
+        Left alone, OpenVINO computes in bf16 wherever the CPU can, also where fp16 was asked for.
+        """
+        is_able = precision.upper() in self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
+        return _HINTS[precision if is_able else "fp32"]
 
     def _request(self, num_views: int) -> Any:
         """Compile for a number of views on first use: static shapes are faster than dynamic ones."""

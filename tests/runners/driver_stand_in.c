@@ -6,7 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500 };
+enum {
+  SUCCESS = 0,
+  OUT_OF_MEMORY = 2,
+  INVALID_DEVICE = 101,
+  INVALID_CONTEXT = 201,
+  INVALID_HANDLE = 400,
+  NOT_FOUND = 500
+};
 
 static void *const stream = (void *)0x1234;
 static int context, depth, live;
@@ -55,10 +62,18 @@ static int copy(void *target, const void *source, size_t size, void *on) {
 
 int cuMemAlloc_v2(uintptr_t *address, size_t size) { return allocate((void **)address, size); }
 int cuMemFree_v2(uintptr_t address) { return release((void *)address); }
-int cuMemHostAlloc(void **address, size_t size, unsigned flags) { live++; return (*address = malloc(size)) ? SUCCESS : OUT_OF_MEMORY; }
+int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
+  *address = malloc(size);
+  live++;
+  return in_context() ? SUCCESS : INVALID_CONTEXT;
+}
 int cuMemFreeHost(void *address) { return release(address); }
-int cuMemcpyHtoDAsync_v2(uintptr_t target, const void *source, size_t size, void *on) { return copy((void *)target, source, size, on); }
-int cuMemcpyDtoHAsync_v2(void *target, uintptr_t source, size_t size, void *on) { return copy(target, (void *)source, size, on); }
+int cuMemcpyHtoDAsync_v2(uintptr_t target, const void *source, size_t size, void *on) {
+  return copy((void *)target, source, size, on);
+}
+int cuMemcpyDtoHAsync_v2(void *target, uintptr_t source, size_t size, void *on) {
+  return copy(target, (void *)source, size, on);
+}
 
 int cuStreamCreate(void **result, unsigned flags) {
   *result = stream;
@@ -66,7 +81,10 @@ int cuStreamCreate(void **result, unsigned flags) {
   return flags == 1 ? SUCCESS : INVALID_HANDLE; /* not the one that waits for the default stream */
 }
 int cuStreamSynchronize(void *waited) { return waited == stream ? SUCCESS : INVALID_HANDLE; }
-int cuStreamDestroy_v2(void *destroyed) { live--; return destroyed == stream && in_context() ? SUCCESS : INVALID_HANDLE; }
+int cuStreamDestroy_v2(void *destroyed) {
+  live--;
+  return destroyed == stream && in_context() ? SUCCESS : INVALID_HANDLE;
+}
 
 int cuGetErrorString(int status, const char **text) {
   *text = status == OUT_OF_MEMORY ? "out of memory" : "another error";

@@ -1,0 +1,136 @@
+"""The runners that need no GPU, behind their one seam."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from i3d_deploy import export
+from i3d_deploy.card import Engine, normalize
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import ArtifactError, DeviceError, I3DError, InputError
+from i3d_deploy.runners import open_runner
+
+NAMES = ["tiny.safetensors", "tiny.onnx", "tiny.xml"]
+
+
+def some_views(count: int) -> np.ndarray:
+    """Random views of the tiny network's shape."""
+    return np.random.RandomState(count).randint(0, 256, (count, 8, 32, 32, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [1, 3, 31])
+def test_logits_equal_pytorch(tiny_exports: Path, tiny_checkpoint: Checkpoint, name: str, count: int) -> None:
+    views = some_views(count)
+    with torch.no_grad():
+        expected = tiny_checkpoint.model(torch.from_numpy(normalize(views, tiny_checkpoint.card.pixels))).numpy()
+    with open_runner(tiny_exports / name, device="cpu") as runner:
+        first = runner.infer(views)
+        kept = first.copy()
+        second = runner.infer(views[:1])
+    np.testing.assert_allclose(first, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(second, expected[:1], rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(first, kept)  # the caller owns the result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_really_runs_is_reported(tiny_exports: Path, name: str) -> None:
+    with open_runner(tiny_exports / name, device="cpu", threads=1) as runner:
+        assert runner.info.device == "cpu"
+        assert runner.info.precision == "fp32"
+        assert runner.info.threads == 1
+        backend = {"tiny.safetensors": "torch", "tiny.onnx": "onnxruntime", "tiny.xml": "openvino"}[name]
+        assert runner.info.backend.startswith(f"{backend} ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "views",
+    [
+        np.zeros((1, 8, 32, 32, 3), np.float32),
+        np.zeros((8, 32, 32, 3), np.uint8),
+        np.zeros((1, 8, 32, 33, 3), np.uint8),
+        np.zeros((0, 8, 32, 32, 3), np.uint8),
+    ],
+    ids=["floats", "no batch", "another width", "no view"],
+)
+def test_views_of_another_shape_are_refused(tiny_exports: Path, name: str, views: np.ndarray) -> None:
+    with (
+        open_runner(tiny_exports / name, device="cpu") as runner,
+        pytest.raises(InputError, match=r"views must be uint8 of shape \(N, 8, 32, 32, 3\), not"),
+    ):
+        runner.infer(views)
+
+
+@pytest.mark.parametrize(("name", "device"), [("tiny.onnx", "cuda"), ("tiny.safetensors", "cuda:7")])
+def test_a_device_that_is_absent_is_an_error(tiny_exports: Path, name: str, device: str) -> None:
+    with pytest.raises(DeviceError, match="cannot use"):
+        open_runner(tiny_exports / name, device=device)
+
+
+def test_openvino_lists_its_devices(tiny_exports: Path) -> None:
+    with pytest.raises(DeviceError, match="OpenVINO has no device 'tpu' here, only cpu"):
+        open_runner(tiny_exports / "tiny.xml", device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [("tiny.onnx", "tpu", "device 'tpu'"), ("tiny.safetensors", "tpu", "cannot use device 'tpu'")],
+)
+def test_an_unknown_device_is_an_error(tiny_exports: Path, name: str, device: str, message: str) -> None:
+    with pytest.raises(I3DError, match=message):
+        open_runner(tiny_exports / name, device=device)
+
+
+def test_no_thread_is_an_error(tiny_exports: Path) -> None:
+    with pytest.raises(InputError, match=r"threads \(0\) must be > 0"):
+        open_runner(tiny_exports / "tiny.onnx", threads=0)
+
+
+def test_float_input_is_normalised_by_the_runner(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    exported = export.export(
+        tiny_checkpoint,
+        targets=["onnx", "openvino"],
+        output=tmp_path,
+        name="float",
+        engine=Engine(input="float32_ncthw"),
+    )
+    assert [entry.card.parity[0].status for entry in exported] == ["passed", "passed"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_openvino_never_computes_in_another_reduced_type(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, precision: str
+) -> None:
+    (exported,) = export.export(
+        tiny_checkpoint,
+        targets=["openvino"],
+        output=tmp_path,
+        name="reduced",
+        engine=Engine.model_validate({"precision": precision}),
+    )
+    assert exported.card.parity[0].status == "passed"
+    with open_runner(exported.path, device="cpu") as runner:
+        assert runner.info.precision in (precision, "fp32")
+
+
+def test_a_graph_that_onnx_runtime_cannot_load_is_an_error(tiny_exports: Path, tmp_path: Path) -> None:
+    graph = onnx.load(tiny_exports / "tiny.onnx")
+    graph.graph.node[5].op_type = "Nonsense"
+    path = tmp_path / "nonsense.onnx"
+    onnx.save(graph, path)
+    with pytest.raises(ArtifactError, match=r"nonsense\.onnx: ONNX Runtime cannot load it: .*Nonsense"):
+        open_runner(path, device="cpu")
+
+
+def test_cut_weights_are_an_error(tiny_exports: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.xml"
+    path.write_bytes((tiny_exports / "tiny.xml").read_bytes())
+    path.with_suffix(".bin").write_bytes((tiny_exports / "tiny.bin").read_bytes()[:100])
+    with pytest.raises(ArtifactError, match=r"tiny\.xml: OpenVINO cannot load it"):
+        open_runner(path)

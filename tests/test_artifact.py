@@ -1,0 +1,113 @@
+"""Files with a card: reading it without loading the engine, and refusing what is damaged."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import onnx
+import pytest
+
+from i3d_deploy import artifact
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import ArtifactError, CardError, I3DError
+
+NAMES = ["tiny.safetensors", "tiny.onnx", "tiny.xml"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_carries_the_whole_card(tiny_exports: Path, tiny_checkpoint: Checkpoint, name: str) -> None:
+    card = artifact.read_card(tiny_exports / name)
+    assert card.labels == tiny_checkpoint.card.labels
+    assert card.sampling == tiny_checkpoint.card.sampling
+    assert card.parity[0].status == "passed"
+
+
+def test_the_card_in_onnx_is_where_onnx_says(tiny_exports: Path) -> None:
+    path = tiny_exports / "tiny.onnx"
+    (entry,) = onnx.load(path).metadata_props
+    assert entry.key == "i3d_card"
+    assert artifact.read_card(path).to_json() == entry.value
+
+
+def copy(source: Path, target: Path, content: bytes) -> Path:
+    """A damaged copy of an artifact, with the weights beside it that an .xml needs."""
+    target.write_bytes(content)
+    if source.suffix == ".xml":
+        target.with_suffix(".bin").write_bytes(source.with_suffix(".bin").read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truncation_is_seen(tiny_exports: Path, tmp_path: Path, name: str) -> None:
+    whole = (tiny_exports / name).read_bytes()
+    # The card of safetensors is at its start: the weights behind it are checked on loading.
+    lengths = [1, 9, 100, len(whole) // 2, len(whole) - 20] if name != "tiny.safetensors" else [1, 9, 100]
+    for length in lengths:
+        path = copy(tiny_exports / name, tmp_path / name, whole[:length])
+        with pytest.raises((ArtifactError, CardError), match=r"not a whole|carries no card|not of OpenVINO"):
+            artifact.read_card(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_bytes_give_a_card_or_one_error(tiny_exports: Path, tmp_path: Path, name: str) -> None:
+    whole = (tiny_exports / name).read_bytes()
+    draw = random.Random(5)
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(draw.randint(1, 20)):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        path = copy(tiny_exports / name, tmp_path / name, bytes(content))
+        try:
+            artifact.read_card(path)
+        except I3DError as error:
+            assert str(path) in str(error)
+
+
+def test_a_file_without_card_says_how_to_get_one(tiny_exports: Path, tmp_path: Path) -> None:
+    graph = onnx.load(tiny_exports / "tiny.onnx")
+    del graph.metadata_props[:]
+    path = tmp_path / "plain.onnx"
+    onnx.save(graph, path)
+    with pytest.raises(CardError, match=r"plain\.onnx carries no card: export it with i3d-export"):
+        artifact.read_card(path)
+
+
+def test_a_newer_card_asks_for_an_upgrade(tiny_exports: Path, tmp_path: Path) -> None:
+    graph = onnx.load(tiny_exports / "tiny.onnx")
+    graph.metadata_props[0].value = graph.metadata_props[0].value.replace('"version": 1', '"version": 9')
+    path = tmp_path / "newer.onnx"
+    onnx.save(graph, path)
+    with pytest.raises(CardError, match=r"newer\.onnx has version 9, .* pip install --upgrade i3d-deploy"):
+        artifact.read_card(path)
+
+
+def test_openvino_needs_both_files(tiny_exports: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.xml"
+    path.write_bytes((tiny_exports / "tiny.xml").read_bytes())
+    with pytest.raises(ArtifactError, match=r"tiny\.bin with the weights is not beside it"):
+        artifact.read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.onnx", None, "no such file"),
+        ("a.onnx", b"", "the file is empty"),
+        ("a.onnx", b"hello world", "not a whole ONNX file"),
+        ("a.tflite", b"x", r"unknown kind of file, allowed are \.safetensors, \.onnx, \.xml, \.engine, \.pth"),
+        ("a.pth", b"x", "foreign checkpoint; i3d-export gives it one"),
+        ("a.engine", b"x", r"a\.engine\.json beside it cannot be read"),
+    ],
+)
+def test_what_is_no_artifact_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises((ArtifactError, CardError), match=message):
+        artifact.read_card(path)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is a folder: give one file"):
+        artifact.read_card(tmp_path)

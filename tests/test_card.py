@@ -1,0 +1,96 @@
+"""The card: what it accepts, what it refuses, and that it survives every file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from i3d_deploy import card as cards
+from i3d_deploy.card import Card, Engine, Pixels, Sampling, Spatial
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import CardError, InputError
+from tests import goldens
+
+
+def changed(card: Card, **changes: Any) -> str:
+    """The card's JSON with fields replaced; None removes one."""
+    document = json.loads(card.to_json())
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node = document
+        for parent in parents:
+            node = node[parent]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    return json.dumps(document)
+
+
+def test_a_card_survives_json(tiny_checkpoint: Checkpoint) -> None:
+    card = tiny_checkpoint.card.model_copy(update={"engine": Engine(precision="bf16")})
+    assert Card.from_json(card.to_json(), where="here") == card
+
+
+def test_equal_cards_give_equal_bytes(tiny_checkpoint: Checkpoint) -> None:
+    again = Card.model_validate(json.loads(tiny_checkpoint.card.to_json()))
+    assert again.to_json() == tiny_checkpoint.card.to_json()
+
+
+REFUSED = [
+    ({"version": 2}, r"version 2, this i3d-deploy reads up to 1: pip install --upgrade i3d-deploy"),
+    ({"version": None}, "no version number"),
+    ({"version": "1"}, "no version number"),
+    ({"labels": None}, "labels: Field required"),
+    ({"labels": ["a"]}, "1 labels for a network of 7 classes"),
+    ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+    ({"sampling__clip_len": 0}, r"sampling.clip_len: Input should be greater than or equal to 1"),
+    ({"sampling__scheme": "random"}, r"sampling.scheme: Input should be 'uniform' or 'dense'"),
+    ({"pixels__std": [1, 0, 1]}, r"pixels: Value error, std \(1.0, 0.0, 1.0\) must be > 0"),
+    ({"spatial__crop_size": 64}, r"crop_size \(64\) must be <= short_side \(32\)"),
+    ({"network__width": 10**9}, "network.width: Input should be less than or equal to 65536"),
+    ({"network__non_local_blocks": [[], [5]]}, "stage 1 has 2 bottlenecks, not a number 5"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=lambda value: str(value)[:40])
+def test_a_malformed_card_is_refused_by_field(
+    tiny_checkpoint: Checkpoint, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CardError, match=message):
+        Card.from_json(changed(tiny_checkpoint.card, **changes), where="file.onnx")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '"card"'])
+def test_what_is_no_card_is_refused(text: str) -> None:
+    with pytest.raises(CardError, match=r"the card of file\.onnx"):
+        Card.from_json(text, where="file.onnx")
+
+
+def test_sampling_of_the_card_gives_the_golden_frames() -> None:
+    golden = goldens.load_npz("end_to_end.npz")
+    uniform = Sampling().frame_indices(280)
+    dense = Sampling(scheme="dense").frame_indices(280)
+    np.testing.assert_array_equal(uniform.ravel(), golden["i3d_r50/uniform/arm_wrestling/frame_inds"])
+    np.testing.assert_array_equal(dense.ravel(), golden["i3d_r50/dense/arm_wrestling/frame_inds"])
+
+
+def test_labels_of_another_count_are_refused(tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(InputError, match="101 labels given for a network of 7 classes"):
+        cards.with_labels(tiny_checkpoint.card, "ucf101")
+
+
+def test_an_odd_number_of_crops_is_refused() -> None:
+    with pytest.raises(InputError, match=r"crops \(2\) must be 1 or 3"):
+        Spatial().boxes(256, 340, num_crops=2)
+
+
+def test_normalize_is_channelwise_and_ncthw() -> None:
+    views = np.zeros((1, 2, 4, 4, 3), np.uint8)
+    views[..., 1] = 10
+    scaled = cards.normalize(views, Pixels(mean=(1, 2, 3), std=(2, 4, 8)))
+    assert scaled.shape == (1, 3, 2, 4, 4)
+    assert scaled[0, :, 0, 0, 0].tolist() == [-0.5, 2.0, -0.375]
