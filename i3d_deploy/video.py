@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,6 +45,8 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 _CLOCK_TICKS_PER_SECOND = 1000
 """Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
+
+_LOG_SILENT = 0
 
 # FFmpeg writes its complaints about damaged streams straight to stderr; the result carries a warning instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -177,12 +180,13 @@ def _opened(address: str) -> Iterator[cv2.VideoCapture]:
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Without the lines on stderr with which OpenCV accompanies a file that does not open."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
+    level = logging.getLogLevel()
+    logging.setLogLevel(_LOG_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        logging.setLogLevel(level)
 
 
 def _what_is_wrong(capture: cv2.VideoCapture, *, is_url: bool) -> str | None:

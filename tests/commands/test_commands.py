@@ -1,0 +1,335 @@
+"""The command line as a user and as a careless user would use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import cv2
+import onnx
+import pytest
+import torch
+from click import Command
+from click.testing import CliRunner, Result
+
+from i3d_deploy import artifact, generated
+from i3d_deploy.commands import bench, doctor, export, predict, verify
+
+COMMANDS = {"bench": bench.main, "doctor": doctor.main, "export": export.main, "predict": predict.main}
+COMMANDS["verify"] = verify.main
+
+
+def run(command: Command, *arguments: str | Path) -> Result:
+    """Invoke a command; a traceback is a bug."""
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def assert_one_line(result: Result, *parts: str, code: int = 1) -> None:
+    """The result is a failure told in one line on stderr."""
+    assert result.exit_code == code, result.output
+    lines = result.stderr.strip().splitlines()
+    message = lines[-1]
+    assert message.startswith("Error: "), result.stderr
+    if code == 1:
+        assert len([line for line in lines if not line.startswith("Note: ")]) == 1, result.stderr
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_is_there_with_an_example(name: str) -> None:
+    result = run(COMMANDS[name], "--help")
+    assert result.exit_code == 0
+    assert "Example: i3d-" in result.output or name == "doctor"
+
+
+def test_the_scripts_are_installed() -> None:
+    scripts = {entry.name: entry.load() for entry in entry_points(group="console_scripts", name=None) if
+               entry.name.startswith("i3d-")}
+    assert scripts == {f"i3d-{name}": command for name, command in COMMANDS.items()}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_does_not_import_the_heavy_packages(name: str) -> None:
+    code = (
+        f"import sys; from i3d_deploy.commands.{name} import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt_rtx'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+class TestExport:
+    """``i3d-export``."""
+
+    def test_a_native_checkpoint_goes_to_every_target(self, tiny_exports: Path, tmp_path: Path) -> None:
+        targets = ["--to", "onnx", "--to", "openvino", "--to", "tensorrt", "--compute-capability", "8.9"]
+        result = run(export.main, tiny_exports / "tiny.safetensors", *targets, "--output", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [
+            "tiny_fp32.bin",
+            "tiny_fp32.engine",
+            "tiny_fp32.engine.json",
+            "tiny_fp32.onnx",
+            "tiny_fp32.xml",
+        ]
+        assert result.stdout.count("passed") == 2
+        assert result.stdout.count("not measured here") == 1
+
+    def test_a_given_video_is_named_by_its_hash(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        result = run(
+            export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", tmp_path, "--video", clip
+        )
+        assert result.exit_code == 0, result.output
+        (entry,) = artifact.read_card(tmp_path / "tiny_fp32.onnx").parity
+        assert entry.clips[0].startswith("given ")
+        assert str(clip) not in (tmp_path / "tiny_fp32.onnx").read_bytes().decode("latin-1")
+
+    def test_labels_and_sampling_go_on_the_card(self, tiny_exports: Path, tmp_path: Path) -> None:
+        names = tmp_path / "labels.txt"
+        names.write_text("".join(f"action {number}\n" for number in range(7)))
+        options = ["--labels", names, "--sampling", "dense", "--averaging", "logits", "--name", "mine"]
+        result = run(
+            export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", tmp_path, *options
+        )
+        assert result.exit_code == 0, result.output
+        card = artifact.read_card(tmp_path / "mine.onnx")
+        assert (card.labels[6], card.label_set) == ("action 6", "custom")
+        assert (card.sampling.scheme, card.averaging) == ("dense", "logits")
+
+    def test_describe_prints_the_card(self, tiny_exports: Path) -> None:
+        result = run(export.main, "--describe", tiny_exports / "tiny.xml")
+        assert json.loads(result.stdout) == json.loads(artifact.read_card(tiny_exports / "tiny.xml").to_json())
+
+    @pytest.mark.parametrize(
+        ("arguments", "part"),
+        [
+            (["x.pth"], "say what to make with --to"),
+            (["--to", "onnx"], "give a checkpoint, or --model NAME --random-weights"),
+            (["x.pth", "--to", "onnx", "--random-weights"], "not both"),
+            (["x.pth", "--to", "onnx", "--profile", "3", "2", "1"], "must ascend"),
+            (["x.pth", "--to", "caffe"], "'caffe' is not one of"),
+        ],
+    )
+    def test_misuse_is_explained(self, arguments: Sequence[str], part: str) -> None:
+        assert_one_line(run(export.main, *arguments), part, code=2)
+
+    def test_a_missing_checkpoint_is_named(self, tmp_path: Path) -> None:
+        assert_one_line(run(export.main, tmp_path / "x.pth", "--to", "onnx"), "x.pth: no such file")
+
+    def test_a_checkpoint_of_another_network_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "resnet.pth"
+        torch.save({"state_dict": {"layer1.0.conv1.weight": torch.zeros(1)}}, path)
+        result = run(export.main, path, "--to", "onnx", "--output", tmp_path / "out")
+        assert_one_line(result, "not an I3D of mmaction2")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+    def test_an_output_that_cannot_be_made_is_named(self, tiny_exports: Path, tmp_path: Path, content: bytes) -> None:
+        blocked = tmp_path / "file"
+        blocked.write_bytes(content)
+        result = run(export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", blocked / "out")
+        assert_one_line(result, str(blocked))
+        assert blocked.read_bytes() == content
+
+    def test_a_bad_proof_video_leaves_nothing(self, tiny_exports: Path, tmp_path: Path) -> None:
+        video = tmp_path / "broken.mp4"
+        video.write_bytes(b"no video")
+        output = tmp_path / "out"
+        result = run(
+            export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", output, "--video", video
+        )
+        assert_one_line(result, "broken.mp4: no video stream")
+        assert list(output.iterdir()) == []
+
+    def test_rtx_says_what_it_can_build_for(self, tiny_exports: Path, tmp_path: Path) -> None:
+        options = ["--to", "tensorrt", "--tensorrt-flavor", "tensorrt_rtx", "--compute-capability", "9.0"]
+        result = run(export.main, tiny_exports / "tiny.safetensors", *options, "--output", tmp_path)
+        assert_one_line(result, "9.0", "8.9", "Hopper")
+
+    def test_a_full_disk_leaves_nothing(self, tiny_exports: Path, tmp_path: Path) -> None:
+        # A limit on file size stands for the full disk: both end the write in an OSError.
+        code = (
+            "import resource, signal, sys\n"
+            "from i3d_deploy.commands.export import main\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+            "main(sys.argv[1:])"
+        )
+        output = tmp_path / "out"
+        arguments = [tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", output]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in done.stderr
+        assert list(output.iterdir()) == []
+
+    def test_interrupting_leaves_nothing(self, tiny_exports: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out"
+        code = "import sys; from i3d_deploy.commands.export import main; main(sys.argv[1:])"
+        arguments = [tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", output]
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while not output.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert stderr.strip().splitlines()[-1] == "Aborted!"
+        assert list(output.iterdir()) == []
+
+
+class TestVerify:
+    """``i3d-verify``."""
+
+    def test_an_export_is_proven_again(self, tiny_exports: Path, clip: Path) -> None:
+        result = run(verify.main, tiny_exports / "tiny.xml", clip, "--against", tiny_exports / "tiny.safetensors")
+        assert result.exit_code == 0, result.output
+        assert "passed" in result.stdout
+
+    def test_another_checkpoint_fails(self, tiny_exports: Path, tmp_path: Path) -> None:
+        run(export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", tmp_path, "--sampling", "dense")
+        result = run(verify.main, tmp_path / "tiny_fp32.onnx", "--against", tiny_exports / "tiny.safetensors")
+        assert result.exit_code == 1
+        assert "indices: the artifact's card chooses other frames" in result.stdout
+
+    def test_a_checkpoint_is_needed(self, tiny_exports: Path) -> None:
+        assert_one_line(run(verify.main, tiny_exports / "tiny.onnx"), "--against", code=2)
+
+
+class TestPredict:
+    """``i3d-predict``."""
+
+    def test_json_is_one_object_a_line(self, tiny_exports: Path, clip: Path) -> None:
+        result = run(predict.main, tiny_exports / "tiny.onnx", clip, clip, "--json", "--top", "2")
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert len(lines) == 2
+        assert lines[0] == lines[1]
+        assert set(lines[0]) == {"video", "top", "views", "frames", "warnings"}
+        assert (lines[0]["video"], lines[0]["views"], lines[0]["frames"]) == (str(clip), 6, 40)
+        assert [set(entry) for entry in lines[0]["top"]] == [{"label", "index", "probability"}] * 2
+
+    def test_text_lists_the_labels(self, tiny_exports: Path, clip: Path) -> None:
+        result = run(predict.main, tiny_exports / "tiny.xml", clip, "--top", "3", "--clips", "1", "--crops", "1")
+        assert result.exit_code == 0
+        assert len(result.stdout.strip().splitlines()) == 4
+        assert "(40 frames, 1 views, openvino" in result.stdout
+
+    def test_folders_and_lists_are_expanded(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        inside = tmp_path / "videos" / "more"
+        inside.mkdir(parents=True)
+        for name in ("b.mp4", "a.MP4"):
+            (inside / name).write_bytes(clip.read_bytes())
+        (inside / "notes.md").write_text("no video")
+        names = tmp_path / "list.txt"
+        names.write_text(f"{clip}\n\n{inside}\n")
+        result = run(predict.main, tiny_exports / "tiny.onnx", names, "--json", "--clips", "1")
+        assert [Path(json.loads(line)["video"]).name for line in result.stdout.splitlines()] == [
+            "clip.mp4",
+            "a.MP4",
+            "b.mp4",
+        ]
+
+    def test_a_folder_of_frames_is_one_video(self, tiny_exports: Path, tmp_path: Path) -> None:
+        for number, frame in enumerate(generated.frames(num_frames=12, height=40, width=40), 1):
+            cv2.imwrite(str(tmp_path / f"img_{number:05}.png"), frame)
+        result = run(predict.main, tiny_exports / "tiny.onnx", tmp_path, "--json")
+        assert json.loads(result.stdout)["frames"] == 12
+
+    def test_a_broken_video_does_not_stop_the_others(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        broken = tmp_path / "broken.mp4"
+        broken.write_bytes(b"no video")
+        result = run(predict.main, tiny_exports / "tiny.onnx", broken, clip, "--json")
+        first, second = (json.loads(line) for line in result.stdout.splitlines())
+        assert result.exit_code == 1
+        assert set(first) == {"video", "error"}
+        assert "no video stream that can be decoded" in first["error"]
+        assert second["frames"] == 40
+
+    def test_a_broken_video_is_one_line(self, tiny_exports: Path, tmp_path: Path) -> None:
+        assert_one_line(run(predict.main, tiny_exports / "tiny.onnx", tmp_path / "x.mp4"), "x.mp4: no such file")
+
+    def test_annotate_writes_a_video(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out.mp4"
+        result = run(predict.main, tiny_exports / "tiny.onnx", clip, "--annotate", output)
+        assert result.exit_code == 0, result.output
+        assert int(cv2.VideoCapture(str(output)).get(cv2.CAP_PROP_FRAME_COUNT)) == 40
+
+    def test_annotate_takes_one_video(self, tiny_exports: Path, clip: Path) -> None:
+        result = run(predict.main, tiny_exports / "tiny.onnx", clip, clip, "--annotate", "out.mp4")
+        assert_one_line(result, "--annotate takes one video, not 2", code=2)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "part"),
+        [
+            ("a.onnx", b"", "the file is empty"),
+            ("a.onnx", b"hello", "not a whole ONNX file"),
+            ("a.mp4", b"hello", "unknown kind of file"),
+            ("a.xml", b"<net/>", "is not beside it"),
+            ("a.engine", b"hello", "carries no card"),
+            ("a.safetensors", b"hello", "not a whole safetensors file"),
+        ],
+    )
+    def test_what_is_no_artifact_is_one_line(
+        self, clip: Path, tmp_path: Path, name: str, content: bytes, part: str
+    ) -> None:
+        (tmp_path / name).write_bytes(content)
+        assert_one_line(run(predict.main, tmp_path / name, clip), name, part)
+
+    def test_an_artifact_without_card_is_one_line(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        graph = onnx.load(tiny_exports / "tiny.onnx")
+        del graph.metadata_props[:]
+        onnx.save(graph, tmp_path / "plain.onnx")
+        assert_one_line(run(predict.main, tmp_path / "plain.onnx", clip), "carries no card", "i3d-export")
+
+    def test_an_altered_plan_is_refused(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        options = ["--to", "tensorrt", "--compute-capability", "8.9"]
+        run(export.main, tiny_exports / "tiny.safetensors", *options, "--output", tmp_path)
+        path = tmp_path / "tiny_fp32.engine"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        assert_one_line(run(predict.main, path, clip), "its SHA-256 is", "the plan was altered or replaced")
+
+
+class TestBench:
+    """``i3d-bench``."""
+
+    def test_artifacts_are_measured_and_recorded(self, tiny_exports: Path, tmp_path: Path) -> None:
+        record = tmp_path / "bench.json"
+        paths = [tiny_exports / "tiny.onnx", tiny_exports / "tiny.xml"]
+        result = run(bench.main, *paths, "--protocol", "16x3", "--videos", "2", "--json", record)
+        assert result.exit_code == 0, result.output
+        assert "videos/s" in result.stdout
+        assert [entry["artifact"] for entry in json.loads(record.read_text())["results"]] == ["tiny.onnx", "tiny.xml"]
+        assert all(entry["videos_per_second"] > 0 for entry in json.loads(record.read_text())["results"])
+
+    @pytest.mark.parametrize("protocol", ["320", "320x2", "x3", "-8x3"])
+    def test_a_protocol_is_frames_x_crops(self, tiny_exports: Path, protocol: str) -> None:
+        result = run(bench.main, tiny_exports / "tiny.onnx", f"--protocol={protocol}")
+        assert_one_line(result, "must be FRAMESxCROPS with 1 or 3 crops", code=2)
+
+    def test_frames_that_fill_no_clips_are_one_line(self, tiny_exports: Path) -> None:
+        result = run(bench.main, tiny_exports / "tiny.onnx", "--protocol", "30x3")
+        assert_one_line(result, "30 frames per video are no multiple of the clip's 8")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(tiny_exports: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    result = run(export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", locked / "out")
+    assert_one_line(result, "Permission denied")

@@ -1,0 +1,98 @@
+"""The whole way: a checkpoint under mmaction2's names, exported by the command line, run on real clips from the file.
+
+Expected are the original toolbox's logits and probabilities for the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import i3d_deploy as i3d
+from i3d_deploy import artifact
+from i3d_deploy.commands import export as export_command
+from tests import goldens
+
+CLIPS = ["arm_wrestling.mp4", "filling_eyebrows.avi"]
+# Per view, as the project promises for float32.
+LOGITS_TOLERANCES = {"i3d_r50": 1e-4, "i3d_nl_dot_product": 1e-3}
+PROBABILITIES_TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """Per network and sampling, a folder with the checkpoint and its exports."""
+    made = {}
+    for network, scheme in [("i3d_r50", "uniform"), ("i3d_r50", "dense"), ("i3d_nl_dot_product", "uniform")]:
+        folder = tmp_path_factory.mktemp(f"{network}_{scheme}")
+        state = goldens.filled_state(goldens.load_json(f"keys_mmaction_{network}.json"))
+        tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+        torch.save({"meta": {}, "state_dict": tensors}, folder / f"{network}.pth")
+        command = [str(folder / f"{network}.pth"), "--output", str(folder), "--name", "model", "--sampling", scheme]
+        targets = ["--to", "onnx", "--to", "openvino", "--to", "tensorrt", "--compute-capability", "8.9"]
+        done = CliRunner().invoke(export_command.main, [*command, *targets, "--proof-clips", "1"])
+        assert done.exit_code == 0, done.output
+        made[network, scheme] = folder
+    return made
+
+
+CASES = [
+    (network, scheme, clip)
+    for network, scheme in [("i3d_r50", "uniform"), ("i3d_r50", "dense"), ("i3d_nl_dot_product", "uniform")]
+    for clip in CLIPS
+]
+
+
+@pytest.mark.parametrize(("network", "scheme", "clip"), CASES)
+@pytest.mark.parametrize("suffix", [".pth", ".onnx", ".xml"])
+def test_predictions_equal_the_original_from_the_file(
+    folders: dict[tuple[str, str], Path], network: str, scheme: str, clip: str, suffix: str
+) -> None:
+    video = goldens.shared_file(f"videos/{clip}")
+    golden = goldens.load_npz("end_to_end.npz")
+    key = f"{network}/{scheme}/{video.stem}"
+    assert hashlib.sha256(video.read_bytes()).hexdigest() == str(golden[f"{key}/sha256"])
+    folder = folders[network, scheme]
+    path = folder / f"{network}.pth" if suffix == ".pth" else folder / f"model{suffix}"
+    with i3d.load(path, device="cpu") as recognizer:
+        if suffix == ".pth":
+            # The checkpoint's file does not say which sampling it was tested with.
+            sampling = recognizer.card.sampling.model_copy(update={"scheme": scheme})
+            recognizer.card = recognizer.card.model_copy(update={"sampling": sampling})
+        prediction = recognizer.predict(video)
+    indices = recognizer.card.sampling.frame_indices(prediction.frames)
+    np.testing.assert_array_equal(indices.ravel(), golden[f"{key}/frame_inds"])
+    tolerance = LOGITS_TOLERANCES[network]
+    np.testing.assert_allclose(prediction.logits, golden[f"{key}/logits_per_view"], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        prediction.probabilities, golden[f"{key}/prob"], rtol=0, atol=PROBABILITIES_TOLERANCE
+    )
+
+
+@pytest.mark.parametrize(("network", "scheme"), [("i3d_r50", "uniform"), ("i3d_nl_dot_product", "uniform")])
+def test_exports_carry_their_proof(
+    folders: dict[tuple[str, str], Path], network: str, scheme: str
+) -> None:
+    folder = folders[network, scheme]
+    cards = {suffix: artifact.read_card(folder / f"model{suffix}") for suffix in (".onnx", ".xml", ".engine")}
+    assert {suffix: card.parity[0].status for suffix, card in cards.items()} == {
+        ".onnx": "passed",
+        ".xml": "passed",
+        ".engine": "not measured here",
+    }
+    measured = cards[".onnx"].parity[0]
+    assert measured.num_views == 3
+    assert measured.max_logits is not None and measured.max_logits < LOGITS_TOLERANCES[network]
+
+
+def test_the_tensorrt_engine_is_for_the_gpu_asked_for(folders: dict[tuple[str, str], Path]) -> None:
+    path = folders["i3d_r50", "uniform"] / "model.engine"
+    note = artifact.read_engine_note(path)
+    assert (note.flavor, note.compute_capability) == ("tensorrt_rtx", "8.9")
+    assert note.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size > 100 << 20  # 28 M float32 weights are in it

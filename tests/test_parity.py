@@ -1,0 +1,127 @@
+"""The proof fails where it must."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from i3d_deploy import artifact, checkpoint, export, parity, to_onnx
+from i3d_deploy.card import Card, Engine, Parity
+from i3d_deploy.checkpoint import Checkpoint
+
+
+def test_limits_are_those_the_project_states() -> None:
+    assert parity.LOGITS_LIMITS == {"fp32": 1e-4, "fp16": 2e-2, "bf16": 8 * 2e-2}
+
+
+@pytest.mark.parametrize(("scale", "limit"), [(0.5, 1e-3), (3.0, 3e-3)])
+def test_the_limit_grows_with_the_logits(tiny_checkpoint: Checkpoint, scale: float, limit: float) -> None:
+    # The tiny network has a dot_product block, whose fp32 limit is 1e-3.
+    card = tiny_checkpoint.card.model_copy(update={"engine": Engine()})
+    logits = np.array([[scale, -scale]], np.float32)
+    assert parity.logits_limit(card, logits) == pytest.approx(limit)
+
+
+def rewritten(source: Path, target: Path, *, card: Card | None = None, weight_factor: float = 1.0) -> Path:
+    """A copy of an ONNX artifact with another card, or with its classifier's weights scaled."""
+    graph = onnx.load(source)
+    for entry in graph.graph.initializer:
+        if entry.name.endswith("fc.weight"):
+            entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(weight_factor), entry.name))
+    to_onnx.write(graph, card or artifact.read_card(source), target)
+    return target
+
+
+def verify(path: Path, source: Checkpoint, clip: Path) -> Parity:
+    """The proof on one given clip."""
+    return export.verify(path, source, videos=[clip], device="cpu")
+
+
+def test_an_equal_artifact_passes_with_figures(tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path) -> None:
+    found = verify(tiny_exports / "tiny.onnx", tiny_checkpoint, clip)
+    assert (found.status, found.num_views, found.top1_agreement) == ("passed", 6, 1.0)
+    assert found.max_logits is not None and found.max_logits < 1e-4
+    assert found.cosine == pytest.approx(1, abs=1e-6)
+    assert re.fullmatch(r"given [0-9a-f]{64}", found.clips[0])
+
+
+def test_other_weights_fail_at_the_logits(
+    tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path
+) -> None:
+    path = rewritten(tiny_exports / "tiny.onnx", tmp_path / "a.onnx", weight_factor=1.01)
+    found = verify(path, tiny_checkpoint, clip)
+    assert found.status == "failed"
+    assert re.match(r"logits: differ by .*, allowed 0\.001", found.reason or "")
+
+
+def test_infinite_logits_fail(tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path) -> None:
+    path = rewritten(tiny_exports / "tiny.onnx", tmp_path / "a.onnx", weight_factor=float("inf"))
+    found = verify(path, tiny_checkpoint, clip)
+    assert (found.status, found.max_logits) == ("failed", None)
+    assert "not finite" in (found.reason or "")
+
+
+CHANGED = [
+    ("sampling", {"frame_interval": 1}, "indices: the artifact's card chooses other frames"),
+    ("spatial", {"num_crops": 1}, "views: 2 instead of 6"),
+    ("spatial", {"short_side": 40, "num_crops": 1}, "views: 2 instead of 6"),
+]
+
+
+@pytest.mark.parametrize(("part", "changes", "reason"), CHANGED)
+def test_another_card_fails_at_its_stage(
+    tiny_exports: Path,
+    tiny_checkpoint: Checkpoint,
+    clip: Path,
+    tmp_path: Path,
+    part: str,
+    changes: dict[str, int],
+    reason: str,
+) -> None:
+    card = artifact.read_card(tiny_exports / "tiny.onnx")
+    card = card.model_copy(update={part: getattr(card, part).model_copy(update=changes)})
+    path = rewritten(tiny_exports / "tiny.onnx", tmp_path / "a.onnx", card=card)
+    found = verify(path, tiny_checkpoint, clip)
+    assert found.status == "failed"
+    assert (found.reason or "").startswith(reason)
+
+
+def test_a_failed_export_is_kept_aside(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = export.export(tiny_checkpoint, targets=["onnx"], output=tmp_path, name="tiny")[0]
+    before = good.path.read_bytes()
+    monkeypatch.setitem(parity.NON_LOCAL_LIMITS, "dot_product", 0.0)
+    monkeypatch.setitem(parity.LOGITS_LIMITS, "fp32", 1e-12)
+    (bad,) = export.export(tiny_checkpoint, targets=["onnx"], output=tmp_path, name="tiny")
+    assert bad.has_failed
+    assert bad.path == tmp_path / "tiny.failed.onnx"
+    assert artifact.read_card(bad.path).parity[0].status == "failed"
+    assert good.path.read_bytes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["tiny.failed.onnx", "tiny.onnx"]
+
+
+def test_what_cannot_run_here_is_not_called_passed(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (exported,) = export.export(
+        tiny_checkpoint, targets=["onnx"], output=tmp_path, name="tiny", engine=Engine(precision="bf16")
+    )
+    # ONNX Runtime's CPU provider has no bf16 convolution.
+    (entry,) = artifact.read_card(exported.path).parity
+    assert (entry.status, entry.max_logits) == ("not measured here", None)
+    assert not exported.has_failed
+    assert str(tmp_path) not in (entry.reason or "")
+
+
+def test_figures_are_rounded_up() -> None:
+    assert [parity._up(number) for number in (1.21e-6, 1.2e-6, 0.0, 9.99e-3)] == [1.3e-6, 1.2e-6, 0.0, 1e-2]
+
+
+def test_the_native_export_is_the_checkpoint(tiny_exports: Path, tiny_checkpoint: Checkpoint) -> None:
+    found = checkpoint.load(tiny_exports / "tiny.safetensors")
+    assert found.card.parity[0].max_logits == 0.0
+    assert found.card.network == tiny_checkpoint.card.network

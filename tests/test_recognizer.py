@@ -1,0 +1,106 @@
+"""From a video to labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import i3d_deploy as i3d
+from i3d_deploy import generated, recognizer
+from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from tests import goldens
+
+
+def test_averaging_probabilities_is_softmax_first() -> None:
+    # softmax rows: (1/4, 3/4) and (1/2, 1/2)
+    logits = np.log(np.array([[1, 3], [1, 1]], np.float32))
+    np.testing.assert_allclose(recognizer.average_views(logits, over="probabilities"), [0.375, 0.625], rtol=1e-6)
+    # mean logits: (0, log(3)/2); e**that is sqrt(3)
+    expected = np.array([1, 3**0.5]) / (1 + 3**0.5)
+    np.testing.assert_allclose(recognizer.average_views(logits, over="logits"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip", ["arm_wrestling", "filling_eyebrows"])
+def test_averaging_equals_the_original(clip: str) -> None:
+    golden = goldens.load_npz("end_to_end.npz")
+    logits = golden[f"i3d_r50/uniform/{clip}/logits_per_view"]
+    found = recognizer.average_views(logits, over="probabilities")
+    np.testing.assert_allclose(found, golden[f"i3d_r50/uniform/{clip}/prob"], rtol=0, atol=1e-9)
+
+
+def test_softmax_survives_large_logits() -> None:
+    found = recognizer.softmax(np.array([[1e4, 0.0]], np.float32))
+    assert found.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("logits", [np.zeros((0, 3), np.float32), np.zeros(3, np.float32)])
+def test_averaging_no_views_is_an_error(logits: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"logits must be of shape \(V, K\) with V > 0"):
+        recognizer.average_views(logits, over="logits")
+
+
+def test_top_is_sorted_and_ties_keep_their_order() -> None:
+    prediction = recognizer.Prediction(
+        labels=("a", "b", "c", "d"),
+        logits=np.zeros((6, 4), np.float32),
+        probabilities=np.array([0.2, 0.3, 0.2, 0.3], np.float32),
+        frames=3,
+    )
+    assert [label for label, _ in prediction.top(3)] == ["b", "d", "a"]
+    assert prediction.views == 6
+    with pytest.raises(InputError, match=r"top \(0\) must be > 0"):
+        prediction.top(0)
+
+
+@pytest.mark.parametrize("name", ["tiny.safetensors", "tiny.onnx", "tiny.xml"])
+def test_the_answer_does_not_depend_on_the_batch(tiny_exports: Path, clip: Path, name: str) -> None:
+    with i3d.load(tiny_exports / name, device="cpu") as loaded:
+        one_by_one = loaded.predict(clip, batch=1)
+        at_once = loaded.predict(clip, batch=6)
+        uneven = loaded.predict(clip, batch=4)
+    assert one_by_one.logits.shape == (6, 7)
+    assert one_by_one.frames == 40
+    np.testing.assert_allclose(at_once.logits, one_by_one.logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(uneven.logits, one_by_one.logits, rtol=0, atol=1e-5)
+    assert float(one_by_one.probabilities.sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_views_follow_the_arguments(tiny_exports: Path, clip: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    with i3d.load(tiny_exports / "tiny.onnx") as loaded:
+        assert loaded.predict(clip).views == 6
+        prediction = loaded.predict(clip, clips=4, crops=1, on_views=lambda done, total: steps.append((done, total)))
+    assert prediction.views == 4
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_frames_may_come_as_an_array_or_an_iterator(tiny_exports: Path) -> None:
+    frames = list(generated.frames(num_frames=20, height=40, width=56))
+    with i3d.load(tiny_exports / "tiny.onnx") as loaded:
+        from_array = loaded.predict(np.stack(frames))
+        from_iterator = loaded.predict(iter(frames))
+    np.testing.assert_array_equal(from_array.logits, from_iterator.logits)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"clips": 0}, r"clips \(0\) must be > 0"), ({"crops": 2}, r"crops \(2\)"), ({"batch": 0}, r"batch \(0\)")],
+)
+def test_bad_options_are_named(tiny_exports: Path, clip: Path, options: dict[str, int], message: str) -> None:
+    with i3d.load(tiny_exports / "tiny.onnx") as loaded, pytest.raises(InputError, match=message):
+        loaded.predict(clip, **options)  # type: ignore[arg-type]
+
+
+def test_a_video_that_is_absent_is_named(tiny_exports: Path) -> None:
+    with (
+        i3d.load(tiny_exports / "tiny.onnx") as loaded,
+        pytest.raises(VideoError, match=r"nowhere\.mp4: no such file"),
+    ):
+        loaded.predict("nowhere.mp4")
+
+
+def test_loading_takes_a_string_and_names_what_is_wrong() -> None:
+    with pytest.raises(ArtifactError, match=r"nowhere\.onnx: no such file"):
+        i3d.load("nowhere.onnx")
