@@ -1,6 +1,7 @@
 """Peak memory of a 30-view prediction against the length of the video.
 
-Each row is a process of its own that loads the artifact, predicts once from the file and reports its peak resident size.
+Each row is a process of its own that loads the artifact, predicts once from the file and reports its peak resident
+size.
 
     python bench/memory.py i3d_r50_fp32.onnx i3d_r50_fp32.xml --frames 300 --frames 3000 --json memory.json
 """

@@ -8,10 +8,29 @@ Example:
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-from i3d_deploy.card import Card
-from i3d_deploy.errors import I3DError
-from i3d_deploy.recognizer import Prediction, Recognizer, load
-
 __all__ = ["Card", "I3DError", "Prediction", "Recognizer", "load"]
+
+if TYPE_CHECKING:
+    from i3d_deploy.card import Card
+    from i3d_deploy.errors import I3DError
+    from i3d_deploy.recognizer import Prediction, Recognizer, load
+
+_HOMES = {
+    "Card": "card",
+    "I3DError": "errors",
+    "Prediction": "recognizer",
+    "Recognizer": "recognizer",
+    "load": "recognizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``i3d-doctor`` starts where OpenCV is broken."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

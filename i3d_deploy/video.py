@@ -172,6 +172,7 @@ def _opened(address: str) -> Iterator[cv2.VideoCapture]:
         what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
         if what is not None:
             raise VideoError(f"{address}: {what}")
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # the default of every OpenCV but 4.11
         yield capture
     finally:
         capture.release()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from i3d_deploy import checkpoint, export, generated, model
+from i3d_deploy import export, generated, model
 from i3d_deploy.card import Card, Provenance, Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.network import Network
@@ -46,9 +46,7 @@ def tiny_checkpoint(tiny_network: Network) -> Checkpoint:
 def tiny_exports(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny.safetensors, tiny.onnx and tiny.xml, proven on the generated clip."""
     folder = tmp_path_factory.mktemp("exports")
-    exported = export.export(
-        tiny_checkpoint, targets=["safetensors", "onnx", "openvino"], output=folder, name="tiny"
-    )
+    exported = export.export(tiny_checkpoint, targets=["safetensors", "onnx", "openvino"], output=folder, name="tiny")
     assert [entry.card.parity[0].status for entry in exported] == ["passed"] * 3
     return folder
 

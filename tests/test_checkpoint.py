@@ -115,8 +115,7 @@ def full_states() -> dict[str, State]:
             net = model.I3DResNet(network.NETWORKS[name](9))
         # One stored zero behind every tensor keeps the files small.
         states[name] = {
-            key: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
-            for key, tensor in mmaction_state(net).items()
+            key: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for key, tensor in mmaction_state(net).items()
         }
     return states
 
@@ -144,7 +143,7 @@ def test_networks_are_recognised(
 
 def test_look_alikes_ask_for_the_name(full_states: dict[str, State], tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", full_states["i3d_r50_nl_dot_product"])
-    with pytest.raises(CheckpointError, match=r"embedded_gaussian and i3d_r50_nl_dot_product alike: say which with --m"):
+    with pytest.raises(CheckpointError, match=r"i3d_r50_nl_dot_product alike: say which with --model"):
         checkpoint.load(path)
     assert checkpoint.load(path, network="i3d_r50_nl_dot_product").card.network.non_local_mode == "dot_product"
 

@@ -69,15 +69,11 @@ def test_predictions_equal_the_original_from_the_file(
     np.testing.assert_array_equal(indices.ravel(), golden[f"{key}/frame_inds"])
     tolerance = LOGITS_TOLERANCES[network]
     np.testing.assert_allclose(prediction.logits, golden[f"{key}/logits_per_view"], rtol=0, atol=tolerance)
-    np.testing.assert_allclose(
-        prediction.probabilities, golden[f"{key}/prob"], rtol=0, atol=PROBABILITIES_TOLERANCE
-    )
+    np.testing.assert_allclose(prediction.probabilities, golden[f"{key}/prob"], rtol=0, atol=PROBABILITIES_TOLERANCE)
 
 
 @pytest.mark.parametrize(("network", "scheme"), [("i3d_r50", "uniform"), ("i3d_nl_dot_product", "uniform")])
-def test_exports_carry_their_proof(
-    folders: dict[tuple[str, str], Path], network: str, scheme: str
-) -> None:
+def test_exports_carry_their_proof(folders: dict[tuple[str, str], Path], network: str, scheme: str) -> None:
     folder = folders[network, scheme]
     cards = {suffix: artifact.read_card(folder / f"model{suffix}") for suffix in (".onnx", ".xml", ".engine")}
     assert {suffix: card.parity[0].status for suffix, card in cards.items()} == {

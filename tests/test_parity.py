@@ -32,7 +32,8 @@ def rewritten(source: Path, target: Path, *, card: Card | None = None, weight_fa
     graph = onnx.load(source)
     for entry in graph.graph.initializer:
         if entry.name.endswith("fc.weight"):
-            entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(weight_factor), entry.name))
+            scaled = numpy_helper.to_array(entry) * np.float32(weight_factor)
+            entry.CopyFrom(numpy_helper.from_array(scaled, entry.name))
     to_onnx.write(graph, card or artifact.read_card(source), target)
     return target
 

