@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i3d_deploy import files
-from i3d_deploy.card import Card
+from i3d_deploy.card import Card, Engine
 from i3d_deploy.errors import ArtifactError, CardError
 
 CARD_KEY = "i3d_card"
@@ -109,6 +109,19 @@ def read_card(path: Path) -> Card:
     if text is None:
         raise CardError(f"{path} carries no card: export it with i3d-export, which writes one")
     return Card.from_json(text, where=str(path))
+
+
+def read_engine_card(path: Path) -> tuple[Card, Engine]:
+    """Read the card of an exported engine, which says how to feed it.
+
+    Raises:
+        ArtifactError: As :func:`read_card`.
+        CardError: As :func:`read_card`, or it is the card of a checkpoint.
+    """
+    card = read_card(path)
+    if card.engine is None:
+        raise CardError(f"the card of {path} does not say how to feed the engine: export it with i3d-export")
+    return card, card.engine
 
 
 def engine_note_path(path: Path) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,19 @@ from i3d_deploy.network import NETWORKS, NON_LOCAL_MODES, Network
 
 State = dict[str, Tensor]
 
-# From the entry names of mmaction2 0.x and 1.x (tools/../resnet3d.py, non_local.py, i3d_head.py) to torchvision's.
+# From this library's entry names to those of mmaction2 0.x and 1.x. Source: mmaction2 0.24.1 ConvModule, ResNet3d,
+# NonLocal3d (whose pooled g and phi are sequences, hence the 0) and I3DHead.
 _MMACTION_NAMES: tuple[tuple[str, str], ...] = (
-    (r"non_local_block\.(g|phi)\.0\.conv\.", r"non_local.\1."),
-    (r"non_local_block\.(g|phi|theta)\.conv\.", r"non_local.\1."),
-    (r"non_local_block\.conv_out\.conv\.", r"non_local.out."),
-    (r"non_local_block\.conv_out\.bn\.", r"non_local.bn."),
-    (r"^backbone\.", ""),
-    (r"\bdownsample\.conv\.", "downsample.0."),
-    (r"\bdownsample\.bn\.", "downsample.1."),
-    (r"\bconv(\d)\.conv\.", r"conv\1."),
-    (r"\bconv(\d)\.bn\.", r"bn\1."),
-    (r"^cls_head\.fc_cls\.", "fc."),
+    (r"^fc\.", "cls_head.fc_cls."),
+    (r"^(?=conv|bn|layer)", "backbone."),
+    (r"\bconv(\d)\.", r"conv\1.conv."),
+    (r"\bbn(\d)\.", r"conv\1.bn."),
+    (r"\bdownsample\.0\.", "downsample.conv."),
+    (r"\bdownsample\.1\.", "downsample.bn."),
+    (r"\bnon_local\.(g|phi)\.", r"non_local_block.\1.0.conv."),
+    (r"\bnon_local\.theta\.", "non_local_block.theta.conv."),
+    (r"\bnon_local\.out\.", "non_local_block.conv_out.conv."),
+    (r"\bnon_local\.bn\.", "non_local_block.conv_out.bn."),
 )
 
 
@@ -84,6 +85,10 @@ def load(
     if network is not None and network not in NETWORKS:
         raise InputError(f"network {network!r} is not one of {', '.join(NETWORKS)}")
     _check_is_file(path)
+    if path.suffix in (".onnx", ".xml", ".bin", ".engine"):
+        raise CheckpointError(
+            f"{path} is an exported engine: give the checkpoint it was made from (.pth, .safetensors)"
+        )
     if path.suffix == ".safetensors":
         checkpoint = _load_native(path)
     else:
@@ -134,15 +139,9 @@ def build_from_mmaction(state: Mapping[str, Tensor], network: Network) -> I3DRes
     Raises:
         CheckpointError: Entries are missing, left over or of another shape; all are listed by their names in ``state``.
     """
-    renamed = {_rename_mmaction(name): name for name in state}
     net = model.build(network)
-    _load_state(net, {new: state[old] for new, old in renamed.items()}, original_names=renamed)
+    _load_state(net, state, foreign_name=_mmaction_name)
     return net
-
-
-def rename_non_local(name: str) -> str:
-    """Rename an entry of a lone mmaction2 non-local block, such as ``g.0.conv.weight``."""
-    return _rename_mmaction(f"non_local_block.{name}").removeprefix("non_local.")
 
 
 def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
@@ -166,7 +165,7 @@ def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
     # num_batches_tracked is absent from files of PyTorch < 0.4.1.
     counters = {name: target[name] for name in trunk - inflated.keys() if name.endswith("num_batches_tracked")}
     leftover = {name: tensor for name, tensor in source.items() if name not in trunk}
-    _load_state(net, {**inflated, **counters, **kept, **leftover}, original_names={})
+    _load_state(net, {**inflated, **counters, **kept, **leftover})
 
 
 def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
@@ -176,24 +175,27 @@ def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
     return tensor.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
 
 
-def _rename_mmaction(name: str) -> str:
+def _mmaction_name(name: str) -> str:
     for pattern, replacement in _MMACTION_NAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def _load_state(net: I3DResNet, state: State, *, original_names: Mapping[str, str]) -> None:
-    target = net.state_dict()
+def _load_state(
+    net: I3DResNet, state: Mapping[str, Tensor], *, foreign_name: Callable[[str], str] = lambda name: name
+) -> None:
+    """Load entries under foreign names; whatever does not fit is listed under those."""
+    target = {foreign_name(name): (name, tensor.shape) for name, tensor in net.state_dict().items()}
     problems = [f"missing {name}" for name in target if name not in state]
-    problems += [f"left over {original_names.get(name, name)}" for name in state if name not in target]
-    for name, tensor in state.items():
-        if name in target and tensor.shape != target[name].shape:
-            given, wanted = (list(shape) for shape in (tensor.shape, target[name].shape))
-            problems.append(f"{original_names.get(name, name)} has shape {given} instead of {wanted}")
+    problems += [f"left over {name}" for name in state if name not in target]
+    for name in (name for name in state if name in target):
+        given, wanted = list(state[name].shape), list(target[name][1])
+        if given != wanted:
+            problems.append(f"{name} has shape {given} instead of {wanted}")
     if problems:
         listed = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"the weights do not fit {net.network.name}: {listed}")
-    net.load_state_dict(state)
+    net.load_state_dict({target[name][0]: tensor for name, tensor in state.items()})
 
 
 def _check_is_file(path: Path) -> None:
@@ -221,7 +223,7 @@ def _load_native(path: Path) -> Checkpoint:
     card = Card.from_json(metadata[CARD_KEY], where=str(path))
     net = model.build(card.network)
     try:
-        _load_state(net, state, original_names={})
+        _load_state(net, state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return Checkpoint(model=net, card=card)
@@ -282,7 +284,7 @@ def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:
     if match and not digest.startswith(match[1]) and not allow:
         raise CheckpointError(
             f"{path}: the name promises a SHA-256 of {match[1]}..., the file has {digest[:8]}...: "
-            "download it again, or pass --allow-hash-mismatch"
+            "download it again, or export it with i3d-export --allow-hash-mismatch"
         )
 
 
@@ -336,7 +338,8 @@ def _non_local_mode(state: State, *, meta: Mapping[str, Any], path: Path) -> str
         if len(found) == 1:
             return found[0]
     raise CheckpointError(
-        f"{path}: the weights fit i3d_r50_nl_embedded_gaussian and i3d_r50_nl_dot_product alike: say which with --model"
+        f"{path}: the weights fit i3d_r50_nl_embedded_gaussian and i3d_r50_nl_dot_product alike: "
+        "say which with i3d-export --model"
     )
 
 

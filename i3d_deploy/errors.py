@@ -9,7 +9,6 @@ Every expected failure is an :class:`I3DError`, so an application needs one ``ex
     ├── CheckpointError   a checkpoint cannot be read, or fits none of the networks
     ├── ArtifactError     an exported file is truncated, altered or of the wrong type
     ├── ExportError       an exporter or engine builder gave up
-    ├── ParityError       an artifact does not answer as its source does
     ├── DeviceError       the machine has not what a runner needs
     └── MissingExtraError a package of an optional part is not installed (also an ImportError)
 
@@ -45,10 +44,6 @@ class ArtifactError(I3DError):
 
 class ExportError(I3DError):
     """An exporter or engine builder gave up."""
-
-
-class ParityError(I3DError):
-    """An artifact does not answer as its source does."""
 
 
 class DeviceError(I3DError):

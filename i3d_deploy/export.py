@@ -62,10 +62,12 @@ class Exported:
     Attributes:
         path: Where it is; under its ``.failed`` name when it failed.
         card: Its card, with the figures.
+        warnings: What the engine builder warned of.
     """
 
     path: Path
     card: Card
+    warnings: tuple[str, ...] = ()
 
     @property
     def has_failed(self) -> bool:
@@ -132,17 +134,13 @@ def export(
         # Everything is built before the longer proof begins, so that a missing part is known at once.
         writers = {target: builders.build(target) for target in dict.fromkeys(targets)}
         proof = _reference(source, videos=videos, scratch=Path(scratch), num_clips=proof_clips, on_step=on_step)
-        return tuple(
-            _prove_and_keep(
-                write,
-                _card(source, target, engine=engine),
-                path=output / f"{name}{SUFFIXES[target]}",
-                scratch=Path(scratch),
-                proof=proof,
-                on_step=on_step,
-            )
-            for target, write in writers.items()
-        )
+        exported = []
+        for target, write in writers.items():
+            card = _card(source, target, engine=engine)
+            path = output / f"{name}{SUFFIXES[target]}"
+            path, card = _prove_and_keep(write, card, path=path, scratch=Path(scratch), proof=proof, on_step=on_step)
+            exported.append(Exported(path=path, card=card, warnings=builders.warnings.get(target, ())))
+    return tuple(exported)
 
 
 class _Builders:
@@ -154,6 +152,7 @@ class _Builders:
         self._tensorrt = tensorrt
         self._on_step = on_step
         self._graphs: dict[Engine, onnx.ModelProto] = {}
+        self.warnings: dict[Target, tuple[str, ...]] = {}
 
     def build(self, target: Target) -> Write:
         """Build one target and return the function that writes it."""
@@ -180,6 +179,7 @@ class _Builders:
             options=self._tensorrt,
             on_progress=lambda phase: self._on_step(f"building the TensorRT engine: {phase}"),
         )
+        self.warnings[target] = plan.warnings
         return partial(to_tensorrt.write, plan)
 
     def _graph(self, engine: Engine) -> onnx.ModelProto:
@@ -216,7 +216,9 @@ def _views_report(on_step: Report, what: str) -> Callable[[int, int], None]:
     return lambda done, total: on_step(f"{what}: view {done} of {total}")
 
 
-def _prove_and_keep(write: Write, card: Card, *, path: Path, scratch: Path, proof: Proof, on_step: Report) -> Exported:
+def _prove_and_keep(
+    write: Write, card: Card, *, path: Path, scratch: Path, proof: Proof, on_step: Report
+) -> tuple[Path, Card]:
     candidate = scratch / path.name
     write(card, candidate)
     figures = prove(candidate, proof=proof, on_step=on_step)
@@ -224,7 +226,7 @@ def _prove_and_keep(write: Write, card: Card, *, path: Path, scratch: Path, proo
     if figures.status == "failed":
         path = path.with_name(f"{path.stem}.failed{path.suffix}")
     write(card, path)
-    return Exported(path=path, card=card)
+    return path, card
 
 
 def prove(path: Path, *, proof: Proof, device: str = "auto", on_step: Report = lambda text: None) -> Parity:

@@ -147,7 +147,7 @@ def _collect_stream(
     if num_frames < promised * min_decoded_share:
         raise VideoError(
             f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "
-            "the file is damaged"
+            "the file is damaged; min_decoded_share (--min-decoded) sets how much is enough"
         )
     indices = choose(num_frames)
     with _opened(address) as capture:

@@ -94,7 +94,9 @@ def test_the_published_hash_is_checked(zoo_file: Path, tmp_path: Path) -> None:
     for path in (good, bad):
         path.symlink_to(zoo_file)
     assert checkpoint.load(good).card.network.name == "i3d_r50"
-    with pytest.raises(CheckpointError, match=rf"SHA-256 of c25ef9a4\.\.\., the file has {digest}.*--allow-hash"):
+    with pytest.raises(
+        CheckpointError, match=rf"SHA-256 of c25ef9a4\.\.\., the file has {digest}.*i3d-export --allow-hash"
+    ):
         checkpoint.load(bad)
     assert checkpoint.load(bad, allow_hash_mismatch=True).card.network.name == "i3d_r50"
 
@@ -143,7 +145,7 @@ def test_networks_are_recognised(
 
 def test_look_alikes_ask_for_the_name(full_states: dict[str, State], tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", full_states["i3d_r50_nl_dot_product"])
-    with pytest.raises(CheckpointError, match=r"i3d_r50_nl_dot_product alike: say which with --model"):
+    with pytest.raises(CheckpointError, match=r"i3d_r50_nl_dot_product alike: say which with i3d-export --model"):
         checkpoint.load(path)
     assert checkpoint.load(path, network="i3d_r50_nl_dot_product").card.network.non_local_mode == "dot_product"
 
@@ -219,7 +221,7 @@ def test_misfits_are_listed(full_states: dict[str, State], tmp_path: Path) -> No
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load(write(tmp_path / "a.pth", state))
     message = str(caught.value)
-    assert "missing layer1.0.conv2.weight" in message
+    assert "missing backbone.layer1.0.conv2.conv.weight" in message
     assert "left over backbone.layer1.0.conv2.convolution.weight" in message
     assert "backbone.layer4.2.conv3.bn.bias has shape [3] instead of [2048]" in message
 
@@ -230,6 +232,7 @@ BAD_FILES = [
     ("text.pth", b"hello world, this is no checkpoint", "not a PyTorch checkpoint|refused"),
     ("zip.pth", b"PK\x03\x04" + bytes(200), "not a PyTorch checkpoint"),
     ("empty.safetensors", b"", "the file is empty"),
+    ("engine.onnx", b"graph", "is an exported engine: give the checkpoint it was made from"),
     ("text.safetensors", b"hello world, this is no checkpoint", "not a whole safetensors file"),
 ]
 

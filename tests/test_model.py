@@ -79,8 +79,12 @@ def test_non_local_blocks_equal_the_original(block: dict[str, Any]) -> None:
     net = model.NonLocalBlock(
         block["in_channels"], mode=block["mode"], sub_sample=block["sub_sample"], use_scale=block["use_scale"]
     )
-    renamed = {checkpoint.rename_non_local(key): torch.from_numpy(value) for key, value in state.items()}
-    net.load_state_dict(renamed)
+    # g.0.conv.weight and g.conv.weight are g.weight; conv_out.bn.bias is bn.bias, conv_out.conv.weight out.weight.
+    renamed = {
+        key.replace("conv_out.bn.", "bn.").replace("conv_out.", "out.").replace("0.", "").replace("conv.", ""): value
+        for key, value in state.items()
+    }
+    net.load_state_dict({key: torch.from_numpy(value) for key, value in renamed.items()})
     inputs = goldens.standard_input(block["input_seed"], tuple(block["input_shape"])) * np.float32(block["input_gain"])
     with torch.no_grad():
         out = net.double().eval()(torch.from_numpy(inputs).double()).numpy().ravel()

@@ -142,6 +142,9 @@ def main(
             ),
             on_step=on_step,
         )
+    for entry in exported:
+        for warning in entry.warnings:
+            click.echo(f"Warning: {entry.path.name}: {warning}", err=True)
     print_proofs([(entry.path, entry.card) for entry in exported])
     if any(entry.has_failed for entry in exported):
         raise SystemExit(1)

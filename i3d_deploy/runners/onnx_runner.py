@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy.artifact import read_card
-from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
+from i3d_deploy.artifact import read_engine_card
+from i3d_deploy.errors import ArtifactError, DeviceError, InputError, MissingExtraError
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 
 try:
@@ -36,10 +36,9 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
-        self.card = read_card(path)
-        assert self.card.engine is not None
+        self.card, engine = read_engine_card(path)
         threads = threads or len(os.sched_getaffinity(0))
-        self._session = _open(path, providers=_providers(device), threads=threads)
+        self._session: onnxruntime.InferenceSession | None = _open(path, providers=_providers(device), threads=threads)
         provider = self._session.get_providers()[0]
         if device.startswith("cuda") and provider != "CUDAExecutionProvider":
             raise DeviceError(
@@ -47,25 +46,25 @@ class OnnxRunner(Runner):
                 f"{', '.join(self._session.get_providers())}: pip install 'i3d-deploy[gpu]' on a machine with a GPU"
             )
         is_cpu = provider == "CPUExecutionProvider"
-        self.preferred_batch = 1 if is_cpu else self.card.engine.profile[1]
+        self.preferred_batch = 1 if is_cpu else engine.profile[1]
         self.info = RunnerInfo(
             backend=f"onnxruntime {onnxruntime.__version__}",
             device="cpu" if is_cpu else _cuda_name(device),
             provider=provider,
             # The CPU has no fp16 convolutions: ONNX Runtime casts them, so the weights alone are rounded.
-            precision="fp32 with fp16 weights"
-            if is_cpu and self.card.engine.precision == "fp16"
-            else self.card.engine.precision,
+            precision="fp32 with fp16 weights" if is_cpu and engine.precision == "fp16" else engine.precision,
             threads=threads,
         )
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._session is None:
+            raise InputError("the runner is closed")
         (logits,) = self._session.run(["logits"], {"frames": inputs})
         return np.asarray(logits, np.float32)
 
     def close(self) -> None:
-        """Free the session."""
-        del self._session
+        """Free the session; a second call does nothing."""
+        self._session = None
 
 
 def _cuda_name(device: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy.artifact import read_card
+from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Precision
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
 from i3d_deploy.runners.runner import Runner, RunnerInfo
@@ -37,15 +37,14 @@ class OpenVINORunner(Runner):
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
-        self.card = read_card(path)
-        assert self.card.engine is not None
+        self.card, engine = read_engine_card(path)
         self._core = openvino.Core()
         self._device = "CPU" if device == "auto" else device.upper()
         if self._device not in self._core.available_devices:
             available = ", ".join(name.lower() for name in self._core.available_devices)
             raise DeviceError(f"OpenVINO has no device {device!r} here, only {available}")
         self._options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": self._precision_hint(self.card.engine.precision),
+            "INFERENCE_PRECISION_HINT": self._precision_hint(engine.precision),
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads is not None:
