@@ -76,19 +76,12 @@ def identify(path: Path) -> Artifact:
     Raises:
         ArtifactError: It does not exist, is empty, or has an unknown suffix.
     """
-    if path.is_dir():
-        raise ArtifactError(f"{path} is a folder: give one file, {_suffixes()}")
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}") from error
+    problem = files.what_is_wrong(path)
+    if problem is not None:
+        raise ArtifactError(f"{path}: {problem}")
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise ArtifactError(f"{path}: unknown kind of file, allowed are {_suffixes()}")
-    if size == 0:
-        raise ArtifactError(f"{path}: the file is empty")
+        raise ArtifactError(f"{path}: unknown kind of file, allowed are {', '.join(SUFFIXES)}")
     return Artifact(path, kind)
 
 
@@ -157,10 +150,6 @@ def read_engine_note(path: Path) -> EngineNote:
             "the plan was altered or replaced; export it again"
         )
     return note
-
-
-def _suffixes() -> str:
-    return ", ".join(SUFFIXES)
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str]:

@@ -84,7 +84,9 @@ def load(
     """
     if network is not None and network not in NETWORKS:
         raise InputError(f"network {network!r} is not one of {', '.join(NETWORKS)}")
-    _check_is_file(path)
+    problem = files.what_is_wrong(path)
+    if problem is not None:
+        raise CheckpointError(f"{path}: {problem}")
     if path.suffix in (".onnx", ".xml", ".bin", ".engine"):
         raise CheckpointError(
             f"{path} is an exported engine: give the checkpoint it was made from (.pth, .safetensors)"
@@ -196,19 +198,6 @@ def _load_state(
         listed = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"the weights do not fit {net.network.name}: {listed}")
     net.load_state_dict({target[name][0]: tensor for name, tensor in state.items()})
-
-
-def _check_is_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: give the checkpoint file")
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-    if size == 0:
-        raise CheckpointError(f"{path}: the file is empty")
 
 
 def _load_native(path: Path) -> Checkpoint:

@@ -43,6 +43,19 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def what_is_wrong(path: Path) -> str | None:
+    """Why a path is no file to read from; None where it is one."""
+    if path.is_dir():
+        return "is a folder, give one file"
+    try:
+        size_bytes = path.stat().st_size
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        return getattr(error, "strerror", None) or str(error)
+    return None if size_bytes > 0 else "the file is empty"
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hex digits."""
     with path.open("rb") as stream:

@@ -112,7 +112,7 @@ def convert(model: I3DResNet, card: Card, engine: Engine) -> onnx.ModelProto:
     Args:
         model: Float32, in eval mode; left as it is.
         card: For the view shape and the scaling.
-        engine: Input, precision and profile.
+        engine: Input and precision.
 
     Returns:
         A graph with input ``frames``, output ``logits`` and dynamic N, free of anything about the exporting machine:
@@ -123,14 +123,13 @@ def convert(model: I3DResNet, card: Card, engine: Engine) -> onnx.ModelProto:
     """
     module = EngineModule(model, pixels=card.pixels, engine=engine).eval()
     frames = _example(card, engine)
-    num_views = torch.export.Dim("N", min=engine.profile[0], max=max(2, engine.profile[2]))
     try:
         with _quiet():
             program = torch.onnx.export(
                 module,
                 (frames,),
                 dynamo=True,
-                dynamic_shapes={"frames": {0: num_views}},
+                dynamic_shapes={"frames": {0: torch.export.Dim("N")}},
                 input_names=["frames"],
                 output_names=["logits"],
                 opset_version=OPSETS[engine.precision],

@@ -109,5 +109,5 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path, name: str, content: byte
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is a folder: give one file"):
+    with pytest.raises(ArtifactError, match="is a folder, give one file"):
         artifact.read_card(tmp_path)

@@ -56,7 +56,8 @@ class Runner(ABC):
         """Run the network.
 
         Args:
-            views: (N, T, H, W, 3) uint8 with the (T, H, W, 3) of the card, N within the engine's profile.
+            views: (N, T, H, W, 3) uint8 with the (T, H, W, 3) of the card; N is at most the largest of the engine's
+                profile.
 
         Returns:
             (N, K) float32 logits, owned by the caller.
@@ -68,9 +69,14 @@ class Runner(ABC):
         if views.dtype != np.uint8 or views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
             wanted = "(N, " + ", ".join(map(str, expected)) + ")"
             raise InputError(f"views must be uint8 of shape {wanted}, not {views.dtype} of shape {views.shape}")
-        if self.card.engine is not None and self.card.engine.input == "float32_ncthw":
-            return self._run(normalize(views, self.card.pixels))
-        return self._run(views)
+        engine, count = self.card.engine, len(views)
+        if engine is None:
+            return self._run(views)
+        if count < engine.profile[0]:
+            # The last batch of a video may be smaller than the engine takes.
+            views = np.concatenate([views, np.repeat(views[-1:], engine.profile[0] - count, axis=0)])
+        inputs = normalize(views, self.card.pixels) if engine.input == "float32_ncthw" else views
+        return self._run(inputs)[:count]
 
     @abstractmethod
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:

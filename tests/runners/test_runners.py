@@ -134,3 +134,14 @@ def test_cut_weights_are_an_error(tiny_exports: Path, tmp_path: Path) -> None:
     path.with_suffix(".bin").write_bytes((tiny_exports / "tiny.bin").read_bytes()[:100])
     with pytest.raises(ArtifactError, match=r"tiny\.xml: OpenVINO cannot load it"):
         open_runner(path)
+
+
+def test_a_batch_below_the_profile_is_filled_up(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (exported,) = export.export(
+        tiny_checkpoint, targets=["onnx"], output=tmp_path, name="four", engine=Engine(profile=(4, 4, 8))
+    )
+    views = some_views(2)
+    with torch.no_grad():
+        expected = tiny_checkpoint.model(torch.from_numpy(normalize(views, tiny_checkpoint.card.pixels))).numpy()
+    with open_runner(exported.path, device="cpu") as runner:
+        np.testing.assert_allclose(runner.infer(views), expected, rtol=0, atol=1e-4)
