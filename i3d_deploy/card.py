@@ -10,7 +10,7 @@ is refused, errors name the field, and ``Card.model_json_schema()`` documents it
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,6 +35,24 @@ Triple = tuple[float, float, float]
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def replaced(self, **changes: Any) -> Self:
+        """A copy with other values, checked as a new one is.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        try:
+            return self.model_validate({**dict(self), **changes})
+        except ValidationError as error:
+            raise InputError(_first_problem(error)) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
 
 
 class Sampling(_Part):
@@ -132,7 +150,7 @@ class Pixels(_Part):
 
     color: Literal["rgb"] = "rgb"
     mean: Triple = (123.675, 116.28, 103.53)
-    std: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)] = (58.395, 57.12, 57.375)
+    std: Triple = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
     def _check_std(self) -> Pixels:
@@ -238,6 +256,9 @@ class Card(_Part):
     def _check_labels(self) -> Card:
         if len(self.labels) != self.network.num_classes:
             raise ValueError(f"{len(self.labels)} labels for a network of {self.network.num_classes} classes")
+        problem = self.network.what_is_too_small(self.sampling.clip_len, self.spatial.crop_size)
+        if problem is not None:
+            raise ValueError(problem)
         return self
 
     @property
@@ -267,7 +288,8 @@ class Card(_Part):
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+            json.dumps(document, ensure_ascii=False).encode()  # text that no file could hold again
+        except (ValueError, RecursionError) as error:
             raise CardError(f"the card of {where} is no JSON document: {error}") from error
         version = document.get("version") if isinstance(document, dict) else None
         if not isinstance(version, int) or isinstance(version, bool):
@@ -280,9 +302,7 @@ class Card(_Part):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "document"
-            raise CardError(f"the card of {where} is malformed: {field}: {first['msg']}") from error
+            raise CardError(f"the card of {where} is malformed: {_first_problem(error)}") from error
 
 
 def with_labels(card: Card, name_or_names: str | tuple[str, ...]) -> Card:

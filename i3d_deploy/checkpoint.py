@@ -16,18 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
-
-from i3d_deploy import __version__, files, labels, model
+from i3d_deploy import __version__, files, labels
 from i3d_deploy.artifact import CARD_KEY
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial, with_labels
-from i3d_deploy.errors import CardError, CheckpointError, InputError
-from i3d_deploy.model import I3DResNet
+from i3d_deploy.card import Card, Provenance, Sampling, with_labels
+from i3d_deploy.errors import CardError, CheckpointError, InputError, MissingExtraError
 from i3d_deploy.network import NETWORKS, NON_LOCAL_MODES, Network
+
+try:
+    import safetensors
+    import safetensors.torch
+    import torch
+    from torch import Tensor
+
+    from i3d_deploy import model
+    from i3d_deploy.model import I3DResNet
+except ImportError as error:
+    raise MissingExtraError(error.name or "torch", extra="export", cause=error) from error
 
 State = dict[str, Tensor]
 
@@ -87,12 +91,16 @@ def load(
     problem = files.what_is_wrong(path)
     if problem is not None:
         raise CheckpointError(f"{path}: {problem}")
-    if path.suffix in (".onnx", ".xml", ".bin", ".engine"):
+    suffix = path.suffix.lower()
+    if suffix in (".onnx", ".xml", ".bin", ".engine"):
         raise CheckpointError(
             f"{path} is an exported engine: give the checkpoint it was made from (.pth, .safetensors)"
         )
-    if path.suffix == ".safetensors":
+    if suffix == ".safetensors":
         checkpoint = _load_native(path)
+        found = checkpoint.card.network.name
+        if network not in (None, found):
+            raise InputError(f"{path} holds the network {found}, not {network}")
     else:
         checkpoint = _load_mmaction(path, network=network, allow_hash_mismatch=allow_hash_mismatch)
     if label_names is None:
@@ -139,11 +147,9 @@ def build_from_mmaction(state: Mapping[str, Tensor], network: Network) -> I3DRes
     """Build a network from a ``state_dict`` with mmaction2's entry names.
 
     Raises:
-        CheckpointError: Entries are missing, left over or of another shape; all are listed by their names in ``state``.
+        CheckpointError: Entries are missing, left over or of another shape; listed by their names in ``state``.
     """
-    net = model.build(network)
-    _load_state(net, state, foreign_name=_mmaction_name)
-    return net
+    return _build(network, state, foreign_name=_mmaction_name)
 
 
 def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
@@ -167,7 +173,9 @@ def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
     # num_batches_tracked is absent from files of PyTorch < 0.4.1.
     counters = {name: target[name] for name in trunk - inflated.keys() if name.endswith("num_batches_tracked")}
     leftover = {name: tensor for name, tensor in source.items() if name not in trunk}
-    _load_state(net, {**inflated, **counters, **kept, **leftover})
+    state = {**inflated, **counters, **kept, **leftover}
+    _check_fit(net, state)
+    net.load_state_dict(state)
 
 
 def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
@@ -183,62 +191,77 @@ def _mmaction_name(name: str) -> str:
     return name
 
 
-def _load_state(
+def _build(
+    network: Network, state: Mapping[str, Tensor], *, foreign_name: Callable[[str], str] = lambda name: name
+) -> I3DResNet:
+    """Build a network around loaded entries; shapes are compared before any memory is taken for it."""
+    with torch.device("meta"):
+        net = I3DResNet(network).eval()
+    _check_fit(net, state, foreign_name=foreign_name)
+    renamed = {
+        name: state[foreign_name(name)].to(tensor.dtype).contiguous() for name, tensor in net.state_dict().items()
+    }
+    net.load_state_dict(renamed, assign=True)
+    return net
+
+
+def _check_fit(
     net: I3DResNet, state: Mapping[str, Tensor], *, foreign_name: Callable[[str], str] = lambda name: name
 ) -> None:
-    """Load entries under foreign names; whatever does not fit is listed under those."""
-    target = {foreign_name(name): (name, tensor.shape) for name, tensor in net.state_dict().items()}
-    problems = [f"missing {name}" for name in target if name not in state]
-    problems += [f"left over {name}" for name in state if name not in target]
-    for name in (name for name in state if name in target):
-        given, wanted = list(state[name].shape), list(target[name][1])
-        if given != wanted:
-            problems.append(f"{name} has shape {given} instead of {wanted}")
+    """Compare entries under foreign names with a network's; the first misfits are listed under those names."""
+    wanted = {foreign_name(name): tensor.shape for name, tensor in net.state_dict().items()}
+    problems = [f"missing {name}" for name in wanted if name not in state]
+    problems += [f"left over {name}" for name in state if name not in wanted]
+    problems += [
+        f"{name} has shape {list(tensor.shape)} instead of {list(wanted[name])}"
+        for name, tensor in state.items()
+        if name in wanted and tensor.shape != wanted[name]
+    ]
     if problems:
-        listed = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        listed = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
         raise CheckpointError(f"the weights do not fit {net.network.name}: {listed}")
-    net.load_state_dict({target[name][0]: tensor for name, tensor in state.items()})
 
 
 def _load_native(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as archive:
-            metadata = archive.metadata() or {}
+            text = (archive.metadata() or {}).get(CARD_KEY)
             state = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no mapping
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
-    if CARD_KEY not in metadata:
+    if text is None:
         raise CardError(f"{path} carries no card: it was not written by i3d-deploy")
-    card = Card.from_json(metadata[CARD_KEY], where=str(path))
-    net = model.build(card.network)
+    card = Card.from_json(text, where=str(path))
     try:
-        _load_state(net, state)
+        net = _build(card.network, state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return Checkpoint(model=net, card=card)
 
 
-class _InertHistory:
-    """Stands for mmengine's HistoryBuffer, which 1.x files carry in ``message_hub``; its contents are never used."""
+class _Inert:
+    """Stands for whatever a file holds besides tensors and plain values, and takes any arguments and state."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+# NumPy's arrays and scalars (NumPy 1 says "core", 2 "_core"), and the history that 1.x files carry in message_hub.
+# Their contents are never used, so none of their code is admitted.
+_INERT_NAMES = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    "numpy.ndarray",
+    "numpy.dtype",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+)
 
 
 def _unpickle(path: Path) -> Any:
-    """Read a ``.pth`` without running code from it.
-
-    Besides tensors and plain values, NumPy arrays are admitted, and the one class that unpublished 1.x files contain is
-    replaced by an inert one.
-    """
-    # What NumPy itself names as the makers of arrays and scalars; files of NumPy 1 say "core" instead of "_core".
-    reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    admitted: list[Any] = [
-        *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        (_InertHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(code)) for code in "fdlqib"),
-    ]
-    with torch.serialization.safe_globals(admitted):
+    """Read a ``.pth`` without running code from it."""
+    with torch.serialization.safe_globals([(_Inert, name) for name in _INERT_NAMES]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -250,7 +273,7 @@ def _load_mmaction(path: Path, *, network: str | None, allow_hash_mismatch: bool
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0] if "weights_only" not in str(error) else _unsupported_global(error)
         raise CheckpointError(f"{path}: refused, {reason}; only tensors and plain values are read") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, UnicodeError) as error:
+    except Exception as error:  # random bytes make the unpickler fail in every way
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a damaged one: {reason}") from error
     state, meta = _split(document, path)
@@ -268,8 +291,8 @@ def _unsupported_global(error: Exception) -> str:
 
 
 def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:
-    """Zoo files end in the first 8 digits of their SHA-256."""
-    match = re.search(r"-([0-9a-f]{8})$", path.stem)
+    """Zoo files end in their date and the first 8 digits of their SHA-256."""
+    match = re.search(r"_20\d{6}-([0-9a-f]{8})$", path.stem)
     if match and not digest.startswith(match[1]) and not allow:
         raise CheckpointError(
             f"{path}: the name promises a SHA-256 of {match[1]}..., the file has {digest[:8]}...: "
@@ -341,18 +364,23 @@ def _default_sampling(network: Network) -> Sampling:
 def _read_sampling(net: I3DResNet, *, meta: Mapping[str, Any], path: Path) -> tuple[Sampling, tuple[str, ...]]:
     """The test sampling: the file's own configuration where it has one, the zoo's otherwise."""
     text = _config_text(meta)
-    sampling = _default_sampling(net.network)
+    changes: dict[str, Any] = {}
     clip = re.search(r"clip_len=(\d+),\s*frame_interval=(\d+)", text)
     if clip:
-        sampling = sampling.model_copy(update={"clip_len": int(clip[1]), "frame_interval": int(clip[2])})
+        changes |= {"clip_len": int(clip[1]), "frame_interval": int(clip[2])}
     if "DenseSampleFrames" in text or (not clip and "_dense_" in path.name):
-        sampling = sampling.model_copy(update={"scheme": "dense"})
+        changes["scheme"] = "dense"
     if meta["is_1x"]:
-        sampling = sampling.model_copy(update={"formula": "mmaction2-1.x"})
-    if clip:
-        return sampling, ()
-    clip_text = f"{sampling.clip_len}x{sampling.frame_interval}"
-    return sampling, (f"sampling assumed: {sampling.scheme} {clip_text}, formula of {sampling.formula}",)
+        changes["formula"] = "mmaction2-1.x"
+    try:
+        sampling = _default_sampling(net.network).replaced(**changes)
+    except InputError as error:
+        raise CheckpointError(f"{path}: its training configuration is malformed: {error}") from error
+    clip_text = "" if clip else f"{sampling.clip_len}x{sampling.frame_interval} "
+    return sampling, (
+        f"sampling assumed: {clip_text}{sampling.scheme}, formula of {sampling.formula}; as in the zoo, "
+        f"{sampling.num_clips} clips under three crops of 256, ImageNet mean and std, probabilities averaged",
+    )
 
 
 def _with_card(net: I3DResNet, *, meta: Mapping[str, Any], path: Path, digest: str) -> Checkpoint:
@@ -368,7 +396,6 @@ def _with_card(net: I3DResNet, *, meta: Mapping[str, Any], path: Path, digest: s
         label_set=label_set,
         labels=names,
         sampling=sampling,
-        spatial=Spatial(),
         provenance=Provenance(origin="mmaction2", sha256=digest, tools={"i3d-deploy": __version__}),
     )
     return Checkpoint(model=net, card=card, notes=notes)

@@ -1,7 +1,8 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of either; and their SHA-256."""
+"""Writing files so that a crash leaves no half of one, reading paths with a reason, and SHA-256."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -15,24 +16,44 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
     """Write one or several files that belong together.
 
     The block writes to temporary siblings of ``targets``; when it ends, they are flushed to the disk and renamed in the
-    order given, so the last target is the one that marks the set as whole. When it raises, nothing of it remains.
+    order given. The last target marks a set as whole: of several files, its old form goes first and its new one comes
+    last, so that a crash in between leaves a set that is seen to be incomplete, never a mixed one. When the block
+    raises, everything is as before.
 
     Args:
-        *targets: The files, all in one folder, which is made if need be.
+        *targets: The files, all in one folder, which is made if need be. A symbolic link is followed.
 
     Yields:
-        A path to write to for each target, with the same suffix.
+        A path to write to for each target, with the same name.
+
+    Raises:
+        OSError: A target exists and is no regular file, or cannot be written.
     """
+    targets = tuple(target.resolve() for target in targets)
+    for target in targets:
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "not a regular file, so it cannot be replaced", str(target))
     folder = targets[0].parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-", ignore_cleanup_errors=True) as scratch:
         written = tuple(Path(scratch) / target.name for target in targets)
         yield written
+        mode = _usual_mode(Path(scratch))
         for path in written:
+            path.chmod(mode)  # some libraries make their files for the owner alone
             _flush(path)
+        if len(targets) > 1:
+            targets[-1].unlink(missing_ok=True)
         for path, target in zip(written, targets, strict=True):
             path.replace(target)
     _flush(folder)
+
+
+def _usual_mode(folder: Path) -> int:
+    """The mode that this process gives to a new file."""
+    probe = folder / ".mode"
+    probe.touch()
+    return probe.stat().st_mode & 0o777
 
 
 def _flush(path: Path) -> None:
@@ -45,9 +66,9 @@ def _flush(path: Path) -> None:
 
 def what_is_wrong(path: Path) -> str | None:
     """Why a path is no file to read from; None where it is one."""
-    if path.is_dir():
-        return "is a folder, give one file"
     try:
+        if path.is_dir():
+            return "is a folder, give one file"
         size_bytes = path.stat().st_size
     except FileNotFoundError:
         return "no such file"

@@ -48,10 +48,12 @@ class NonLocalBlock(nn.Module):
         """Map (N, C, T, H, W) to the same shape."""
         values = self.pool(self.g(x)).flatten(2)  # N D S
         if self.mode == "gaussian":
-            queries, keys = x.flatten(2), self.pool(x).flatten(2)  # N C P, N C S
+            # Unscaled products of hundreds of channels can leave fp16's range: at least float32, whatever x is.
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            queries, keys = wide.flatten(2), self.pool(wide).flatten(2)  # N C P, N C S
         else:
             queries, keys = self.theta(x).flatten(2), self.pool(self.phi(x)).flatten(2)  # N D P, N D S
-        # The softmax of large inner products is close to one-hot: at least float32, whatever the network runs in.
+        # Their softmax is close to one-hot: at least float32 as well.
         products = (queries.transpose(1, 2) @ keys).to(torch.promote_types(x.dtype, torch.float32))  # N P S
         weights = products / keys.shape[-1] if self.mode == "dot_product" else (products * self.scale).softmax(-1)
         mixed = values @ weights.to(values.dtype).transpose(1, 2)  # N D P

@@ -63,10 +63,32 @@ class Network(BaseModel):
                 raise ValueError(f"stage {stage} has {count} bottlenecks, not a number {max(blocks)}")
         return self
 
+    def what_is_too_small(self, clip_len: int, crop_size: int) -> str | None:
+        """Why views of a size do not get through the network's strides; None where they do.
+
+        Args:
+            clip_len: T, frames of a view.
+            crop_size: Its side in pixels.
+        """
+        frames = _strided(_strided(clip_len, self.stem_stride), self.stem_pool_stride) // 2
+        if frames < 1:
+            return f"clip_len ({clip_len}) is too short: the network halves it to no frame at all"
+        side = _strided(_strided(crop_size, 2), 2)
+        for stage, blocks in enumerate(self.non_local_blocks):
+            # The non-local blocks take maxima of 2x2 windows.
+            if blocks and (side_here := _strided(side, 2**stage)) < 2:
+                return f"crop_size ({crop_size}) is too small: {side_here} pixel is left at a non-local block"
+        return None
+
     @property
     def num_features(self) -> int:
         """Channels of the last feature maps, the length of the pooled vector."""
         return int(4 * self.width * 2 ** (len(self.temporal_kernels) - 1))
+
+
+def _strided(size: int, stride: int) -> int:
+    """Size after a padded convolution or pool with a stride: rounded up."""
+    return -(-size // stride)
 
 
 def i3d_r50(num_classes: int = 400) -> Network:

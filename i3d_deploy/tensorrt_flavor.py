@@ -22,6 +22,10 @@ FLAVORS: dict[FlavorName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "Tenso
 """The packages, in order of preference, and what people call them."""
 
 
+PORTABLE = "8.0+"
+"""The compute capability of an engine that tensorrt_rtx builds for all GPUs it knows from 8.0 on."""
+
+
 @dataclass(kw_only=True)
 class Messages:
     """What TensorRT said while somebody listened.
@@ -85,11 +89,13 @@ def load_flavor(name: FlavorName | None = None) -> Flavor:
     return _load(name or _preferred())
 
 
+def is_installed(name: FlavorName) -> bool:
+    """Whether a package can be found, without importing it."""
+    return importlib.util.find_spec(name) is not None
+
+
 def _preferred() -> FlavorName:
-    for name in FLAVORS:
-        if importlib.util.find_spec(name) is not None:
-            return name
-    return next(iter(FLAVORS))
+    return next((name for name in FLAVORS if is_installed(name)), "tensorrt")
 
 
 @functools.cache

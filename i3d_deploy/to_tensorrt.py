@@ -24,10 +24,7 @@ from i3d_deploy.artifact import EngineNote, engine_note_path
 from i3d_deploy.card import Card
 from i3d_deploy.errors import DeviceError, ExportError, InputError
 from i3d_deploy.runners.device_memory import Gpu, find_gpu
-from i3d_deploy.tensorrt_flavor import Flavor, FlavorName, Messages, load_flavor
-
-PORTABLE = "8.0+"
-"""What tensorrt_rtx builds for when no compute capability is set; see Note [Which GPU an engine is for]."""
+from i3d_deploy.tensorrt_flavor import PORTABLE, Flavor, FlavorName, Messages, is_installed, load_flavor
 
 Profile = tuple[int, int, int]
 """Smallest, best and largest number of views per call."""
@@ -38,7 +35,8 @@ class EngineOptions:
     """How TensorRT builds.
 
     Attributes:
-        flavor: Package to build with; None takes ``tensorrt`` where it is installed, else ``tensorrt_rtx``.
+        flavor: Package to build with; None takes ``tensorrt`` where it is installed and there is a GPU, else
+            ``tensorrt_rtx``.
         compute_capability: GPU to build for: "8.9", "current", or "8.0+"; None takes this machine's GPU or, where
             ``tensorrt_rtx`` finds none, "8.0+". See Note [Which GPU an engine is for].
         timing_cache: File of kernel timings, read if it exists and written after the build; ``tensorrt`` only.
@@ -105,7 +103,7 @@ def build(
     options = options or EngineOptions()
     if not 1 <= profile[0] <= profile[1] <= profile[2]:
         raise InputError(f"profile {profile} must ascend from 1: smallest, best, largest number of views")
-    flavor = load_flavor(options.flavor)
+    flavor = load_flavor(options.flavor or _suitable_flavor())
     if options.timing_cache is not None and flavor.name == "tensorrt_rtx":
         raise InputError("timing_cache is for the tensorrt package: TensorRT-RTX times kernels where the engine runs")
     target = _choose_target(flavor, options.compute_capability)
@@ -166,6 +164,11 @@ def _choose_target(flavor: Flavor, wanted: str | None) -> _Target:
             f"{PORTABLE}{hopper if wanted == '9.0' else ''}"
         )
     return _Target(compute_capability=wanted, member=members[wanted])
+
+
+def _suitable_flavor() -> FlavorName | None:
+    """Without a GPU only ``tensorrt_rtx`` builds; otherwise whatever is installed."""
+    return "tensorrt_rtx" if _gpu_or_none() is None and is_installed("tensorrt_rtx") else None
 
 
 def _target_of_tensorrt(flavor: Flavor, wanted: str | None) -> _Target:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy.artifact import read_engine_card
-from i3d_deploy.errors import ArtifactError, DeviceError, InputError, MissingExtraError
-from i3d_deploy.runners.runner import Runner, RunnerInfo
+from i3d_deploy.card import Card, Engine
+from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
+from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 
 try:
     import onnxruntime
@@ -39,6 +40,7 @@ class OnnxRunner(Runner):
         self.card, engine = read_engine_card(path)
         threads = threads or len(os.sched_getaffinity(0))
         self._session: onnxruntime.InferenceSession | None = _open(path, providers=_providers(device), threads=threads)
+        _check_fit(path, self.card, engine, self._session)
         provider = self._session.get_providers()[0]
         if device.startswith("cuda") and provider != "CUDAExecutionProvider":
             raise DeviceError(
@@ -57,14 +59,25 @@ class OnnxRunner(Runner):
         )
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._session is None:
-            raise InputError("the runner is closed")
+        assert self._session is not None, "infer checks that the runner is open"
         (logits,) = self._session.run(["logits"], {"frames": inputs})
         return np.asarray(logits, np.float32)
 
     def close(self) -> None:
         """Free the session; a second call does nothing."""
+        super().close()
         self._session = None
+
+
+def _check_fit(path: Path, card: Card, engine: Engine, session: onnxruntime.InferenceSession) -> None:
+    if (len(session.get_inputs()), len(session.get_outputs())) != (1, 1):
+        raise ArtifactError(f"{path}: the graph must have one input and one output")
+    (frames,), (logits,) = session.get_inputs(), session.get_outputs()
+    dtypes = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+    source, result = (
+        Tensor(dtype=dtypes.get(tensor.type, tensor.type), shape=tuple(tensor.shape[1:])) for tensor in (frames, logits)
+    )
+    check_fit(path, card, engine, source=source, result=result)
 
 
 def _cuda_name(device: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Precision
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
-from i3d_deploy.runners.runner import Runner, RunnerInfo
+from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 
 try:
     import openvino
@@ -19,6 +19,7 @@ except ImportError as error:
     raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_DTYPES = {"uint8_t": "uint8", "u8": "uint8", "float": "float32", "f32": "float32"}
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
@@ -52,6 +53,11 @@ class OpenVINORunner(Runner):
         self._path = path
         self._requests: dict[int, Any] = {}
         compiled = self._request(1).get_compiled_model()
+        source, result = (
+            Tensor(dtype=_DTYPES.get(port.element_type.to_string(), port.element_type.to_string()), shape=_shape(port))
+            for port in (compiled.input(0), compiled.output(0))
+        )
+        check_fit(path, self.card, engine, source=source, result=result)
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.info = RunnerInfo(
             backend=f"openvino {openvino.__version__.partition('-')[0]}",
@@ -74,8 +80,7 @@ class OpenVINORunner(Runner):
         if num_views not in self._requests:
             try:
                 model = self._core.read_model(self._path)
-                shape = model.input(0).partial_shape
-                model.reshape([num_views, *(dimension.get_length() for dimension in list(shape)[1:])])
+                model.reshape([num_views, *_shape(model.input(0))])
                 compiled = self._core.compile_model(model, self._device, self._options)
             except RuntimeError as error:
                 reason = str(error).strip().rpartition("\n")[2]
@@ -89,5 +94,11 @@ class OpenVINORunner(Runner):
         return np.array(request.get_output_tensor(0).data, np.float32)
 
     def close(self) -> None:
-        """Free the compiled models."""
+        """Free the compiled models; a second call does nothing."""
+        super().close()
         self._requests.clear()
+
+
+def _shape(port: Any) -> tuple[int, ...]:
+    """Shape of an input or output without N."""
+    return tuple(dimension.get_length() for dimension in list(port.partial_shape)[1:])

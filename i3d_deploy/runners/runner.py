@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy.card import Card, normalize
-from i3d_deploy.errors import InputError
+from i3d_deploy.card import Card, Engine, normalize
+from i3d_deploy.errors import ArtifactError, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,47 @@ class RunnerInfo:
         return f"{self.backend} {self.provider} on {self.device}, {self.precision}{threads}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """Type and shape of an engine's input or output, without N.
+
+    Attributes:
+        dtype: ``uint8`` or ``float32``.
+        shape: All but the first dimension.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} of shape (N, {', '.join(map(str, self.shape))})"
+
+
+def check_fit(path: Path, card: Card, engine: Engine, *, source: Tensor, result: Tensor) -> None:
+    """Hold an engine against its card: views are made after the card and must fit the engine.
+
+    Args:
+        path: The engine, for messages.
+        card: Its card.
+        engine: The card's engine part.
+        source: The engine's input.
+        result: The engine's output.
+
+    Raises:
+        ArtifactError: They differ.
+    """
+    frames, height, width, channels = card.view_shape
+    views = (
+        Tensor(dtype="uint8", shape=card.view_shape)
+        if engine.input == "uint8_nthwc"
+        else Tensor(dtype="float32", shape=(channels, frames, height, width))
+    )
+    logits = Tensor(dtype="float32", shape=(card.network.num_classes,))
+    for what, found, expected in (("input", source, views), ("output", result, logits)):
+        if found != expected:
+            raise ArtifactError(f"{path}: the {what} of the engine is {found}, its card says {expected}")
+
+
 class Runner(ABC):
     """A loaded engine; a context manager that frees it.
 
@@ -46,11 +88,14 @@ class Runner(ABC):
         card: The engine's card.
         info: What is really running.
         preferred_batch: Views per call that suit the device; callers may give fewer.
+        notes: What had to be assumed about a checkpoint that carries no card.
     """
 
     card: Card
     info: RunnerInfo
     preferred_batch: int = 1
+    notes: tuple[str, ...] = ()
+    _is_closed = False
 
     def infer(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the network.
@@ -63,8 +108,10 @@ class Runner(ABC):
             (N, K) float32 logits, owned by the caller.
 
         Raises:
-            InputError: Wrong shape or type.
+            InputError: Wrong shape or type, or the runner is closed.
         """
+        if self._is_closed:
+            raise InputError("the runner is closed")
         expected = self.card.view_shape
         if views.dtype != np.uint8 or views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
             wanted = "(N, " + ", ".join(map(str, expected)) + ")"
@@ -82,8 +129,9 @@ class Runner(ABC):
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the engine on the input it was built for."""
 
-    def close(self) -> None:  # noqa: B027 - most backends free everything with the object
-        """Free the engine and its memory; further calls fail."""
+    def close(self) -> None:
+        """Free the engine and its memory; further calls of :meth:`infer` fail, a second close does nothing."""
+        self._is_closed = True
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy.artifact import EngineNote, identify, read_engine_note
-from i3d_deploy.card import Card
+from i3d_deploy.card import Engine
 from i3d_deploy.errors import ArtifactError, CardError, DeviceError, InputError
 from i3d_deploy.runners.device_memory import Gpu, find_gpu, open_device_memory
-from i3d_deploy.runners.runner import Runner, RunnerInfo
-from i3d_deploy.tensorrt_flavor import FLAVORS, Flavor, Messages, load_flavor
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tensor:
-    """An input or output of an engine: name, type and shape without N."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} of shape (N, {', '.join(map(str, self.shape))})"
+from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
+from i3d_deploy.tensorrt_flavor import FLAVORS, PORTABLE, Flavor, Messages, load_flavor
 
 
 class TensorRTRunner(Runner):
@@ -47,7 +34,8 @@ class TensorRTRunner(Runner):
 
     def __init__(self, path: Path, *, device: int = 0) -> None:
         note = read_engine_note(identify(path).path)
-        if note.card.engine is None:
+        engine = note.card.engine
+        if engine is None:
             raise CardError(f"{path}: the card beside it describes no engine; export it again")
         self._flavor = load_flavor(note.flavor)
         _check_version(note, self._flavor)
@@ -57,7 +45,7 @@ class TensorRTRunner(Runner):
             backend=f"{note.flavor} {note.version}",
             device=f"cuda:{device}",
             provider=f"{gpu.name} (compute capability {gpu.compute_capability})",
-            precision=note.card.engine.precision,
+            precision=engine.precision,
         )
         self._runtime: Any = None
         self._engine: Any = None
@@ -65,13 +53,13 @@ class TensorRTRunner(Runner):
         self._memory = open_device_memory(device)
         try:
             with self._memory.current(), self._flavor.listening() as messages:
-                self._load(path, note, gpu, messages)
+                self._load(path, note, engine, gpu, messages)
                 self._allocate(messages)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, path: Path, note: EngineNote, gpu: Gpu, messages: Messages) -> None:
+    def _load(self, path: Path, note: EngineNote, engine: Engine, gpu: Gpu, messages: Messages) -> None:
         trt = self._flavor.module
         try:
             self._runtime = trt.Runtime(self._flavor.logger)
@@ -79,32 +67,35 @@ class TensorRTRunner(Runner):
             raise DeviceError(f"{self._flavor} does not start: {messages.reason()}") from error
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
-            raise ArtifactError(
+            # For another GPU the file is fine and the machine is not.
+            is_for_this_gpu = note.compute_capability in (gpu.compute_capability, PORTABLE)
+            failure = ArtifactError if is_for_this_gpu else DeviceError
+            raise failure(
                 f"{path}: {self._flavor} cannot load this engine, built for compute capability "
                 f"{note.compute_capability}, on {gpu.name} with {gpu.compute_capability}: {messages.reason()}"
             )
-        self._input, self._output = _find_tensors(path, self._flavor, self._engine)
-        _check_card(path, note.card, self._input, self._output)
+        self._input_name, self._output_name = _find_names(path, self._flavor, self._engine)
+        self._input = _describe(path, self._flavor, self._engine, self._input_name)
+        self._output = _describe(path, self._flavor, self._engine, self._output_name)
+        check_fit(path, note.card, engine, source=self._input, result=self._output)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise DeviceError(f"{path}: {self._flavor} cannot prepare this engine: {messages.reason()}")
 
     def _allocate(self, messages: Messages) -> None:
         """Give the engine its buffers, once: their addresses never change."""
-        shapes = self._engine.get_tensor_profile_shape(self._input.name, 0)
+        shapes = self._engine.get_tensor_profile_shape(self._input_name, 0)
         self._smallest, self.preferred_batch, largest = (shape[0] for shape in shapes)
         self._largest = largest
-        self._host_input = self._memory.allocate_pinned((largest, *self._input.shape), self._input.dtype)
-        self._host_output = self._memory.allocate_pinned((largest, *self._output.shape), self._output.dtype)
+        self._host_input = self._memory.allocate_pinned((largest, *self._input.shape), np.dtype(self._input.dtype))
+        self._host_output = self._memory.allocate_pinned((largest, *self._output.shape), np.dtype(self._output.dtype))
         self._input_address = self._memory.allocate(self._host_input.nbytes)
         self._output_address = self._memory.allocate(self._host_output.nbytes)
-        addresses = {self._input.name: self._input_address, self._output.name: self._output_address}
+        addresses = {self._input_name: self._input_address, self._output_name: self._output_address}
         for name, address in addresses.items():
             self._require(self._context.set_tensor_address(name, address), f"the address of {name}", messages)
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._context is None:
-            raise InputError("the runner is closed")
         num_views = len(inputs)
         if not self._smallest <= num_views <= self._largest:
             raise InputError(
@@ -116,7 +107,7 @@ class TensorRTRunner(Runner):
         shape = (num_views, *self._input.shape)
         with self._memory.current(), self._flavor.listening() as messages:
             self._memory.copy_to_device(self._input_address, source)
-            self._require(self._context.set_input_shape(self._input.name, shape), f"the shape {shape}", messages)
+            self._require(self._context.set_input_shape(self._input_name, shape), f"the shape {shape}", messages)
             self._require(self._context.execute_async_v3(self._memory.stream), "to run", messages)
             self._memory.copy_to_host(result, self._output_address)
             self._memory.synchronize()
@@ -128,6 +119,7 @@ class TensorRTRunner(Runner):
 
     def close(self) -> None:
         """Free the engine, then its memory; a second call does nothing."""
+        super().close()
         if self._runtime is not None:
             with self._memory.current():
                 # Each of them uses the one before it.
@@ -145,35 +137,19 @@ def _check_version(note: EngineNote, flavor: Flavor) -> None:
         )
 
 
-def _find_tensors(path: Path, flavor: Flavor, engine: Any) -> tuple[_Tensor, _Tensor]:
+def _find_names(path: Path, flavor: Flavor, engine: Any) -> tuple[str, str]:
     """The one input and the one output of an engine."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     is_input = [engine.get_tensor_mode(name) == flavor.module.TensorIOMode.INPUT for name in names]
     if sorted(is_input) != [False, True]:
         raise ArtifactError(f"{path}: the engine must have one input and one output, not {', '.join(names)}")
-    source, result = names[is_input.index(True)], names[is_input.index(False)]
-    return _describe(path, flavor, engine, source), _describe(path, flavor, engine, result)
+    return names[is_input.index(True)], names[is_input.index(False)]
 
 
-def _describe(path: Path, flavor: Flavor, engine: Any, name: str) -> _Tensor:
+def _describe(path: Path, flavor: Flavor, engine: Any, name: str) -> Tensor:
     types = flavor.module.DataType
-    dtypes: dict[Any, np.dtype[Any]] = {types.UINT8: np.dtype(np.uint8), types.FLOAT: np.dtype(np.float32)}
+    dtypes = {types.UINT8: "uint8", types.FLOAT: "float32"}
     found = engine.get_tensor_dtype(name)
     if found not in dtypes:
         raise ArtifactError(f"{path}: {name} of the engine is {found}, it must be uint8 or float32")
-    return _Tensor(name=name, dtype=dtypes[found], shape=tuple(engine.get_tensor_shape(name))[1:])
-
-
-def _check_card(path: Path, card: Card, source: _Tensor, result: _Tensor) -> None:
-    """Buffers are made after the engine, calls are checked against the card: they must say the same."""
-    assert card.engine is not None
-    frames, height, width, channels = card.view_shape
-    if card.engine.input == "uint8_nthwc":
-        expected_input = _Tensor(name=source.name, dtype=np.dtype(np.uint8), shape=card.view_shape)
-    else:
-        shape = (channels, frames, height, width)
-        expected_input = _Tensor(name=source.name, dtype=np.dtype(np.float32), shape=shape)
-    expected_output = _Tensor(name=result.name, dtype=np.dtype(np.float32), shape=(card.network.num_classes,))
-    for found, expected in ((source, expected_input), (result, expected_output)):
-        if found != expected:
-            raise ArtifactError(f"{path}: {found.name} of the engine is {found}, its card says {expected}")
+    return Tensor(dtype=dtypes[found], shape=tuple(engine.get_tensor_shape(name))[1:])
