@@ -9,13 +9,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # torch goes first and alone: packages that find it missing would choose a build of their own.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable '.[dev]'
+	$(PIP) torch hatchling editables
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
 # make demo VIDEO=clip.mp4 runs it on your video.
 demo: $(VENV)/.installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/demo.sh $(VIDEO)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/demo.sh $(if $(VIDEO),"$(VIDEO)")
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -17,17 +17,17 @@ write_clip(Path(sys.argv[1]), num_frames=300)" "$video"
 
 show i3d-doctor || true # problems are printed; what can be built is tried below
 
-targets=(--to safetensors)
-python -c 'import onnxruntime' 2>/dev/null && targets+=(--to onnx)
+targets=(--to safetensors --to onnx)
 python -c 'import openvino' 2>/dev/null && targets+=(--to openvino)
 python -c 'from i3d_deploy.tensorrt_flavor import load_flavor; load_flavor()' 2>/dev/null && targets+=(--to tensorrt)
 source=(--model i3d_r50 --random-weights --output "$output" --video "$video")
 show i3d-export "${source[@]}" "${targets[@]}"
-measured=("$output"/i3d_r50_fp32.safetensors "$output"/i3d_r50_fp32.onnx)
+measured=("$output"/i3d_r50_fp32.safetensors)
+python -c 'import onnxruntime' 2>/dev/null && measured+=("$output"/i3d_r50_fp32.onnx)
 if [[ " ${targets[*]} " == *" openvino "* ]]; then
     show i3d-export "${source[@]}" --to openvino --precision bf16
     measured+=("$output"/i3d_r50_fp32.xml "$output"/i3d_r50_bf16.xml)
 fi
 
-show i3d-predict "$output"/i3d_r50_fp32.onnx "$video" --top 3 --annotate "$output"/annotated.mp4
+show i3d-predict "${measured[-1]}" "$video" --top 3 --annotate "$output"/annotated.mp4
 show i3d-bench "${measured[@]}" --videos 3 --json "$output"/bench.json

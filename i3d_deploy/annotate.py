@@ -6,54 +6,51 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from i3d_deploy import files
-from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy import video
+from i3d_deploy.errors import InputError
 from i3d_deploy.recognizer import Prediction
+from i3d_deploy.video import Frame
 
 MAX_SHORT_SIDE = 720
-DEFAULT_FRAMES_PER_SECOND = 25.0
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def annotate(video: Path, prediction: Prediction, output: Path, *, count: int = 3) -> None:
-    """Write a video with the most probable labels in a band at its top.
-
-    Args:
-        video: The video file that was predicted.
-        prediction: What was predicted.
-        output: An ``.mp4`` file, replaced as a whole; frames larger than 720 rows are made smaller.
-        count: Labels to draw.
+def check(source: str | Path, output: Path) -> None:
+    """Tell before any work whether a video can be annotated.
 
     Raises:
-        InputError: ``output`` is no ``.mp4``, or is the video itself.
-        VideoError: The video cannot be read.
+        InputError: ``output`` is no ``.mp4`` or is the video itself, or the source is no file.
     """
     if output.suffix.lower() != ".mp4":
         raise InputError(f"{output}: annotated videos are written as .mp4")
-    if output.exists() and output.samefile(video):
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{source}: only a video file can be annotated")
+    if output.exists() and output.samefile(path):
         raise InputError(f"{output} is the video itself: give another file")
-    capture = cv2.VideoCapture(str(video.absolute()), cv2.CAP_FFMPEG)
-    try:
-        has_frame, frame = capture.read()
-        if not has_frame:
-            raise VideoError(f"{video}: no frame could be decoded")
-        frames_per_second = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FRAMES_PER_SECOND
-        with files.replacing(output) as (target,):
-            height, width = _size(*frame.shape[:2])
-            writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, (width, height))
-            if not writer.isOpened():
-                raise InputError(f"{output}: OpenCV cannot write a {width}x{height} video")
-            while has_frame:
-                writer.write(draw(np.asarray(cv2.resize(frame, (width, height)), np.uint8), prediction, count=count))
-                has_frame, frame = capture.read()
-            writer.release()
-    finally:
-        capture.release()
 
 
-def draw(frame: NDArray[np.uint8], prediction: Prediction, *, count: int) -> NDArray[np.uint8]:
+def annotate(source: Path, prediction: Prediction, output: Path, *, count: int = 3) -> None:
+    """Write a video with the most probable labels in a band at its top.
+
+    Args:
+        source: The video file that was predicted.
+        prediction: What was predicted.
+        output: An ``.mp4`` file, replaced as a whole; frames whose shorter side exceeds 720 are made smaller.
+        count: Labels to draw.
+
+    Raises:
+        InputError: As :func:`check`.
+        VideoError: The video cannot be read.
+        OSError: Not all frames reached the disk.
+    """
+    check(source, output)
+    frames = (draw(_fitted(frame), prediction, count=count) for frame in video.read(source))
+    video.write(output, frames, frames_per_second=video.frame_rate(source))
+
+
+def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:
     """Draw the labels on a copy of one frame of any channel order.
 
     Args:
@@ -75,7 +72,9 @@ def draw(frame: NDArray[np.uint8], prediction: Prediction, *, count: int) -> NDA
     return drawn
 
 
-def _size(height: int, width: int) -> tuple[int, int]:
-    """Even sides, as video codecs want them, and not larger than needed."""
+def _fitted(frame: Frame) -> Frame:
+    """The frame with even sides, as video codecs want them, and not larger than needed."""
+    height, width = frame.shape[:2]
     factor = min(1.0, MAX_SHORT_SIDE / min(height, width))
-    return int(height * factor) // 2 * 2, int(width * factor) // 2 * 2
+    size = (int(width * factor) // 2 * 2, int(height * factor) // 2 * 2)
+    return np.asarray(cv2.resize(frame, size), np.uint8)

@@ -62,6 +62,10 @@ class EngineNote(BaseModel):
     version: str
     compute_capability: str
 
+    def to_text(self) -> str:
+        """The document as JSON."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -151,6 +155,17 @@ def read_engine_note(path: Path) -> EngineNote:
             "the plan was altered or replaced; export it again"
         )
     return note
+
+
+def write_engine_note(path: Path, note: EngineNote) -> None:
+    """Replace the document beside a TensorRT plan.
+
+    Args:
+        path: The plan.
+        note: What to say of it.
+    """
+    with files.replacing(engine_note_path(path)) as (target,):
+        target.write_text(note.to_text(), encoding="utf-8")
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str]:

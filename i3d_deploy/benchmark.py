@@ -19,6 +19,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,15 +122,17 @@ def run(
         on_step: Called with a line as videos are done.
 
     Raises:
-        InputError: No artifact, or they take views of different shapes.
+        InputError: No artifact, or they take views of different shapes or have different numbers of classes.
     """
     if not paths:
         raise InputError("nothing to measure: give at least one artifact")
-    runners = [open_runner(path, device=device, threads=threads) for path in paths]
-    try:
-        shapes = {runner.card.view_shape for runner in runners}
-        if len(shapes) > 1:
-            raise InputError(f"the artifacts take views of different shapes: {sorted(shapes)}; measure them apart")
+    with ExitStack() as opened:
+        runners = [opened.enter_context(open_runner(path, device=device, threads=threads)) for path in paths]
+        kinds = {(*runner.card.view_shape, runner.card.network.num_classes) for runner in runners}
+        if len(kinds) > 1:
+            raise InputError(
+                f"the artifacts take views or give classes of different numbers: {sorted(kinds)}; measure them apart"
+            )
         video = _video(runners[0], protocol)
         for _ in range(protocol.warmup_videos):
             on_step("warming up")
@@ -139,9 +142,6 @@ def run(
             for path, runner, times in zip(paths, runners, seconds, strict=True):
                 on_step(f"video {number + 1} of {protocol.videos}: {path.name}")
                 times.append(_time(runner, video, batch=protocol.batch))
-    finally:
-        for runner in runners:
-            runner.close()
     return tuple(
         Measurement(
             artifact=path.name,

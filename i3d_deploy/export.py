@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from i3d_deploy import checkpoint, parity
+from i3d_deploy import artifact, checkpoint, doctor, parity, video, views
 from i3d_deploy.card import Card, Engine, Parity
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import DeviceError, InputError, MissingExtraError
@@ -121,12 +121,15 @@ def export(
 
     Raises:
         ExportError: A target could not be built.
+        VideoError: A video cannot be read.
         InputError: An argument is out of range.
     """
     if "/" in name or not name:
         raise InputError(f"name {name!r} must be a file name without folder")
     if proof_clips is not None and proof_clips < 1:
         raise InputError(f"proof_clips ({proof_clips}) must be > 0")
+    for path in videos:
+        video.check(path)  # before the long steps
     engine = engine or Engine()
     builders = _Builders(source, engine=engine, tensorrt=tensorrt or EngineOptions(), on_step=on_step)
     output.mkdir(parents=True, exist_ok=True)
@@ -208,7 +211,8 @@ def _reference(
     references = []
     for clip in clips:
         report = _views_report(on_step, f"PyTorch float32 on {clip.path.name}")
-        references.append(parity.answer(recognizer, clip, num_clips=num_clips, on_views=report))
+        prepared = views.prepare(clip.path, source.card, clips=num_clips)
+        references.append(parity.answer(recognizer, prepared, on_views=report))
     return Proof(clips=clips, references=tuple(references), num_clips=num_clips)
 
 
@@ -241,7 +245,7 @@ def prove(path: Path, *, proof: Proof, device: str = "auto", on_step: Report = l
     try:
         recognizer = load(path, device=device)
     except (DeviceError, MissingExtraError) as error:
-        reason = str(error).replace(f"{path.parent}/", "")
+        reason = doctor.without_places(str(error).replace(f"{path.parent}/", ""))
         return Parity(runner="none", status="not measured here", reason=reason)
     with recognizer:
         report = _views_report(on_step, f"{recognizer.info.backend} on {path.name}")
@@ -274,3 +278,34 @@ def verify(
         proof = _reference(source, videos=videos, scratch=Path(scratch), num_clips=num_clips, on_step=on_step)
         report = _views_report(on_step, f"{recognizer.info.backend} on {path.name}")
         return parity.compare(proof.references, recognizer, proof.clips, num_clips=num_clips, on_views=report)
+
+
+def record(path: Path, figures: Parity) -> Card:
+    """Store a measurement on the card of an artifact.
+
+    Args:
+        path: The artifact, replaced as a whole.
+        figures: From :func:`verify`. It replaces what the card says of the same runner, and that nothing was measured.
+
+    Returns:
+        The card as it is now in the file.
+    """
+    found = artifact.read_card(path)
+    kept = [entry for entry in found.parity if entry.runner != figures.runner and entry.status != "not measured here"]
+    card = found.replaced(parity=(*kept, figures))
+    kind = artifact.identify(path).kind
+    if kind == "onnx":
+        import onnx
+
+        from i3d_deploy import to_onnx
+
+        to_onnx.write(onnx.load(path), card, path)
+    elif kind == "openvino":
+        from i3d_deploy import to_openvino
+
+        to_openvino.rewrite(card, path)
+    elif kind == "tensorrt":
+        artifact.write_engine_note(path, artifact.read_engine_note(path).model_copy(update={"card": card}))
+    else:
+        checkpoint.save(Checkpoint(model=checkpoint.load(path).model, card=card), path)
+    return card

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from i3d_deploy import files
+from i3d_deploy import video
 from i3d_deploy.errors import InputError
 from i3d_deploy.video import Frame
 
@@ -58,14 +58,8 @@ def write_clip(path: Path, *, num_frames: int = 96, height: int = 256, width: in
         width: Columns.
         seed: As for :func:`frames`.
     """
-    with files.replacing(path) as (target,):
-        codec = cv2.VideoWriter.fourcc(*"mp4v")
-        writer = cv2.VideoWriter(str(target), codec, FRAMES_PER_SECOND, (width, height))
-        if not writer.isOpened():
-            raise InputError(f"{path}: OpenCV cannot write this kind of video; use .mp4")
-        for frame in frames(num_frames=num_frames, height=height, width=width, seed=seed):
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        writer.release()
+    drawn = frames(num_frames=num_frames, height=height, width=width, seed=seed)
+    video.write(path, drawn, frames_per_second=FRAMES_PER_SECOND)
 
 
 def _texture(random: np.random.RandomState, size: tuple[int, int], *, cells: int) -> Frame:

@@ -40,10 +40,10 @@ def read(path: Path) -> tuple[str, ...]:
         InputError: The file is no readable text, is empty, has an empty line in the middle or a name twice.
     """
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"label file {path} cannot be read: {error}") from error
-    if not names:
+    if names == ("",):
         raise InputError(f"label file {path} is empty: write one class name a line, in the order of the outputs")
     if "" in names:
         raise InputError(f"label file {path} has an empty line {names.index('') + 1}: write one class name a line")

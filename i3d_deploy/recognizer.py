@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy import video, views
 from i3d_deploy.card import Averaging, Card
-from i3d_deploy.errors import InputError
+from i3d_deploy.errors import ArtifactError, InputError
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner
 
 
@@ -88,12 +88,14 @@ class Recognizer:
     Attributes:
         card: What is done to a video, and the labels.
         info: What really runs the network.
+        notes: What had to be assumed about a checkpoint that carries no card, one line each.
     """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self.card: Card = runner.card
         self.info: RunnerInfo = runner.info
+        self.notes: tuple[str, ...] = runner.notes
 
     def predict(
         self,
@@ -119,11 +121,17 @@ class Recognizer:
         Raises:
             VideoError: No usable frame; the message says why.
             InputError: An argument is out of range.
+            ArtifactError: The network's answer is not finite.
         """
         if batch is not None and batch < 1:
             raise InputError(f"batch ({batch}) must be > 0")
         prepared = views.prepare(source, self.card, clips=clips, crops=crops, min_decoded_share=min_decoded_share)
         logits = self.logits(prepared, batch=batch, on_views=on_views)
+        if not np.isfinite(logits).all():
+            raise ArtifactError(
+                f"{np.count_nonzero(~np.isfinite(logits))} logits are not finite: the weights are damaged, or too "
+                f"large for {self.info.precision}; export in bf16 or fp32"
+            )
         return Prediction(
             labels=self.card.labels,
             logits=logits,
@@ -157,6 +165,17 @@ class Recognizer:
             if on_views is not None:
                 on_views(done, len(prepared))
         return rows
+
+    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the engine once.
+
+        Args:
+            batch: (N, T, H, W, 3) uint8 views.
+
+        Returns:
+            (N, K) float32 logits.
+        """
+        return self._runner.infer(batch)
 
     def close(self) -> None:
         """Free the engine and its memory; further calls fail."""

@@ -6,6 +6,8 @@ becomes its ``INFERENCE_PRECISION_HINT``. An fp16 export also stores its weights
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,23 @@ def convert(graph: onnx.ModelProto) -> Any:
         return openvino.Core().read_model(graph.SerializeToString())
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read the graph: {str(error).partition(chr(10))[0]}") from error
+
+
+def rewrite(card: Card, path: Path) -> None:
+    """Give files that exist another card.
+
+    Args:
+        card: The new card.
+        path: The ``.xml`` file; the weights beside it stay.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        # A model reads its weights from the file until it is freed, so it is not written over itself.
+        copies = [Path(shutil.copy2(source, scratch)) for source in (path, path.with_suffix(".bin"))]
+        model = openvino.Core().read_model(copies[0])
+        model.set_rt_info(card.to_json(), [CARD_KEY])
+        with files.replacing(path.with_suffix(".bin"), path) as (_, xml):
+            # The stored types stay: an fp16 file holds fp16 already.
+            openvino.save_model(model, xml, compress_to_fp16=False)
 
 
 def write(model: Any, card: Card, path: Path) -> None:

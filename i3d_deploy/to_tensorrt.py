@@ -12,7 +12,6 @@ Note [Which GPU an engine is for]
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,10 +132,9 @@ def write(plan: Plan, card: Card, path: Path) -> None:
         version=plan.version,
         compute_capability=plan.compute_capability,
     )
-    text = json.dumps(note.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     with files.replacing(path, engine_note_path(path)) as (plan_path, note_path):
         plan_path.write_bytes(plan.content)
-        note_path.write_text(text + "\n", encoding="utf-8")
+        note_path.write_text(note.to_text(), encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)

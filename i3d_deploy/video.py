@@ -6,6 +6,7 @@ read in one forward pass without seeking; only when the container's count proves
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy import files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.sampling import Indices
 
@@ -104,6 +106,96 @@ def collect(
     )
 
 
+def check(source: str | Path) -> None:
+    """Open a file, URL or image folder and close it again.
+
+    Raises:
+        VideoError: It cannot be opened as a video; the message says why.
+    """
+    address = str(source)
+    if not _URL.match(address):
+        _check_file(Path(source))
+        if Path(source).is_dir():
+            return
+        address = str(Path(source).absolute())
+    with _opened(address):
+        pass
+
+
+def read(path: Path) -> Iterator[Frame]:
+    """Decode a video file from its first to its last frame.
+
+    Yields:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        VideoError: It cannot be opened as a video.
+    """
+    _check_file(path)
+    with _opened(str(path.absolute())) as capture:
+        while capture.grab():
+            is_whole, image = capture.retrieve()
+            if not is_whole:
+                return
+            yield _to_rgb(np.asarray(image, np.uint8))
+
+
+def frame_rate(path: Path) -> float:
+    """Frames per second as the container says; 25 where it does not.
+
+    Raises:
+        VideoError: It cannot be opened as a video.
+    """
+    _check_file(path)
+    with _opened(str(path.absolute())) as capture:
+        found = float(capture.get(cv2.CAP_PROP_FPS))
+    return found if 0 < found < _CLOCK_TICKS_PER_SECOND else 25.0
+
+
+def write(path: Path, frames: Iterable[Frame], *, frames_per_second: float) -> None:
+    """Write an MPEG-4 file, replaced as a whole.
+
+    Args:
+        path: An ``.mp4`` file.
+        frames: (H, W, 3) uint8 RGB, all of one size.
+        frames_per_second: Their rate.
+
+    Raises:
+        InputError: It is no ``.mp4``, or there is no frame.
+        OSError: Not all frames reached the disk.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"{path}: videos are written as .mp4")
+    with files.replacing(path) as (target,):
+        written = _write(target, frames, frames_per_second=frames_per_second)
+        if written == 0:
+            raise InputError(f"{path}: no frame to write")
+        # OpenCV says nothing of a full disk.
+        try:
+            readable = sum(1 for _ in read(target))
+        except VideoError:
+            readable = 0
+        if readable != written:
+            raise OSError(
+                errno.EIO, f"only {readable} of {written} frames could be written (is the disk full?)", str(path)
+            )
+
+
+def _write(target: Path, frames: Iterable[Frame], *, frames_per_second: float) -> int:
+    writer = cv2.VideoWriter()
+    count = 0
+    try:
+        for frame in frames:
+            if count == 0:
+                codec = cv2.VideoWriter.fourcc(*"mp4v")
+                writer.open(str(target), codec, frames_per_second, (frame.shape[1], frame.shape[0]))
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+    finally:
+        writer.release()
+    return count
+
+
 def is_image_folder(path: Path) -> bool:
     """Whether a folder holds frames named ``img_00001.jpg`` and so on."""
     return path.is_dir() and any(_IMAGE_NAME.fullmatch(entry.name) for entry in path.iterdir())
@@ -122,7 +214,7 @@ def _check_file(path: Path) -> None:
     except ValueError as error:  # UnicodeEncodeError is one; a NUL character in the name gives another
         raise VideoError(f"{os.fsencode(path)!r}: the name is not UTF-8 text; rename the file or folder") from error
     if is_unusable_folder:
-        raise VideoError(f"{path}: a folder without frames; name them img_00001.jpg and so on, or give a video file")
+        raise VideoError(f"{path}: a folder with neither videos nor frames named img_00001.jpg and so on")
     if stat.S_ISDIR(status.st_mode):
         return
     if not stat.S_ISREG(status.st_mode):

@@ -34,7 +34,7 @@ CENTER_224 = Spatial(num_crops=1, crop_size=224)
 
 def make_card(sampling: Sampling, spatial: Spatial = THREE_CROPS) -> Card:
     return Card(
-        network=Network(name="any", num_classes=2),
+        network=Network(name="any", num_classes=2, stem_stride=1, stem_pool_stride=1),
         label_set="custom",
         labels=("a", "b"),
         sampling=sampling,

@@ -13,7 +13,7 @@ import click
 from i3d_deploy.commands.options import reports_errors, steps
 
 if TYPE_CHECKING:
-    from i3d_deploy.benchmark import Measurement
+    from i3d_deploy.benchmark import Measurement, Protocol
 
 
 @click.command(epilog="Example: i3d-bench i3d_r50_fp32.onnx i3d_r50_fp32.xml --videos 5 --json bench.json")
@@ -57,23 +57,32 @@ def main(
     measured = benchmark.Protocol(
         frames=int(match[1]), crops=int(match[2]), batch=batch, videos=videos, warmup_videos=warmup
     )
+    if json_path is not None and (json_path.is_dir() or not json_path.absolute().parent.is_dir()):
+        raise click.UsageError(f"--json {json_path}: give a file in a folder that exists")
     with steps() as on_step:
         measurements = benchmark.run(artifacts, measured, device=device, threads=threads, on_step=on_step)
-    _print(measurements, protocol)
+    _print(measurements, measured)
     if json_path is not None:
         with files.replacing(json_path) as (target,):
             target.write_text(json.dumps(benchmark.record(measurements, measured), indent=2) + "\n", encoding="utf-8")
 
 
-def _print(measurements: Sequence[Measurement], protocol: str) -> None:
+def _print(measurements: Sequence[Measurement], protocol: Protocol) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from i3d_deploy import benchmark
 
     machine = benchmark.machine()
-    table = Table(box=None, pad_edge=False, title=f"{protocol}, model only, {machine['cpu']}, {machine['cores']} cores")
-    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "max |Δlogit|", "runner"):
+    terminal = Console()
+    # Where it goes to a file or a pipe, a row stays a line.
+    console = terminal if terminal.is_terminal else Console(width=200)
+    console.print(
+        f"{protocol.frames}x{protocol.crops}: {measurements[0].views} views per video, model only, {protocol.videos} "
+        f"timed videos after {protocol.warmup_videos}, on {machine['cpu']} ({machine['cores']} cores)"
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "batch", "max |Δlogit|", "runner"):
         table.add_column(heading, overflow="fold")
     for entry in measurements:
         noisy = " noisy" if entry.spread > benchmark.NOISY_SPREAD else ""
@@ -83,7 +92,8 @@ def _print(measurements: Sequence[Measurement], protocol: str) -> None:
             f"{entry.median_seconds:.3f}",
             f"{entry.spread:.0%}{noisy}",
             f"{measurements[0].median_seconds / entry.median_seconds:.2f}",
+            str(entry.batch),
             f"{entry.difference:.1e}",
             entry.runner,
         )
-    Console(width=None if Console().is_terminal else 200).print(table)
+    console.print(table)

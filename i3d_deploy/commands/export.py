@@ -47,7 +47,7 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
 )
 @click.option(
     "--profile",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=65536),
     nargs=3,
     default=(1, 30, 30),
     show_default=True,
@@ -108,20 +108,17 @@ def main(
         return
     if not targets:
         raise click.UsageError("say what to make with --to onnx, openvino, tensorrt or safetensors")
+    if "safetensors" in targets and precision != "fp32":
+        raise click.UsageError("safetensors keeps the float32 weights: leave --precision at fp32, or make it apart")
     if list(profile) != sorted(profile):
         raise click.UsageError(f"--profile {profile[0]} {profile[1]} {profile[2]} must ascend")
     _check_source(checkpoint, random_weights=random_weights, model=reading["model"])
 
-    from i3d_deploy import checkpoint as checkpoints
     from i3d_deploy import export as exporting
     from i3d_deploy.to_tensorrt import EngineOptions
 
     options = CheckpointOptions(**reading)
-    if checkpoint is None:
-        assert options.model is not None
-        source = options.apply(checkpoints.random(options.model, seed=seed))
-    else:
-        source = options.read(checkpoint)
+    source = options.make_random(seed=seed) if checkpoint is None else options.read(checkpoint)
     for note in source.notes:
         click.echo(f"Note: {note}", err=True)
     stem = checkpoint.stem if checkpoint is not None else source.card.network.name

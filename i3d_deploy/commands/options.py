@@ -47,7 +47,16 @@ def steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda text: None
+        # In a log, one line a step: what stands before the first colon.
+        seen: set[str] = set()
+
+        def log(text: str) -> None:
+            step = text.partition(":")[0]
+            if step not in seen and not quiet:
+                click.echo(step, err=True)
+            seen.add(step)
+
+        yield log
         return
     with console.status("") as status:
         yield lambda text: status.update(text)
@@ -101,10 +110,28 @@ class CheckpointOptions:
         found = checkpoint.load(
             path, network=self.model, label_names=names, allow_hash_mismatch=self.allow_hash_mismatch
         )
-        return self.apply(found)
+        return self._on_card(found)
 
-    def apply(self, found: Checkpoint) -> Checkpoint:
-        """Put the options on the card of a checkpoint."""
+    def make_random(self, *, seed: int) -> Checkpoint:
+        """Make the network of ``model`` with random weights and as many classes as there are labels."""
+        from i3d_deploy import checkpoint
+        from i3d_deploy.card import with_labels
+
+        assert self.model is not None
+        names = _label_names(self.labels)
+        if names is None:
+            return self._on_card(checkpoint.random(self.model, seed=seed))
+        count = labels.LABEL_SETS[names] if isinstance(names, str) else len(names)
+        made = checkpoint.random(self.model, seed=seed, num_classes=count)
+        return self._on_card(dataclasses.replace(made, card=with_labels(made.card, names)))
+
+    @property
+    def is_any_given(self) -> bool:
+        """Whether any option was given."""
+        return any(getattr(self, field.name) not in (None, False) for field in dataclasses.fields(self))
+
+    def _on_card(self, found: Checkpoint) -> Checkpoint:
+        """Put the sampling and averaging on the card of a checkpoint."""
         chosen = {
             "scheme": self.sampling,
             "formula": self.formula,
@@ -112,10 +139,9 @@ class CheckpointOptions:
             "frame_interval": self.frame_interval,
         }
         chosen = {name: value for name, value in chosen.items() if value is not None}
-        card = found.card
-        card = card.model_copy(update={"sampling": card.sampling.model_copy(update=chosen)})
+        card = found.card.replaced(sampling=found.card.sampling.replaced(**chosen))
         if self.averaging is not None:
-            card = card.model_copy(update={"averaging": self.averaging})
+            card = card.replaced(averaging=self.averaging)
         notes = tuple(note for note in found.notes if not (chosen and note.startswith("sampling ")))
         return dataclasses.replace(found, card=card, notes=notes)
 

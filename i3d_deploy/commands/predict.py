@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from i3d_deploy.commands.options import reports_errors
+from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors
 from i3d_deploy.errors import VideoError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the promised frames that a damaged file must still give.",
 )
+@checkpoint_options
 @reports_errors
 def main(
     artifact: Path,
@@ -49,19 +50,29 @@ def main(
     threads: int | None,
     batch: int | None,
     min_decoded: float,
+    **reading: Any,
 ) -> None:
     """Recognise the action in VIDEOS with ARTIFACT (.onnx, .xml, .engine, .safetensors or .pth).
 
     VIDEOS are files, URLs, folders of videos, folders of frames (img_00001.jpg ...), or text files (.txt) with one of
-    these a line. A video that cannot be read is reported, the others go on, and the exit code is 1.
+    these a line. A video that cannot be read is reported, the others go on, and the exit code is 1. The last options
+    are for checkpoints.
     """
-    import i3d_deploy
+    from i3d_deploy.annotate import annotate as write_annotated
+    from i3d_deploy.annotate import check
 
     sources = list(_expand(videos))
-    if annotate is not None and len(sources) != 1:
-        raise click.UsageError(f"--annotate takes one video, not {len(sources)}")
+    if annotate is not None:
+        if len(sources) != 1:
+            raise click.UsageError(f"--annotate takes one video, not {len(sources)}")
+        check(sources[0], annotate)
     has_failed = False
-    with i3d_deploy.load(artifact, device=device, threads=threads) as recognizer, _progress(sources) as on_views:
+    with (
+        _load(artifact, CheckpointOptions(**reading), device=device, threads=threads) as recognizer,
+        _progress(sources) as on_views,
+    ):
+        for note in recognizer.notes:
+            click.echo(f"Note: {note}", err=True)
         for number, source in enumerate(sources):
             try:
                 prediction = recognizer.predict(
@@ -78,11 +89,22 @@ def main(
                 continue
             _print(source, prediction, recognizer, top=top, as_json=as_json)
             if annotate is not None:
-                from i3d_deploy.annotate import annotate as write_annotated
-
                 write_annotated(Path(source), prediction, annotate, count=min(top, 3))
     if has_failed:
         raise SystemExit(1)
+
+
+def _load(path: Path, options: CheckpointOptions, *, device: str, threads: int | None) -> Recognizer:
+    """Load an engine, or a checkpoint with the options put on its card."""
+    from i3d_deploy import artifact, recognizer
+
+    if artifact.identify(path).kind not in ("safetensors", "mmaction2"):
+        if options.is_any_given:
+            raise click.UsageError(f"{path} carries its card: --labels, --sampling and so on are for checkpoints")
+        return recognizer.load(path, device=device, threads=threads)
+    from i3d_deploy.runners.torch_runner import TorchRunner
+
+    return recognizer.Recognizer(TorchRunner(options.read(path), device=device, threads=threads))
 
 
 def _expand(names: Sequence[str]) -> Iterator[str]:
@@ -95,16 +117,15 @@ def _expand(names: Sequence[str]) -> Iterator[str]:
             yield from _expand(_read_list(path))
         elif path.is_dir() and not is_image_folder(path):
             found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in VIDEO_SUFFIXES)
-            if not found:
-                raise VideoError(f"{path}: no videos in this folder, nor frames named img_00001.jpg and so on")
-            yield from map(str, found)
+            # An empty folder is left to be reported among the others.
+            yield from map(str, found or [path])
         else:
             yield name
 
 
 def _read_list(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise VideoError(f"{path}: not a text file with one video a line") from error
     names = [line.strip() for line in lines if line.strip()]
@@ -144,7 +165,7 @@ def _print(source: str, prediction: Prediction, recognizer: Recognizer, *, top: 
             "frames": prediction.frames,
             "warnings": list(prediction.warnings),
         }
-        click.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
         return
     click.echo(f"{source}  ({prediction.frames} frames, {prediction.views} views, {recognizer.info})")
     for label, probability in prediction.top(top):

@@ -16,6 +16,7 @@ from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, r
 @click.option("--against", type=click.Path(path_type=Path), required=True, help="Checkpoint it was made from.")
 @click.option("--clips", type=click.IntRange(min=1), help="Clips of each video to compare.  [default: the card's]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--record", is_flag=True, help="Store the figures on the card in ARTIFACT.")
 @checkpoint_options
 @reports_errors
 def main(
@@ -24,6 +25,7 @@ def main(
     against: Path,
     clips: int | None,
     device: str,
+    record: bool,
     **reading: Any,
 ) -> None:
     """Prove that ARTIFACT answers as its checkpoint does, on VIDEOS or on a generated one.
@@ -38,6 +40,10 @@ def main(
     source = CheckpointOptions(**reading).read(against)
     with steps() as on_step:
         figures = exporting.verify(artifact, source, videos=videos, num_clips=clips, device=device, on_step=on_step)
-    print_proofs([(artifact, card.model_copy(update={"parity": (figures,)}))])
+    for note in source.notes:
+        click.echo(f"Note: {note}", err=True)
+    print_proofs([(artifact, card.replaced(parity=(figures,)))])
+    if record:
+        exporting.record(artifact, figures)
     if figures.status == "failed":
         raise SystemExit(1)

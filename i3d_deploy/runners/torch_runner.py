@@ -33,6 +33,7 @@ class TorchRunner(Runner):
 
     def __init__(self, source: checkpoint.Checkpoint, *, device: str = "auto", threads: int | None = None) -> None:
         self.card = source.card
+        self.notes = source.notes
         self.device = _choose(device)
         if threads is not None:
             torch.set_num_threads(threads)
