@@ -141,7 +141,7 @@ def read_engine_note(path: Path) -> EngineNote:
     try:
         text = note_path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{path} carries no card: {note_path.name} beside it cannot be read: {error}") from error
+        raise CardError(f"{path} carries no card: {note_path.name} beside it is missing or unreadable") from error
     try:
         document = json.loads(text)
         card = Card.from_json(json.dumps(document["card"]), where=str(note_path))

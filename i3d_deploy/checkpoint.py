@@ -271,10 +271,14 @@ def _load_mmaction(path: Path, *, network: str | None, allow_hash_mismatch: bool
     try:
         document = _unpickle(path)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0] if "weights_only" not in str(error) else _unsupported_global(error)
-        raise CheckpointError(f"{path}: refused, {reason}; only tensors and plain values are read") from error
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        if needed is None:
+            raise CheckpointError(f"{path}: not a PyTorch checkpoint") from error
+        raise CheckpointError(
+            f"{path}: refused, it needs the pickled code {needed[1]}; only tensors and plain values are read"
+        ) from error
     except Exception as error:  # random bytes make the unpickler fail in every way
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a damaged one: {reason}") from error
     state, meta = _split(document, path)
     recognised = _recognise(state, meta=meta, path=path, asked=network)
@@ -283,11 +287,6 @@ def _load_mmaction(path: Path, *, network: str | None, allow_hash_mismatch: bool
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return _with_card(net, meta=meta, path=path, digest=digest)
-
-
-def _unsupported_global(error: Exception) -> str:
-    match = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it needs the pickled code {match[1]}" if match else "it needs pickled code"
 
 
 def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:

@@ -130,13 +130,14 @@ def export(
         raise InputError(f"proof_clips ({proof_clips}) must be > 0")
     for path in videos:
         video.check(path)  # before the long steps
+    clips = parity.given_clips(videos)
     engine = engine or Engine()
     builders = _Builders(source, engine=engine, tensorrt=tensorrt or EngineOptions(), on_step=on_step)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".proving-", ignore_cleanup_errors=True) as scratch:
         # Everything is built before the longer proof begins, so that a missing part is known at once.
         writers = {target: builders.build(target) for target in dict.fromkeys(targets)}
-        proof = _reference(source, videos=videos, scratch=Path(scratch), num_clips=proof_clips, on_step=on_step)
+        proof = _reference(source, clips=clips, scratch=Path(scratch), num_clips=proof_clips, on_step=on_step)
         exported = []
         for target, write in writers.items():
             card = _card(source, target, engine=engine)
@@ -203,9 +204,9 @@ def _card(source: Checkpoint, target: Target, *, engine: Engine) -> Card:
 
 
 def _reference(
-    source: Checkpoint, *, videos: Sequence[Path], scratch: Path, num_clips: int | None, on_step: Report
+    source: Checkpoint, *, clips: tuple[Clip, ...], scratch: Path, num_clips: int | None, on_step: Report
 ) -> Proof:
-    clips = parity.given_clips(videos) if videos else (parity.generated_clip(scratch),)
+    clips = clips or (parity.generated_clip(scratch),)
     # On the CPU, the same on every machine.
     recognizer = Recognizer(TorchRunner(source, device="cpu"))
     references = []
@@ -275,7 +276,8 @@ def verify(
         DeviceError: This machine cannot run the artifact.
     """
     with load(path, device=device) as recognizer, tempfile.TemporaryDirectory(prefix="i3d-proof-") as scratch:
-        proof = _reference(source, videos=videos, scratch=Path(scratch), num_clips=num_clips, on_step=on_step)
+        clips = parity.given_clips(videos)
+        proof = _reference(source, clips=clips, scratch=Path(scratch), num_clips=num_clips, on_step=on_step)
         report = _views_report(on_step, f"{recognizer.info.backend} on {path.name}")
         return parity.compare(proof.references, recognizer, proof.clips, num_clips=num_clips, on_views=report)
 

@@ -42,7 +42,8 @@ def read(path: Path) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"label file {path} cannot be read: {error}") from error
+        sets = ", ".join(sorted(LABEL_SETS))
+        raise InputError(f"label file {path} cannot be read: give a text file, or one of {sets}") from error
     if names == ("",):
         raise InputError(f"label file {path} is empty: write one class name a line, in the order of the outputs")
     if "" in names:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy import files, generated, views
 from i3d_deploy.card import Card, Parity, Precision
+from i3d_deploy.errors import ArtifactError, InputError
 from i3d_deploy.network import NonLocalMode
 from i3d_deploy.recognizer import Recognizer, average_views
 
@@ -73,7 +74,14 @@ class Answer:
 
 
 def given_clips(paths: Sequence[Path]) -> tuple[Clip, ...]:
-    """Name video files by their contents."""
+    """Name video files by their contents.
+
+    Raises:
+        InputError: One of them is a folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: the proof runs on video files")
     return tuple(Clip(path=path, name=f"given {files.sha256(path)}") for path in paths)
 
 
@@ -145,7 +153,11 @@ def compare(
             return failed(reason=problem)
         found.append(answer(recognizer, prepared, on_views=on_views))
     expected = np.concatenate([*(reference.logits for reference in references), references[0].logits[:SEVERAL]])
-    logits = np.concatenate([*(ours.logits for ours in found), _several_at_once(recognizer, found[0])])
+    try:
+        together = _several_at_once(recognizer, found[0])
+    except ArtifactError as error:
+        return failed(reason=f"{SEVERAL} views at once: {error}")
+    logits = np.concatenate([*(ours.logits for ours in found), together])
     limit = logits_limit(recognizer.card, expected)
     if not np.isfinite(logits).all():
         unfinite = np.count_nonzero(~np.isfinite(logits))

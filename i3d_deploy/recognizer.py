@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,9 +29,9 @@ class Prediction:
         warnings: What was wrong with the video, one line each.
     """
 
-    labels: tuple[str, ...]
-    logits: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
+    labels: tuple[str, ...] = field(repr=False)
+    logits: NDArray[np.float32] = field(repr=False)
+    probabilities: NDArray[np.float32] = field(repr=False)
     frames: int
     warnings: tuple[str, ...] = ()
 

@@ -95,7 +95,7 @@ def is_installed(name: FlavorName) -> bool:
 
 
 def _preferred() -> FlavorName:
-    return next((name for name in FLAVORS if is_installed(name)), "tensorrt")
+    return next((name for name in FLAVORS if is_installed(name)), next(iter(FLAVORS)))
 
 
 @functools.cache

@@ -116,10 +116,12 @@ def prepare(
     if len(sizes) > 1:
         raise VideoError(f"{source}: the frames have different sizes ({len(sizes)} of them)")
     height, width = sizes.pop()
+    span = (card.sampling.clip_len - 1) * card.sampling.frame_interval + 1
+    short = f"{frames.num_frames} frames are fewer than the {span} that a clip spans: they are repeated"
     return Views(
         indices=frames.indices,
         boxes=card.spatial.boxes(height, width, num_crops=crops),
         by_index=frames.by_index,
         num_frames=frames.num_frames,
-        warnings=frames.warnings,
+        warnings=frames.warnings if frames.num_frames >= span else (*frames.warnings, short),
     )

@@ -97,7 +97,7 @@ def test_openvino_needs_both_files(tiny_exports: Path, tmp_path: Path) -> None:
         ("a.onnx", b"hello world", "not a whole ONNX file"),
         ("a.tflite", b"x", r"unknown kind of file, allowed are \.safetensors, \.onnx, \.xml, \.engine, \.pth"),
         ("a.pth", b"x", "foreign checkpoint; i3d-export gives it one"),
-        ("a.engine", b"x", r"a\.engine\.json beside it cannot be read"),
+        ("a.engine", b"x", r"a\.engine\.json beside it is missing or unreadable"),
     ],
 )
 def test_what_is_no_artifact_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
@@ -105,6 +105,45 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path, name: str, content: byte
     if content is not None:
         path.write_bytes(content)
     with pytest.raises((ArtifactError, CardError), match=message):
+        artifact.read_card(path)
+
+
+DEEP = "[" * 200_000
+
+
+def test_strange_headers_are_one_error(tmp_path: Path) -> None:
+    headers = ['{"__metadata__": {"i3d_card": 5}}', '{"__metadata__": 3}', DEEP, "[]"]
+    path = tmp_path / "a.safetensors"
+    for header in headers:
+        path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+        with pytest.raises((ArtifactError, CardError), match=r"a\.safetensors"):
+            artifact.read_card(path)
+
+
+@pytest.mark.parametrize("card", [DEEP, '{"version": 1, "labels": ["\\ud800"]}', "5", ""])
+def test_strange_cards_are_one_error(tmp_path: Path, card: str) -> None:
+    graph = onnx.ModelProto()
+    onnx.helper.set_model_props(graph, {"i3d_card": card})
+    path = tmp_path / "a.onnx"
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(CardError, match=r"a\.onnx"):
+        artifact.read_card(path)
+
+
+def test_a_download_that_was_never_filled_is_seen_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 30)
+    with pytest.raises(ArtifactError, match=r"a\.onnx: not a whole ONNX file"):
+        artifact.read_card(path)
+
+
+@pytest.mark.parametrize("encoding", ["foo", "shift_jis"])
+def test_a_strange_xml_encoding_is_one_error(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?><net/>')
+    path.with_suffix(".bin").touch()
+    with pytest.raises((ArtifactError, CardError), match=r"a\.xml"):
         artifact.read_card(path)
 
 

@@ -49,7 +49,7 @@ REFUSED = [
     ({"colour": "red"}, "colour: Extra inputs are not permitted"),
     ({"sampling__clip_len": 0}, r"sampling.clip_len: Input should be greater than or equal to 1"),
     ({"sampling__scheme": "random"}, r"sampling.scheme: Input should be 'uniform' or 'dense'"),
-    ({"pixels__std": [1, 0, 1]}, r"pixels: Value error, std \(1.0, 0.0, 1.0\) must be > 0"),
+    ({"pixels__std": [1, 0, 1]}, r"pixels: std \(1.0, 0.0, 1.0\) must be > 0"),
     ({"spatial__crop_size": 64}, r"crop_size \(64\) must be <= short_side \(32\)"),
     ({"network__width": 10**9}, "network.width: Input should be less than or equal to 65536"),
     ({"network__non_local_blocks": [[], [5]]}, "stage 1 has 2 bottlenecks, not a number 5"),
@@ -76,6 +76,13 @@ def test_sampling_of_the_card_gives_the_golden_frames() -> None:
     dense = Sampling(scheme="dense").frame_indices(280)
     np.testing.assert_array_equal(uniform.ravel(), golden["i3d_r50/uniform/arm_wrestling/frame_inds"])
     np.testing.assert_array_equal(dense.ravel(), golden["i3d_r50/dense/arm_wrestling/frame_inds"])
+
+
+def test_views_too_small_for_the_network_are_refused(tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(InputError, match=r"clip_len \(4\) is too short"):
+        tiny_checkpoint.card.replaced(sampling=Sampling(clip_len=4))
+    with pytest.raises(InputError, match=r"crop_size \(8\) is too small: 1 pixel is left at a non-local block"):
+        tiny_checkpoint.card.replaced(spatial=Spatial(short_side=8, crop_size=8))
 
 
 def test_labels_of_another_count_are_refused(tiny_checkpoint: Checkpoint) -> None:

@@ -90,7 +90,7 @@ def test_a_zoo_file_is_recognised(zoo_file: Path) -> None:
 
 def test_the_published_hash_is_checked(zoo_file: Path, tmp_path: Path) -> None:
     digest = hashlib.sha256(zoo_file.read_bytes()).hexdigest()[:8]
-    good, bad = tmp_path / f"i3d_r50-{digest}.pth", tmp_path / "i3d_r50-c25ef9a4.pth"
+    good, bad = tmp_path / f"i3d_r50_20200614-{digest}.pth", tmp_path / "i3d_r50_20200614-c25ef9a4.pth"
     for path in (good, bad):
         path.symlink_to(zoo_file)
     assert checkpoint.load(good).card.network.name == "i3d_r50"
@@ -155,7 +155,7 @@ def test_sampling_follows_the_stored_configuration(full_states: dict[str, State]
     found = checkpoint.load(write(tmp_path / "a.pth", full_states["i3d_r50"], meta={"config": config}))
     sampling = found.card.sampling
     assert (sampling.scheme, sampling.clip_len, sampling.frame_interval) == ("dense", 16, 4)
-    assert not any(note.startswith("sampling") for note in found.notes)
+    assert any(note.startswith("sampling assumed: dense, formula of mmaction2-0.x") for note in found.notes)
 
 
 def test_heavy_clips_are_8x8(full_states: dict[str, State], tmp_path: Path) -> None:
@@ -277,6 +277,27 @@ def test_the_native_format_keeps_weights_and_card(tiny_checkpoint: Checkpoint, t
     assert found.card == tiny_checkpoint.card
     ours = found.model.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in tiny_checkpoint.model.state_dict().items())
+
+
+def test_a_card_of_a_huge_network_takes_no_memory(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    card = tiny_checkpoint.card.replaced(network=tiny_checkpoint.card.network.model_copy(update={"width": 65536}))
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(Checkpoint(model=tiny_checkpoint.model, card=card), path)
+    with pytest.raises(CheckpointError, match=r"conv1\.weight has shape \[8, 3, 5, 7, 7\] instead of \[65536, "):
+        checkpoint.load(path)
+
+
+def test_loading_leaves_the_random_numbers_alone(zoo_file: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    checkpoint.load(zoo_file)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_native_file_is_of_the_network_asked_for(tiny_exports: Path) -> None:
+    with pytest.raises(InputError, match="holds the network tiny, not i3d_r50"):
+        checkpoint.load(tiny_exports / "tiny.safetensors", network="i3d_r50")
 
 
 def test_a_native_file_without_card_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ Expected are the original toolbox's logits and probabilities for the same files.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,11 @@ import torch
 from click.testing import CliRunner
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact
+from i3d_deploy import artifact, checkpoint
 from i3d_deploy.commands import export as export_command
+from i3d_deploy.commands import predict as predict_command
+from i3d_deploy.recognizer import Recognizer
+from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import goldens
 
 CLIPS = ["arm_wrestling.mp4", "filling_eyebrows.avi"]
@@ -48,6 +53,15 @@ CASES = [
 ]
 
 
+def load(path: Path, *, scheme: str) -> Recognizer:
+    """Load an engine, or the checkpoint, which does not say itself which sampling it was tested with."""
+    if path.suffix != ".pth":
+        return i3d.load(path, device="cpu")
+    found = checkpoint.load(path)
+    card = found.card.replaced(sampling=found.card.sampling.replaced(scheme=scheme))
+    return Recognizer(TorchRunner(dataclasses.replace(found, card=card), device="cpu"))
+
+
 @pytest.mark.parametrize(("network", "scheme", "clip"), CASES)
 @pytest.mark.parametrize("suffix", [".pth", ".onnx", ".xml"])
 def test_predictions_equal_the_original_from_the_file(
@@ -59,11 +73,7 @@ def test_predictions_equal_the_original_from_the_file(
     assert hashlib.sha256(video.read_bytes()).hexdigest() == str(golden[f"{key}/sha256"])
     folder = folders[network, scheme]
     path = folder / f"{network}.pth" if suffix == ".pth" else folder / f"model{suffix}"
-    with i3d.load(path, device="cpu") as recognizer:
-        if suffix == ".pth":
-            # The checkpoint's file does not say which sampling it was tested with.
-            sampling = recognizer.card.sampling.model_copy(update={"scheme": scheme})
-            recognizer.card = recognizer.card.model_copy(update={"sampling": sampling})
+    with load(path, scheme=scheme) as recognizer:
         prediction = recognizer.predict(video)
     indices = recognizer.card.sampling.frame_indices(prediction.frames)
     np.testing.assert_array_equal(indices.ravel(), golden[f"{key}/frame_inds"])
@@ -92,3 +102,15 @@ def test_the_tensorrt_engine_is_for_the_gpu_asked_for(folders: dict[tuple[str, s
     assert (note.flavor, note.compute_capability) == ("tensorrt_rtx", "8.9")
     assert note.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.stat().st_size > 100 << 20  # 28 M float32 weights are in it
+
+
+def test_the_command_line_prints_the_original_probabilities(folders: dict[tuple[str, str], Path]) -> None:
+    video = goldens.shared_file(f"videos/{CLIPS[0]}")
+    path = folders["i3d_r50", "dense"] / "model.xml"
+    done = CliRunner().invoke(predict_command.main, [str(path), str(video), "--json", "--top", "400"])
+    assert done.exit_code == 0, done.output
+    top = json.loads(done.stdout)["top"]
+    golden = goldens.load_npz("end_to_end.npz")[f"i3d_r50/dense/{video.stem}/prob"]
+    found = {entry["index"]: entry["probability"] for entry in top}
+    np.testing.assert_allclose([found[index] for index in range(400)], golden, rtol=0, atol=PROBABILITIES_TOLERANCE)
+    assert [entry["index"] for entry in top[:5]] == np.argsort(-golden)[:5].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,52 @@ def test_a_set_appears_together(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), files.replacing(weights, graph) as (target, _):
         target.write_text("weights alone")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_have_the_usual_mode(tmp_path: Path) -> None:
+    path, usual = tmp_path / "a", tmp_path / "usual"
+    usual.touch()
+    with files.replacing(path) as (target,):
+        target.touch(mode=0o600)
+    assert path.stat().st_mode == usual.stat().st_mode
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    path, link = tmp_path / "real", tmp_path / "link"
+    path.write_text("old")
+    link.symlink_to(path)
+    with files.replacing(link) as (target,):
+        target.write_text("new")
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"), files.replacing(path):
+        pass
+    assert path.is_fifo()
+
+
+def test_a_set_is_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, graph = tmp_path / "a.bin", tmp_path / "a.xml"
+    for path in (weights, graph):
+        path.write_text("old")
+    rename, renamed = Path.replace, []
+
+    def crash_at_the_second(self: Path, target: Path) -> Path:
+        renamed.append(target)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", crash_at_the_second)
+    with pytest.raises(KeyboardInterrupt), files.replacing(weights, graph) as targets:
+        for target in targets:
+            target.write_text("new")
+    assert weights.read_text() == "new"
+    assert not graph.exists()
 
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:

@@ -121,8 +121,8 @@ except i3d.I3DError as error:
     [
         ("tiny.onnx", "onnxruntime", "cpu"),
         ("tiny.xml", "openvino", "openvino"),
-        ("tiny.safetensors", "torch", "train"),
-        ("tiny.safetensors", "safetensors", "train"),
+        ("tiny.safetensors", "torch", "export"),
+        ("tiny.safetensors", "safetensors", "export"),
     ],
 )
 def test_a_missing_extra_gives_the_pip_command(tiny_exports: Path, name: str, package: str, extra: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from i3d_deploy import artifact, checkpoint, export, parity, to_onnx
-from i3d_deploy.card import Card, Engine, Parity
+from i3d_deploy.card import Card, Engine, Parity, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 
 
@@ -68,9 +71,9 @@ def test_infinite_logits_fail(tiny_exports: Path, tiny_checkpoint: Checkpoint, c
 
 
 CHANGED = [
+    ("pixels", {"mean": (0.0, 0.0, 0.0)}, "card: the artifact's pixels is not the checkpoint's"),
     ("sampling", {"frame_interval": 1}, "indices: the artifact's card chooses other frames"),
     ("spatial", {"num_crops": 1}, "views: 2 instead of 6"),
-    ("spatial", {"short_side": 40, "num_crops": 1}, "views: 2 instead of 6"),
 ]
 
 
@@ -81,7 +84,7 @@ def test_another_card_fails_at_its_stage(
     clip: Path,
     tmp_path: Path,
     part: str,
-    changes: dict[str, int],
+    changes: dict[str, Any],
     reason: str,
 ) -> None:
     card = artifact.read_card(tiny_exports / "tiny.onnx")
@@ -90,6 +93,63 @@ def test_another_card_fails_at_its_stage(
     found = verify(path, tiny_checkpoint, clip)
     assert found.status == "failed"
     assert (found.reason or "").startswith(reason)
+
+
+def test_other_pixels_fail_at_the_views(
+    tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path
+) -> None:
+    card = artifact.read_card(tiny_exports / "tiny.onnx")
+    one_crop = dataclasses.replace(
+        tiny_checkpoint, card=tiny_checkpoint.card.replaced(spatial=Spatial(short_side=32, crop_size=32, num_crops=1))
+    )
+    larger = card.replaced(spatial=Spatial(short_side=40, crop_size=32, num_crops=1))
+    found = verify(rewritten(tiny_exports / "tiny.onnx", tmp_path / "a.onnx", card=larger), one_crop, clip)
+    assert (found.reason or "").startswith("views: the artifact's card cuts other pixels")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"averaging": "logits"}, {"labels": ("g", "f", "e", "d", "c", "b", "a")}], ids=["averaging", "labels"]
+)
+def test_other_labels_or_averaging_fail(
+    tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    card = artifact.read_card(tiny_exports / "tiny.onnx").replaced(**changes)
+    found = verify(rewritten(tiny_exports / "tiny.onnx", tmp_path / "a.onnx", card=card), tiny_checkpoint, clip)
+    assert (found.status, found.reason) == (
+        "failed",
+        f"card: the artifact's {next(iter(changes))} is not the checkpoint's",
+    )
+
+
+def test_an_engine_that_takes_one_view_only_fails(
+    tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path
+) -> None:
+    graph = onnx.load(tiny_exports / "tiny.onnx")
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    path = tmp_path / "a.onnx"
+    onnx.save(graph, path)
+    found = verify(path, tiny_checkpoint, clip)
+    assert found.status == "failed"
+    assert (found.reason or "").startswith("3 views at once: ")
+
+
+def test_a_measurement_is_recorded_on_the_card(
+    tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path
+) -> None:
+    for name in ("tiny.onnx", "tiny.xml", "tiny.bin", "tiny.safetensors"):
+        shutil.copy(tiny_exports / name, tmp_path)
+    for name in ("tiny.onnx", "tiny.xml", "tiny.safetensors"):
+        path = tmp_path / name
+        before = artifact.read_card(path)
+        export.record(path, Parity(runner="none", status="not measured here"))
+        figures = verify(path, tiny_checkpoint, clip)
+        export.record(path, figures)
+        after = artifact.read_card(path)
+        # What was not measured is forgotten, the figures of the same runner are replaced.
+        assert after.parity[-1] == figures
+        assert len({entry.runner for entry in after.parity}) == len(after.parity)
+        assert after.replaced(parity=()) == before.replaced(parity=())
+        assert verify(path, tiny_checkpoint, clip) == figures
 
 
 def test_a_failed_export_is_kept_aside(
@@ -124,5 +184,5 @@ def test_figures_are_rounded_up() -> None:
 
 def test_the_native_export_is_the_checkpoint(tiny_exports: Path, tiny_checkpoint: Checkpoint) -> None:
     found = checkpoint.load(tiny_exports / "tiny.safetensors")
-    assert found.card.parity[0].max_logits == 0.0
+    assert found.card.parity[0].status == "passed"
     assert found.card.network == tiny_checkpoint.card.network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 import i3d_deploy as i3d
 from i3d_deploy import generated, recognizer
+from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import goldens
 
 
@@ -91,6 +94,22 @@ def test_frames_may_come_as_an_array_or_an_iterator(tiny_exports: Path) -> None:
 def test_bad_options_are_named(tiny_exports: Path, clip: Path, options: dict[str, int], message: str) -> None:
     with i3d.load(tiny_exports / "tiny.onnx") as loaded, pytest.raises(InputError, match=message):
         loaded.predict(clip, **options)  # type: ignore[arg-type]
+
+
+def test_an_answer_that_is_no_number_is_an_error(tiny_checkpoint: Checkpoint, clip: Path) -> None:
+    broken = copy.deepcopy(tiny_checkpoint)
+    broken.model.fc.weight.data[0, 0] = float("nan")
+    with pytest.raises(ArtifactError, match=r"6 logits are not finite: .* export in bf16 or fp32"):
+        recognizer.Recognizer(TorchRunner(broken, device="cpu")).predict(clip)
+
+
+def test_a_video_shorter_than_a_clip_warns(tiny_exports: Path) -> None:
+    frames = np.zeros((3, 40, 40, 3), np.uint8)
+    with i3d.load(tiny_exports / "tiny.onnx") as loaded:
+        # 8 frames taken every 2 span 15.
+        assert loaded.predict(frames).warnings == (
+            "3 frames are fewer than the 15 that a clip spans: they are repeated",
+        )
 
 
 def test_a_video_that_is_absent_is_named(tiny_exports: Path) -> None:

@@ -409,7 +409,7 @@ def test_damaged_files_give_frames_or_one_error(
 
 def test_folder_without_frames_says_how_to_name_them(tmp_path: Path) -> None:
     (tmp_path / "frame1.jpg").touch()
-    with pytest.raises(VideoError, match=r"a folder without frames; name them img_00001\.jpg and so on"):
+    with pytest.raises(VideoError, match=r"neither videos nor frames named img_00001\.jpg and so on"):
         collect_all(tmp_path)
 
 

@@ -67,7 +67,7 @@ def tiny_logits(views: NDArray[np.uint8]) -> NDArray[np.float64]:
 def tiny_card(network: Network, *, precision: Precision = "fp32") -> Card:
     """The card of the model; ``network`` has seven classes."""
     return Card(
-        network=network,
+        network=network.model_copy(update={"stem_stride": 1, "stem_pool_stride": 1}),
         label_set="numbered",
         labels=tuple(str(index) for index in range(NUM_CLASSES)),
         sampling=Sampling(clip_len=VIEW_SHAPE[0]),

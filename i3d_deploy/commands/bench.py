@@ -82,7 +82,7 @@ def _print(measurements: Sequence[Measurement], protocol: Protocol) -> None:
         f"timed videos after {protocol.warmup_videos}, on {machine['cpu']} ({machine['cores']} cores)"
     )
     table = Table(box=None, pad_edge=False)
-    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "batch", "max |Δlogit|", "runner"):
+    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "batch", "max diff"):
         table.add_column(heading, overflow="fold")
     for entry in measurements:
         noisy = " noisy" if entry.spread > benchmark.NOISY_SPREAD else ""
@@ -90,10 +90,12 @@ def _print(measurements: Sequence[Measurement], protocol: Protocol) -> None:
             entry.artifact,
             f"{entry.videos_per_second:.3g}",
             f"{entry.median_seconds:.3f}",
-            f"{entry.spread:.0%}{noisy}",
+            f"{entry.spread:.0%}{noisy}" if len(entry.seconds) > 1 else "-",
             f"{measurements[0].median_seconds / entry.median_seconds:.2f}",
             str(entry.batch),
             f"{entry.difference:.1e}",
-            entry.runner,
         )
     console.print(table)
+    console.print("\nratio: to the first artifact; max diff: of a logit, from the first artifact's")
+    for entry in measurements:
+        console.print(f"{entry.artifact}: {entry.runner}")

@@ -155,27 +155,20 @@ def _check_source(checkpoint: Path | None, *, random_weights: bool, model: str |
 
 
 def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
-    """Print one row per file: what the proof found."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("file", "MiB", "proof", "max |Δlogit|", "allowed", "max |Δprob|", "top-1", "by"):
-        table.add_column(heading, overflow="fold")
+    """Print what the proof found, a few lines per file that fit any terminal."""
     for path, card in entries:
         for entry in card.parity:
-            figures = [entry.max_logits, entry.max_logits_allowed, entry.max_probabilities]
-            agreement = "-" if entry.top1_agreement is None else f"{entry.top1_agreement:.0%}"
-            by = entry.reason if entry.reason is not None else entry.runner
-            table.add_row(
-                str(path),
-                f"{_size_bytes(path) / 2**20:.1f}",
-                entry.status,
-                *("-" if figure is None else f"{figure:.1e}" for figure in figures),
-                agreement,
-                by,
-            )
-    Console(width=None if Console().is_terminal else 200).print(table)
+            click.echo(f"{path}  {_size_bytes(path) / 2**20:.1f} MiB  {entry.status}")
+            if entry.max_logits is not None and entry.max_logits_allowed is not None:
+                click.echo(
+                    f"    logits differ by at most {entry.max_logits:.1e} (allowed {entry.max_logits_allowed:.1e}), "
+                    f"probabilities by {entry.max_probabilities:.1e}"
+                )
+                click.echo(f"    same first class in {entry.top1_agreement:.0%} of {entry.num_views} views")
+            if entry.reason is not None:
+                click.echo(f"    {entry.reason}")
+            if entry.status != "not measured here":
+                click.echo(f"    by {entry.runner}")
 
 
 def _size_bytes(path: Path) -> int:

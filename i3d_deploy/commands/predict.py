@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,10 +66,8 @@ def main(
             raise click.UsageError(f"--annotate takes one video, not {len(sources)}")
         check(sources[0], annotate)
     has_failed = False
-    with (
-        _load(artifact, CheckpointOptions(**reading), device=device, threads=threads) as recognizer,
-        _progress(sources) as on_views,
-    ):
+    bar = _Bar(sources)
+    with _load(artifact, CheckpointOptions(**reading), device=device, threads=threads) as recognizer:
         for note in recognizer.notes:
             click.echo(f"Note: {note}", err=True)
         for number, source in enumerate(sources):
@@ -81,15 +78,18 @@ def main(
                     crops=None if crops is None else int(crops),
                     batch=batch,
                     min_decoded_share=min_decoded,
-                    on_views=partial(on_views, number),
+                    on_views=partial(bar.show, number),
                 )
             except VideoError as error:
+                bar.hide()
                 has_failed = True
                 _print_error(source, error, as_json=as_json)
                 continue
+            bar.hide()
             _print(source, prediction, recognizer, top=top, as_json=as_json)
             if annotate is not None:
                 write_annotated(Path(source), prediction, annotate, count=min(top, 3))
+                click.echo(f"{annotate} written", err=True)
     if has_failed:
         raise SystemExit(1)
 
@@ -129,27 +129,35 @@ def _read_list(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise VideoError(f"{path}: not a text file with one video a line") from error
     names = [line.strip() for line in lines if line.strip()]
-    if not names or any(name.endswith(".txt") for name in names):
-        raise VideoError(f"{path}: a list has one video a line, and no lists")
+    if not names:
+        raise VideoError(f"{path}: the list is empty, write one video a line")
+    if any(name.endswith(".txt") for name in names):
+        raise VideoError(f"{path}: a list names videos, not other lists")
     return names
 
 
-@contextmanager
-def _progress(sources: Sequence[str]) -> Iterator[Any]:
-    """A bar on stderr over all videos, where stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class _Bar:
+    """A bar on stderr over all videos, where stderr is a terminal; gone whenever something is printed."""
 
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        # Hundredths of a video, so that the bar moves within one.
-        task = bar.add_task("views", total=100 * len(sources))
+    def __init__(self, sources: Sequence[str]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        def on_views(number: int, done: int, total: int) -> None:
-            bar.update(task, completed=int(100 * (number + done / total)), description=Path(sources[number]).name)
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+        self._names = [Path(source).name for source in sources]
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=len(sources))
 
-        yield on_views
+    def show(self, number: int, done: int, total: int) -> None:
+        """Say that ``done`` of ``total`` views of a video are through."""
+        text = f"{self._names[number]} ({number + 1} of {len(self._names)}), view {done} of {total}"
+        self._progress.update(self._task, completed=number + done / total, description=text)
+        self._progress.start()
+
+    def hide(self) -> None:
+        """Make room for lines."""
+        self._progress.stop()
 
 
 def _print(source: str, prediction: Prediction, recognizer: Recognizer, *, top: int, as_json: bool) -> None:
@@ -167,11 +175,15 @@ def _print(source: str, prediction: Prediction, recognizer: Recognizer, *, top: 
         }
         click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
         return
-    click.echo(f"{source}  ({prediction.frames} frames, {prediction.views} views, {recognizer.info})")
+    click.echo(f"{source}  ({prediction.frames} frames, {_counted(prediction.views, 'view')}, {recognizer.info})")
     for label, probability in prediction.top(top):
         click.echo(f"  {probability:7.2%}  {label}")
     for warning in prediction.warnings:
         click.echo(f"Warning: {source}: {warning}", err=True)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _print_error(source: str, error: VideoError, *, as_json: bool) -> None:

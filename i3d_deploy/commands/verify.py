@@ -42,6 +42,11 @@ def main(
         figures = exporting.verify(artifact, source, videos=videos, num_clips=clips, device=device, on_step=on_step)
     for note in source.notes:
         click.echo(f"Note: {note}", err=True)
+    made_from = card.provenance.sha256
+    if made_from is not None and source.card.provenance.sha256 not in (None, made_from):
+        click.echo(
+            f"Note: {against} is not the file that {artifact} was made from (SHA-256 {made_from[:8]}...)", err=True
+        )
     print_proofs([(artifact, card.replaced(parity=(figures,)))])
     if record:
         exporting.record(artifact, figures)

@@ -60,7 +60,10 @@ class OnnxRunner(Runner):
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         assert self._session is not None, "infer checks that the runner is open"
-        (logits,) = self._session.run(["logits"], {"frames": inputs})
+        try:
+            (logits,) = self._session.run(["logits"], {"frames": inputs})
+        except Exception as error:  # the bindings' exceptions share no narrower base
+            raise ArtifactError(f"ONNX Runtime cannot run {len(inputs)} views: {_reason(error)}") from error
         return np.asarray(logits, np.float32)
 
     def close(self) -> None:

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy import checkpoint
 from i3d_deploy.card import normalize
 from i3d_deploy.errors import DeviceError, MissingExtraError
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 
 try:
     import torch
-
-    from i3d_deploy import checkpoint
 except ImportError as error:
-    raise MissingExtraError(error.name or "torch", extra="train", cause=error) from error
+    raise MissingExtraError("torch", extra="export", cause=error) from error
 
 
 class TorchRunner(Runner):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from i3d_deploy import export
-from i3d_deploy.card import Engine, normalize
+from i3d_deploy import export, to_onnx, to_openvino
+from i3d_deploy.artifact import read_card
+from i3d_deploy.card import Card, Engine, normalize
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, DeviceError, I3DError, InputError
 from i3d_deploy.runners import open_runner
@@ -38,6 +43,15 @@ def test_logits_equal_pytorch(tiny_exports: Path, tiny_checkpoint: Checkpoint, n
     np.testing.assert_array_equal(first, kept)  # the caller owns the result
 
 
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    """PyTorch has one number of threads for the whole process: put it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("torch_threads")
 @pytest.mark.parametrize("name", NAMES)
 def test_what_really_runs_is_reported(tiny_exports: Path, name: str) -> None:
     with open_runner(tiny_exports / name, device="cpu", threads=1) as runner:
@@ -145,3 +159,38 @@ def test_a_batch_below_the_profile_is_filled_up(tiny_checkpoint: Checkpoint, tmp
         expected = tiny_checkpoint.model(torch.from_numpy(normalize(views, tiny_checkpoint.card.pixels))).numpy()
     with open_runner(exported.path, device="cpu") as runner:
         np.testing.assert_allclose(runner.infer(views), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_closed_runner_says_so(tiny_exports: Path, name: str) -> None:
+    runner = open_runner(tiny_exports / name, device="cpu")
+    runner.close()
+    runner.close()
+    with pytest.raises(InputError, match="the runner is closed"):
+        runner.infer(some_views(1))
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.xml"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spatial": {"short_side": 40, "crop_size": 40}}, "input of the engine is uint8 .*its card says uint8"),
+        ({"network": {"num_classes": 8}, "labels": tuple("abcdefgh")}, r"output of the engine is float32 .*\(N, 8\)"),
+    ],
+    ids=["views", "classes"],
+)
+def test_an_engine_unlike_its_card_is_refused(
+    tiny_exports: Path, tmp_path: Path, name: str, changes: dict[str, Any], message: str
+) -> None:
+    for suffix in (".onnx", ".xml", ".bin"):
+        shutil.copy(tiny_exports / f"tiny{suffix}", tmp_path)
+    document = json.loads(read_card(tmp_path / name).to_json())
+    for part, values in changes.items():
+        document[part] = {**document[part], **values} if isinstance(values, dict) else values
+    card = Card.from_json(json.dumps(document), where="the test")
+    if name == "tiny.onnx":
+        to_onnx.write(onnx.load(tmp_path / name), card, tmp_path / name)
+    else:
+        to_openvino.rewrite(card, tmp_path / name)
+    with pytest.raises(ArtifactError, match=message):
+        open_runner(tmp_path / name, device="cpu")

@@ -273,10 +273,10 @@ def test_plan_that_does_not_load_tells_why(engine_path: Path, stand_in: StandInE
     [
         (
             lambda engine: setattr(engine, "input_type", rtx.DataType.FLOAT),
-            r"frames of the engine is float32.*says uint8",
+            r"input of the engine is float32.*says uint8",
         ),
         (lambda engine: setattr(engine, "input_type", rtx.DataType.HALF), r"frames .* must be uint8 or float32"),
-        (lambda engine: setattr(engine, "num_classes", 6), r"logits .* \(N, 6\), its card says float32 .* \(N, 7\)"),
+        (lambda engine: setattr(engine, "num_classes", 6), r"output .* \(N, 6\), its card says float32 .* \(N, 7\)"),
         (lambda engine: setattr(engine, "num_io_tensors", 1), "one input and one output, not frames"),
     ],
 )
