@@ -198,7 +198,7 @@ def _build(
     with torch.device("meta"):
         net = I3DResNet(network).eval()
     _check_fit(net, state, foreign_name=foreign_name)
-    # Copied out of the mapped file into aligned memory: sums are ordered by alignment, so the answer would depend on it.
+    # Copied out of the mapped file into aligned memory: the order of sums, and so the last digits, depend on alignment.
     renamed = {
         name: state[foreign_name(name)].to(tensor.dtype).clone(memory_format=torch.contiguous_format)
         for name, tensor in net.state_dict().items()

@@ -1,0 +1,60 @@
+"""Every command and example of the README, run as shown on a small network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+ZOO_FILE = "i3d_r50_32x2x1_100e_kinetics400_rgb_20200614-c25ef9a4.pth"
+COMMANDS = re.findall(r"^    (i3d-.*)$", README, re.MULTILINE)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_exports: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the README names; the commands run in it one after the other."""
+    path = tmp_path_factory.mktemp("readme")
+    shutil.copy(tiny_exports / "tiny.safetensors", path / "checkpoint.safetensors")
+    shutil.copy(clip, path / "clip.mp4")
+    (path / "videos").mkdir()
+    shutil.copy(clip, path / "videos")
+    return path
+
+
+def test_the_readme_has_commands() -> None:
+    assert {command.split()[0] for command in COMMANDS} == {
+        "i3d-bench",
+        "i3d-doctor",
+        "i3d-export",
+        "i3d-predict",
+        "i3d-verify",
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run_as_shown(folder: Path, command: str) -> None:
+    words = shlex.split(command.replace(ZOO_FILE, "checkpoint.safetensors"))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_run_as_shown(folder: Path, example: str) -> None:
+    done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 2
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
