@@ -44,7 +44,7 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show what a long command is doing, as one line on stderr that is gone afterwards."""
+    """Show on stderr what a long command is doing: a line that is gone afterwards, or in a log a line a step."""
     from rich.console import Console
 
     console = Console(stderr=True)
