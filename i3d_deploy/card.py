@@ -30,10 +30,13 @@ EngineInput = Literal["uint8_nthwc", "float32_ncthw"]
 Status = Literal["passed", "failed", "not measured here"]
 
 Count = Annotated[int, Field(ge=1, le=65536)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 Triple = tuple[float, float, float]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A checked, immutable piece of a document: unknown fields are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def replaced(self, **changes: Any) -> Self:
@@ -45,17 +48,18 @@ class _Part(BaseModel):
         try:
             return self.model_validate({**dict(self), **changes})
         except ValidationError as error:
-            raise InputError(_first_problem(error)) from error
+            raise InputError(first_problem(error)) from error
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with a document, in one line: the first field at fault and why."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     return f"{field}: {message}" if field else message
 
 
-class Sampling(_Part):
+class Sampling(Part):
     """Which frames make the clips of a video.
 
     Attributes:
@@ -105,7 +109,7 @@ class Sampling(_Part):
         )
 
 
-class Spatial(_Part):
+class Spatial(Part):
     """Which pixels make the crops of a clip.
 
     Attributes:
@@ -145,7 +149,7 @@ class Spatial(_Part):
         raise InputError(f"crops ({num_crops}) must be 1 or 3")
 
 
-class Pixels(_Part):
+class Pixels(Part):
     """What a colour value becomes before the network: (value - mean) / std per channel, in ``color`` order."""
 
     color: Literal["rgb"] = "rgb"
@@ -159,7 +163,7 @@ class Pixels(_Part):
         return self
 
 
-class Engine(_Part):
+class Engine(Part):
     """How an exported engine is fed and what it computes in.
 
     Attributes:
@@ -179,7 +183,7 @@ class Engine(_Part):
         return self
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """Where the weights came from.
 
     Attributes:
@@ -193,7 +197,7 @@ class Provenance(_Part):
     tools: dict[str, str] = {}
 
 
-class Parity(_Part):
+class Parity(Part):
     """One measurement of an engine against its PyTorch float32 source.
 
     Attributes:
@@ -221,7 +225,29 @@ class Parity(_Part):
     max_probabilities: float | None = None
 
 
-class Card(_Part):
+class Accuracy(Part):
+    """One evaluation on a labelled list.
+
+    Attributes:
+        data: What was evaluated: the list's name and its part, such as "kinetics400_val_list_videos (val)".
+        runner: What ran the network, as in :class:`Parity`.
+        num_videos: Videos evaluated.
+        views_per_video: Views that were averaged.
+        top1: Share of videos whose label is the most probable class, in percent.
+        top5: Share of videos whose label is among the five most probable classes, in percent.
+        mean_class: Mean of the classes' own accuracies, in percent.
+    """
+
+    data: str
+    runner: str
+    num_videos: Annotated[int, Field(ge=1)]
+    views_per_video: Count
+    top1: Percent
+    top5: Percent
+    mean_class: Percent
+
+
+class Card(Part):
     """The whole card.
 
     Attributes:
@@ -237,6 +263,7 @@ class Card(_Part):
         provenance: Where the weights came from.
         engine: How an exported engine is fed; None on a checkpoint.
         parity: What was measured when it was exported.
+        accuracy: What was measured on labelled videos, in training or later.
     """
 
     version: Annotated[int, Field(ge=1)] = VERSION
@@ -251,6 +278,7 @@ class Card(_Part):
     provenance: Provenance
     engine: Engine | None = None
     parity: tuple[Parity, ...] = ()
+    accuracy: tuple[Accuracy, ...] = ()
 
     @model_validator(mode="after")
     def _check_labels(self) -> Card:
@@ -302,7 +330,7 @@ class Card(_Part):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise CardError(f"the card of {where} is malformed: {_first_problem(error)}") from error
+            raise CardError(f"the card of {where} is malformed: {first_problem(error)}") from error
 
 
 def with_labels(card: Card, name_or_names: str | tuple[str, ...]) -> Card:

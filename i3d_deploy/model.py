@@ -114,7 +114,10 @@ class I3DResNet(nn.Module):
         super().__init__()
         self.network = network
         width = network.width
-        self.conv1 = nn.Conv3d(3, width, (5, 7, 7), stride=(network.stem_stride, 2, 2), padding=(2, 3, 3), bias=False)
+        frames = network.stem_kernel
+        self.conv1 = nn.Conv3d(
+            3, width, (frames, 7, 7), stride=(network.stem_stride, 2, 2), padding=(frames // 2, 3, 3), bias=False
+        )
         self.bn1 = nn.BatchNorm3d(width, eps=BATCH_NORM_EPS)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(network.stem_pool_stride, 2, 2), padding=(0, 1, 1))

@@ -29,6 +29,7 @@ class Network(BaseModel):
         num_classes: K, the length of the logits.
         width: Channels of the stem; stage s has 4 * width * 2**s output channels.
         temporal_kernels: Per stage, per bottleneck: frames that its first convolution spans.
+        stem_kernel: Frames that the stem convolution spans.
         stem_stride: Temporal stride of the stem convolution.
         stem_pool_stride: Temporal stride of the max pool after the stem.
         non_local_mode: How non-local blocks compare positions; None: there are none.
@@ -46,6 +47,7 @@ class Network(BaseModel):
         (3, 1, 3, 1, 3, 1),
         (1, 3, 1),
     )
+    stem_kernel: Literal[1, 5] = 5
     stem_stride: Literal[1, 2] = 2
     stem_pool_stride: Literal[1, 2] = 2
     non_local_mode: NonLocalMode | None = None

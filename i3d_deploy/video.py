@@ -28,7 +28,28 @@ from i3d_deploy.sampling import Indices
 Frame = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 
-Source = str | Path | NDArray[np.uint8] | Iterable[Frame]
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFolder:
+    """A run of numbered images in a folder, whose length is known from a list.
+
+    Attributes:
+        path: The folder.
+        num_frames: Length of the run.
+        offset: Images of the folder before the run.
+        image_name: Names of the images, as for ``str.format``; numbered from 1.
+    """
+
+    path: Path
+    num_frames: int
+    offset: int = 0
+    image_name: str = "img_{:05}.jpg"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+Source = str | Path | FrameFolder | NDArray[np.uint8] | Iterable[Frame]
 """A video file, a URL, an image folder, a (T, H, W, 3) uint8 RGB array, or an iterable of frames."""
 
 VIDEO_SUFFIXES = frozenset(
@@ -77,6 +98,7 @@ def collect(
     choose: Callable[[int], Indices],
     transform: Callable[[Frame], Frame],
     min_decoded_share: float = MIN_DECODED_SHARE,
+    trust_count: bool = False,
 ) -> Frames:
     """Read the frames wanted of a source.
 
@@ -85,24 +107,38 @@ def collect(
         choose: From the number of frames to the indices wanted, (clips, clip_len).
         transform: Applied to each unique frame as it is decoded, so that large frames are never kept.
         min_decoded_share: A damaged stream needs at least this share of the frames that its container promises.
+        trust_count: Stop after the last frame wanted: where all are there, a wrong count in the container is not
+            noticed. For training, which wants one random clip and reads each video many times.
 
     Raises:
         VideoError: There is no usable frame; the message says why.
         InputError: An array or frame has the wrong shape or type.
     """
+    if isinstance(source, FrameFolder):
+        return _collect_listed_images(source, choose=choose, transform=transform)
     if isinstance(source, np.ndarray):
         return _collect_array(source, choose=choose, transform=transform)
     if not isinstance(source, (str, Path)):
         return _collect_iterable(source, choose=choose, transform=transform)
     if isinstance(source, str) and _URL.match(source):
-        return _collect_stream(source, choose=choose, transform=transform, min_decoded_share=min_decoded_share)
+        return _collect_stream(
+            source,
+            choose=choose,
+            transform=transform,
+            min_decoded_share=min_decoded_share,
+            trust_count=trust_count,
+        )
     path = Path(source)
     _check_file(path)
     if path.is_dir():
         return _collect_images(path, choose=choose, transform=transform)
     # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
     return _collect_stream(
-        str(path.absolute()), choose=choose, transform=transform, min_decoded_share=min_decoded_share
+        str(path.absolute()),
+        choose=choose,
+        transform=transform,
+        min_decoded_share=min_decoded_share,
+        trust_count=trust_count,
     )
 
 
@@ -226,12 +262,22 @@ def _check_file(path: Path) -> None:
 
 
 def _collect_stream(
-    address: str, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame], min_decoded_share: float
+    address: str,
+    *,
+    choose: Callable[[int], Indices],
+    transform: Callable[[Frame], Frame],
+    min_decoded_share: float,
+    trust_count: bool,
 ) -> Frames:
     with _opened(address) as capture:
         promised = _container_count(capture)
         indices = choose(promised) if promised > 0 else np.empty((0, 0), np.int64)
-        by_index, num_frames = _decode(capture, wanted=_unique(indices), transform=transform)
+        wanted = _unique(indices)
+        by_index, num_frames = _decode(
+            capture, wanted=wanted, transform=transform, to_the_end=not trust_count or promised <= 0
+        )
+    if trust_count and promised > 0 and len(by_index) == len(wanted):
+        return Frames(indices=indices, by_index=by_index, num_frames=promised)
     if num_frames == 0:
         raise VideoError(f"{address}: no frame could be decoded")
     if num_frames == promised:
@@ -243,7 +289,7 @@ def _collect_stream(
         )
     indices = choose(num_frames)
     with _opened(address) as capture:
-        by_index, recount = _decode(capture, wanted=_unique(indices), transform=transform)
+        by_index, recount = _decode(capture, wanted=_unique(indices), transform=transform, to_the_end=True)
     if recount < num_frames:
         raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
     says = f"the container says {promised} frames" if promised > 0 else "the container does not say how many frames"
@@ -305,14 +351,14 @@ def _container_count(capture: cv2.VideoCapture) -> int:
 
 
 def _decode(
-    capture: cv2.VideoCapture, *, wanted: list[int], transform: Callable[[Frame], Frame]
+    capture: cv2.VideoCapture, *, wanted: list[int], transform: Callable[[Frame], Frame], to_the_end: bool
 ) -> tuple[dict[int, Frame], int]:
-    """One pass over all frames; rotation metadata is applied by OpenCV."""
+    """One pass over the frames, past the last one wanted on request; rotation metadata is applied by OpenCV."""
     kept = iter(wanted)
     next_wanted = next(kept, None)
     by_index: dict[int, Frame] = {}
     count = 0
-    while capture.grab():
+    while (to_the_end or next_wanted is not None) and capture.grab():
         if count == next_wanted:
             is_whole, image = capture.retrieve()
             if not is_whole:
@@ -342,6 +388,17 @@ def _collect_images(folder: Path, *, choose: Callable[[int], Indices], transform
     return Frames(indices=indices, by_index=by_index, num_frames=len(numbered))
 
 
+def _collect_listed_images(
+    folder: FrameFolder, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]
+) -> Frames:
+    indices = choose(folder.num_frames)
+    by_index = {}
+    for index in _unique(indices):
+        path = folder.path / folder.image_name.format(folder.offset + index + 1)
+        by_index[index] = transform(_read_image(path))
+    return Frames(indices=indices, by_index=by_index, num_frames=folder.num_frames)
+
+
 def _numbered_images(folder: Path) -> dict[int, Path]:
     numbered: dict[int, Path] = {}
     for entry in sorted(folder.iterdir()):
@@ -355,7 +412,7 @@ def _numbered_images(folder: Path) -> dict[int, Path]:
 
 def _read_image(path: Path) -> Frame:
     if not path.is_file():
-        raise VideoError(f"{path}: not a regular file")
+        raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     data = path.read_bytes()
     # A JPEG file that is cut off decodes without complaint, grey where pixels are missing. Its last scan has no end.
     is_cut_off = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import geometry, video
-from i3d_deploy.card import Card
+from i3d_deploy.card import Card, Sampling, Spatial
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.geometry import Box
 from i3d_deploy.sampling import Indices
@@ -34,12 +34,21 @@ def resize_short_side(frame: Frame, *, short_side: int) -> Frame:
     Raises:
         VideoError: The frame is too narrow to show anything.
     """
-    if max(frame.shape[:2]) > MAX_ASPECT * min(frame.shape[:2]):
-        raise VideoError(f"frames of {frame.shape[1]}x{frame.shape[0]} are narrower than 1:{MAX_ASPECT}")
+    check_aspect(*frame.shape[:2])
     height, width = geometry.short_side_size(*frame.shape[:2], short_side=short_side)
     if (height, width) == frame.shape[:2]:
         return frame
     return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def check_aspect(height: int, width: int) -> None:
+    """Refuse frames that would fill the memory once their shorter side is resized.
+
+    Raises:
+        VideoError: The frame is too narrow to show anything.
+    """
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise VideoError(f"frames of {width}x{height} are narrower than 1:{MAX_ASPECT}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,25 +111,45 @@ def prepare(
         VideoError: No usable frame.
         InputError: ``clips`` or ``crops`` is out of range.
     """
+    return cut(
+        source,
+        sampling=card.sampling,
+        spatial=card.spatial,
+        clips=clips,
+        crops=crops,
+        min_decoded_share=min_decoded_share,
+    )
+
+
+def cut(
+    source: video.Source,
+    *,
+    sampling: Sampling,
+    spatial: Spatial,
+    clips: int | None = None,
+    crops: int | None = None,
+    min_decoded_share: float = video.MIN_DECODED_SHARE,
+) -> Views:
+    """Do to a video what the two parts of a card say; arguments as for :func:`prepare`."""
     if clips is not None and clips < 1:
         raise InputError(f"clips ({clips}) must be > 0")
     if crops not in (None, 1, 3):
         raise InputError(f"crops ({crops}) must be 1 or 3")
     frames = video.collect(
         source,
-        choose=lambda num_frames: card.sampling.frame_indices(num_frames, num_clips=clips),
-        transform=lambda frame: resize_short_side(frame, short_side=card.spatial.short_side),
+        choose=lambda num_frames: sampling.frame_indices(num_frames, num_clips=clips),
+        transform=lambda frame: resize_short_side(frame, short_side=spatial.short_side),
         min_decoded_share=min_decoded_share,
     )
     sizes = {frame.shape[:2] for frame in frames.by_index.values()}
     if len(sizes) > 1:
         raise VideoError(f"{source}: the frames have different sizes ({len(sizes)} of them)")
     height, width = sizes.pop()
-    span = (card.sampling.clip_len - 1) * card.sampling.frame_interval + 1
+    span = (sampling.clip_len - 1) * sampling.frame_interval + 1
     short = f"{frames.num_frames} frames are fewer than the {span} that a clip spans: they are repeated"
     return Views(
         indices=frames.indices,
-        boxes=card.spatial.boxes(height, width, num_crops=crops),
+        boxes=spatial.boxes(height, width, num_crops=crops),
         by_index=frames.by_index,
         num_frames=frames.num_frames,
         warnings=frames.warnings if frames.num_frames >= span else (*frames.warnings, short),

@@ -17,10 +17,12 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
     {"errors", "files", "network"},
-    {"geometry", "labels", "model", "sampling", "tensorrt_flavor"},
+    {"geometry", "labels", "metrics", "model", "sampling", "tensorrt_flavor"},
     {"card", "video"},
-    {"generated"},
-    {"artifact", "views", "runners.runner", "runners.device_memory"},
+    {"generated", "lists", "motion"},
+    {"artifact", "preparation", "views", "runners.runner", "runners.device_memory"},
+    {"training.clips"},
+    {"training.recipe"},
     {"checkpoint", "doctor", "to_onnx", "to_openvino", "to_tensorrt"},
     {"runners.onnx_runner", "runners.openvino_runner", "runners.tensorrt_runner", "runners.torch_runner"},
     {"runners"},
