@@ -236,15 +236,17 @@ class Accuracy(Part):
         top1: Share of videos whose label is the most probable class, in percent.
         top5: Share of videos whose label is among the five most probable classes, in percent.
         mean_class: Mean of the classes' own accuracies, in percent.
+        mean_average_precision: Mean of the classes' average precisions, in percent, where videos have several classes.
     """
 
     data: str
     runner: str
     num_videos: Annotated[int, Field(ge=1)]
     views_per_video: Count
-    top1: Percent
-    top5: Percent
-    mean_class: Percent
+    top1: Percent | None = None
+    top5: Percent | None = None
+    mean_class: Percent | None = None
+    mean_average_precision: Percent | None = None
 
 
 class Card(Part):

@@ -4,7 +4,8 @@ A foreign file is renamed by one table, its network is recognised from names and
 over or of another shape is an error that lists it. Files are read with ``weights_only``: nothing in them is ever
 executed.
 
-The native format is safetensors with the card in its metadata.
+The native format is safetensors with the card in its metadata. The ``.pth`` files of a training run carry the card as
+well.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def load(
     """Read a checkpoint of any supported origin.
 
     Args:
-        path: A native ``.safetensors`` or an mmaction2 0.x / 1.x ``.pth``.
+        path: A native ``.safetensors``, a ``.pth`` of a training run, or one of mmaction2 0.x / 1.x.
         network: Name of the variant where the file leaves it open (embedded_gaussian and dot_product look alike).
         label_names: Labels other than the file's: a shipped set or K names.
         allow_hash_mismatch: Read a zoo file whose name promises another SHA-256.
@@ -98,11 +99,17 @@ def load(
         )
     if suffix == ".safetensors":
         checkpoint = _load_native(path)
-        found = checkpoint.card.network.name
-        if network not in (None, found):
-            raise InputError(f"{path} holds the network {found}, not {network}")
     else:
-        checkpoint = _load_mmaction(path, network=network, allow_hash_mismatch=allow_hash_mismatch)
+        digest = files.sha256(path)
+        _check_published_hash(path, digest, allow=allow_hash_mismatch)
+        document = read_pickled(path)
+        if isinstance(document.get(CARD_KEY), str):
+            checkpoint = _from_training(document, path)
+        else:
+            checkpoint = _from_mmaction(document, path, digest=digest, network=network)
+    found = checkpoint.card.network.name
+    if network not in (None, found):
+        raise InputError(f"{path} holds the network {found}, not {network}")
     if label_names is None:
         return checkpoint
     return Checkpoint(
@@ -176,6 +183,51 @@ def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
     state = {**inflated, **counters, **kept, **leftover}
     _check_fit(net, state)
     net.load_state_dict(state)
+
+
+def initialize(net: I3DResNet, path: Path, *, label_names: tuple[str, ...]) -> str:
+    """Give a network that is to be trained the weights of a file.
+
+    Args:
+        net: Changed in place.
+        path: A 2D ResNet with torchvision's entry names (inflated), or an I3D that :func:`load` reads. The classifier
+            is taken over where the file's classes are the network's.
+        label_names: The network's classes.
+
+    Returns:
+        What was done, in one line.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fit.
+    """
+    image_state = _image_network(path)
+    if image_state is not None:
+        try:
+            inflate(image_state, net)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        return f"weights of the 2D network {path.name}, inflated; a new classifier"
+    # The name tells the two kinds of non-local networks apart, which look alike in mmaction2's files.
+    source = load(path, network=net.network.name if net.network.name in NETWORKS else None)
+    has_head = source.card.labels == label_names
+    state = {name: tensor for name, tensor in source.model.state_dict().items() if has_head or name[:3] != "fc."}
+    head = {} if has_head else {name: tensor for name, tensor in net.state_dict().items() if name[:3] == "fc."}
+    try:
+        _check_fit(net, {**state, **head})
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    net.load_state_dict({**state, **head})
+    head_text = "with its classifier" if has_head else f"a new classifier for {len(label_names)} classes"
+    return f"weights of {path.name} ({source.card.network.name}), {head_text}"
+
+
+def _image_network(path: Path) -> State | None:
+    """The entries of a 2D ResNet with torchvision's names; None where a file is something else."""
+    if files.what_is_wrong(path) is not None or path.suffix.lower() not in (".pth", ".pt"):
+        return None
+    state, _ = _split(read_pickled(path), path)
+    stem = state.get("conv1.weight")
+    return state if stem is not None and stem.dim() == 4 else None
 
 
 def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
@@ -262,14 +314,16 @@ _INERT_NAMES = (
 
 
 def _unpickle(path: Path) -> Any:
-    """Read a ``.pth`` without running code from it."""
     with torch.serialization.safe_globals([(_Inert, name) for name in _INERT_NAMES]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _load_mmaction(path: Path, *, network: str | None, allow_hash_mismatch: bool) -> Checkpoint:
-    digest = files.sha256(path)
-    _check_published_hash(path, digest, allow=allow_hash_mismatch)
+def read_pickled(path: Path) -> dict[Any, Any]:
+    """Read a ``.pth`` without running code from it.
+
+    Raises:
+        CheckpointError: It is no PyTorch checkpoint, is damaged, or needs pickled code.
+    """
     try:
         document = _unpickle(path)
     except pickle.UnpicklingError as error:
@@ -282,6 +336,24 @@ def _load_mmaction(path: Path, *, network: str | None, allow_hash_mismatch: bool
     except Exception as error:  # random bytes make the unpickler fail in every way
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a damaged one: {reason}") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: holds a {type(document).__name__} instead of a checkpoint's dictionary")
+    return document
+
+
+def _from_training(document: dict[Any, Any], path: Path) -> Checkpoint:
+    """A checkpoint of a training run: the averaged weights where the run kept an average."""
+    card = Card.from_json(document[CARD_KEY], where=str(path))
+    state = document.get("ema") or document.get("state_dict")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: has no state_dict; its entries are {_some(document)}")
+    try:
+        return Checkpoint(model=_build(card.network, state), card=card)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _from_mmaction(document: dict[Any, Any], path: Path, *, digest: str, network: str | None) -> Checkpoint:
     state, meta = _split(document, path)
     recognised = _recognise(state, meta=meta, path=path, asked=network)
     try:
@@ -301,10 +373,8 @@ def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:
         )
 
 
-def _split(document: Any, path: Path) -> tuple[State, dict[str, Any]]:
+def _split(document: dict[Any, Any], path: Path) -> tuple[State, dict[str, Any]]:
     """Part the entries of the network from the rest of the file."""
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: holds a {type(document).__name__} instead of a checkpoint's dictionary")
     state = document.get("state_dict", document)
     meta = document.get("meta")
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):

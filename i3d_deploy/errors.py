@@ -9,6 +9,7 @@ Every expected failure is an :class:`I3DError`, so an application needs one ``ex
     ├── CheckpointError   a checkpoint cannot be read, or fits none of the networks
     ├── ArtifactError     an exported file is truncated, altered or of the wrong type
     ├── ExportError       an exporter or engine builder gave up
+    ├── TrainingError     a training run cannot start, or cannot go on
     ├── DeviceError       the machine has not what a runner needs
     └── MissingExtraError a package of an optional part is not installed (also an ImportError)
 
@@ -44,6 +45,10 @@ class ArtifactError(I3DError):
 
 class ExportError(I3DError):
     """An exporter or engine builder gave up."""
+
+
+class TrainingError(I3DError):
+    """A training run cannot start, or cannot go on."""
 
 
 class DeviceError(I3DError):

@@ -34,9 +34,9 @@ def frames(*, num_frames: int = 96, height: int = 256, width: int = 340, seed: i
     if min(num_frames, height, width) < 1:
         raise InputError(f"num_frames, height and width ({num_frames}, {height}, {width}) must be > 0")
     random = np.random.RandomState(seed)
-    background = _texture(random, (height, width), cells=6)
+    background = texture(random, (height, width), cells=6)
     side = max(8, min(height, width) // 3)
-    patch = _texture(random, (side, side), cells=8)
+    patch = texture(random, (side, side), cells=8)
     for number in range(num_frames):
         angle = 2 * np.pi * number / num_frames
         center = (width * (0.5 + 0.3 * np.cos(angle)), height * (0.5 + 0.3 * np.sin(angle)))
@@ -62,6 +62,16 @@ def write_clip(path: Path, *, num_frames: int = 96, height: int = 256, width: in
     video.write(path, drawn, frames_per_second=FRAMES_PER_SECOND)
 
 
-def _texture(random: np.random.RandomState, size: tuple[int, int], *, cells: int) -> Frame:
+def texture(random: np.random.RandomState, size: tuple[int, int], *, cells: int) -> Frame:
+    """Draw smooth colours.
+
+    Args:
+        random: Where the colours come from.
+        size: Rows and columns.
+        cells: Colours a side, between which the picture is interpolated.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     coarse = random.randint(0, 256, (cells, cells, 3)).astype(np.uint8)
     return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)

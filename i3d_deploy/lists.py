@@ -86,8 +86,11 @@ def read(
         annotations = tuple(
             _annotation(row, kind=kind, root=root, num_classes=num_classes, image_name=image_name) for row in rows
         )
+        several = next((entry for entry in annotations if len(entry.labels) > 1 and not multi_class), None)
     except _MalformedError as error:
         raise InputError(f"list {path}: {error}") from error
+    if several is not None:
+        raise InputError(f"list {path}: {several.name} has several labels, and multi_class is not set")
     if not annotations:
         raise InputError(f"list {path} names no video: write one a line")
     return annotations

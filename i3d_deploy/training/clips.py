@@ -79,6 +79,11 @@ class ValidationViews(Part):
     spatial: Spatial = Spatial(num_crops=1, crop_size=224)
     lazy: bool = False
 
+    @property
+    def num_views(self) -> int:
+        """V, views per video."""
+        return self.sampling.num_clips * self.spatial.num_crops
+
     @model_validator(mode="after")
     def _check_lazy(self) -> ValidationViews:
         if self.lazy and self.spatial.num_crops != 1:

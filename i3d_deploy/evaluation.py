@@ -1,0 +1,406 @@
+"""Testing on a labelled list: from a recipe and a loaded network to the zoo's result files and metrics.
+
+The recipe says which videos and which views, whatever the card of the network says; where the two differ, a note says
+so. Several processes, as torchrun starts them, share the list; every video that is through is in a journal beside the
+result, so that a killed evaluation goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from i3d_deploy import artifact, views
+from i3d_deploy.card import Card
+from i3d_deploy.errors import ArtifactError, I3DError, InputError, MissingExtraError, VideoError
+from i3d_deploy.journal import Entry, Journal
+from i3d_deploy.network import NETWORKS
+from i3d_deploy.recognizer import Recognizer, load
+from i3d_deploy.results import OF_THE_CARD, AverageClips, Plan, Result, average, check_out
+from i3d_deploy.training.recipe import Recipe, Split, flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes that share the list, as torchrun starts them.
+
+    Attributes:
+        rank: Number of this one.
+        world_size: How many there are.
+        local_rank: Number of this one on its machine.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes the result."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait for all.
+
+        Raises:
+            I3DError: One of the others has ended; it has said why.
+        """
+        if self.world_size == 1:
+            return
+        from torch import distributed
+
+        try:
+            distributed.barrier()
+        except RuntimeError as error:
+            raise I3DError(f"process {self.rank}: another process of this evaluation has failed, see above") from error
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the processes that torchrun started, or be alone.
+
+    Raises:
+        MissingExtraError: There are several, and torch is not installed, by which they wait for each other.
+    """
+    rank, world_size, local_rank = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    if world_size == 1:
+        yield Processes()
+        return
+    try:
+        from torch import distributed
+    except ImportError as error:
+        raise MissingExtraError("torch", extra="train", cause=error) from error
+    # The fastest process waits for the slowest, however long that takes; a dead one closes its connections.
+    distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        yield Processes(rank=rank, world_size=world_size, local_rank=local_rank)
+    finally:
+        distributed.destroy_process_group()
+
+
+class Listener(Protocol):
+    """What an evaluation tells while it runs."""
+
+    def note(self, text: str) -> None:
+        """Say what was assumed, or what differs from the card."""
+
+    def failure(self, text: str) -> None:
+        """Say which video cannot be read, and why."""
+
+    def video(self, done: int, total: int, top1: float | None) -> None:
+        """Count the videos of this process that are through.
+
+        Args:
+            done: How many.
+            total: Of how many.
+            top1: Share of the readable ones that is right so far; None before there is one, or without averaging.
+        """
+
+
+class _Silent:
+    """Nobody listens."""
+
+    def note(self, text: str) -> None: ...
+
+    def failure(self, text: str) -> None: ...
+
+    def video(self, done: int, total: int, top1: float | None) -> None: ...
+
+
+def open_recognizer(
+    path: Path,
+    recipe: Recipe,
+    plan: Plan,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    processes: Processes | None = None,
+) -> Recognizer:
+    """Load a network and hold it against the recipe. The views that a checkpoint takes become those of the plan.
+
+    Args:
+        path: What :func:`i3d_deploy.load` takes.
+        recipe: The recipe that the plan was made of.
+        plan: What is evaluated.
+        device: As for :func:`i3d_deploy.load`; of several processes each takes its own GPU.
+        threads: CPU threads; default: the backend's choice.
+        processes: Those that share the list.
+
+    Returns:
+        The recognizer; its notes say where the file's card differs from the recipe.
+
+    Raises:
+        InputError: The network has other classes, or the engine takes other views than the recipe makes.
+        I3DError: As :func:`i3d_deploy.load`.
+    """
+    kind = artifact.identify(path).kind
+    device = _device(device, kind, processes or Processes())
+    if kind not in ("safetensors", "mmaction2"):
+        recognizer = load(path, device=device, threads=threads)
+        try:
+            _check_engine(path, recognizer.card, plan)
+        except InputError:
+            recognizer.close()
+            raise
+        recognizer.notes = (*recognizer.notes, *_differences(recognizer.card, recipe, plan))
+        return recognizer
+    from i3d_deploy import checkpoint
+    from i3d_deploy.runners.torch_runner import TorchRunner
+
+    name = recipe.network.name if kind == "mmaction2" and recipe.network.name in NETWORKS else None
+    found = checkpoint.load(path, network=name)
+    _check_classes(path, found.card, plan)
+    # A checkpoint of the zoo has no card: what had to be assumed is overruled by the recipe and differs from nothing.
+    is_assumed = kind == "mmaction2" and found.card.provenance.origin.startswith("mmaction2")
+    differences = _network_differences(found.card, recipe) if is_assumed else _differences(found.card, recipe, plan)
+    card = found.card.replaced(**{part: getattr(plan, part) for part in ("sampling", "spatial", "pixels")})
+    recognizer = Recognizer(TorchRunner(replace(found, card=card, notes=()), device=device, threads=threads))
+    recognizer.notes = tuple(differences)
+    return recognizer
+
+
+def _device(device: str, kind: artifact.Kind, processes: Processes) -> str:
+    """Give each process its own GPU, where there are any."""
+    if processes.world_size == 1 or device not in ("auto", "cuda") or kind == "openvino":
+        return device
+    own = f"cuda:{processes.local_rank}"
+    if device == "cuda" or kind == "tensorrt":
+        return own
+    import torch
+
+    if not torch.cuda.is_available():
+        return device
+    if kind == "onnx":
+        try:
+            import onnxruntime
+        except ImportError:
+            return device  # the runner says what to install
+        return own if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else device
+    return own
+
+
+def _check_classes(path: Path, card: Card, plan: Plan) -> None:
+    if card.network.num_classes != len(plan.labels):
+        raise InputError(f"{path} has {card.network.num_classes} classes, the recipe has {len(plan.labels)}")
+
+
+def _check_engine(path: Path, card: Card, plan: Plan) -> None:
+    _check_classes(path, card, plan)
+    if card.view_shape != plan.view_shape:
+        (ours, our_side), (theirs, their_side) = (shape[:2] for shape in (plan.view_shape, card.view_shape))
+        raise InputError(
+            f"{path} takes views of {theirs} frames of {their_side}x{their_side}, the recipe makes views of {ours} "
+            f"frames of {our_side}x{our_side}: export the checkpoint again for these, or --set test.sampling.clip_len "
+            "and test.spatial.crop_size to what it takes"
+        )
+    if card.pixels != plan.pixels:
+        raise InputError(
+            f"{path} scales pixels by mean {card.pixels.mean} and std {card.pixels.std}, the recipe by "
+            f"{plan.pixels.mean} and {plan.pixels.std}: an engine does it inside, so export one from the recipe's run"
+        )
+
+
+def _network_differences(card: Card, recipe: Recipe) -> Iterator[str]:
+    theirs, ours = card.network.model_dump(), recipe.network.model_dump()
+    for name in theirs:
+        if theirs[name] != ours[name]:
+            yield f"network.{name} is {theirs[name]} as the file says; the recipe says {ours[name]}"
+
+
+def _differences(card: Card, recipe: Recipe, plan: Plan) -> Iterator[str]:
+    """Where a card says something else than the recipe, a line each."""
+    yield from _network_differences(card, recipe)
+    for part in ("sampling", "spatial", "pixels"):
+        theirs, ours = dict(flat(getattr(card, part).model_dump())), dict(flat(getattr(plan, part).model_dump()))
+        for name in theirs:
+            if theirs[name] != ours[name]:
+                yield f"{part}.{name} is {ours[name]} as the recipe says; the card says {theirs[name]}"
+    averaging = OF_THE_CARD.get(plan.averaging)
+    if averaging not in (None, card.averaging):
+        yield f"averaging is over {averaging}; the card says {card.averaging}"
+    if card.labels != plan.labels:
+        number = next(n for n, names in enumerate(zip(card.labels, plan.labels, strict=True)) if len(set(names)) > 1)
+        yield f"labels are the recipe's; class {number} is {plan.labels[number]!r}, on the card {card.labels[number]!r}"
+
+
+def evaluate(
+    recognizer: Recognizer,
+    plan: Plan,
+    journal: Journal,
+    *,
+    processes: Processes | None = None,
+    batch: int | None = None,
+    listener: Listener | None = None,
+) -> Result | None:
+    """Run a network over the videos that the journal does not have yet.
+
+    Args:
+        recognizer: The network; views of the plan must fit it.
+        plan: What is evaluated.
+        journal: Where every video that is through is kept.
+        processes: Those that share the list.
+        batch: Views per run of the engine; default: what suits the device.
+        listener: Hears about the progress.
+
+    Returns:
+        The whole result in the first process, once all are through; None in the others.
+
+    Raises:
+        ArtifactError: The network's answer is not finite.
+        InputError: The journal is of another evaluation.
+    """
+    processes = processes or Processes()
+    _run_share(recognizer, plan, journal, processes=processes, batch=batch, listener=listener or _Silent())
+    processes.wait()
+    if not processes.is_first:
+        return None
+    found = journal.read()
+    missing = len(plan.annotations) - len(found)
+    if missing:
+        raise InputError(
+            f"{journal.folder} lacks {missing} of {len(plan.annotations)} videos: all processes must see this folder"
+        )
+    return Result(plan=plan, entries=tuple(found[index] for index in range(len(plan.annotations))))
+
+
+def _run_share(
+    recognizer: Recognizer,
+    plan: Plan,
+    journal: Journal,
+    *,
+    processes: Processes,
+    batch: int | None,
+    listener: Listener,
+) -> None:
+    share = range(processes.rank, len(plan.annotations), processes.world_size)
+    before = journal.read()
+    finished = [before[index] for index in share if index in before and before[index].rows is not None]
+    hits = [_is_hit(entry, plan) for entry in finished]
+    if finished:
+        listener.note(f"{len(finished)} of {len(share)} videos are in {journal.folder}, it goes on with the others")
+    waiting = sorted(set(share).difference(entry.index for entry in finished))
+    with journal.writing(processes.rank) as writer:
+        for done, (index, prepared) in enumerate(_read_ahead(plan, waiting), len(finished) + 1):
+            entry = _answer(recognizer, plan, index, prepared, batch=batch)
+            writer.add(entry)
+            if entry.error is None:
+                hits.append(_is_hit(entry, plan))
+            else:
+                listener.failure(entry.error)
+            top1 = None if plan.averaging == "none" or not hits else sum(hits) / len(hits)
+            listener.video(done, len(share), top1)
+
+
+def _read_ahead(plan: Plan, indices: Sequence[int]) -> Iterator[tuple[int, Future[views.Views]]]:
+    """Cut the views of the next video in a thread while the engine runs on those of the one before."""
+    pending: deque[tuple[int, Future[views.Views]]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        for index in indices:
+            source = plan.annotations[index].source
+            future = reader.submit(views.cut, source, sampling=plan.sampling, spatial=plan.spatial)
+            pending.append((index, future))
+            if len(pending) > 1:
+                yield pending.popleft()
+        yield from pending
+
+
+def _answer(
+    recognizer: Recognizer, plan: Plan, index: int, prepared: Future[views.Views], *, batch: int | None
+) -> Entry:
+    try:
+        ready = prepared.result()
+    except VideoError as error:
+        return Entry(index=index, error=str(error))
+    logits = recognizer.logits(ready, batch=batch)
+    if not np.isfinite(logits).all():
+        raise ArtifactError(
+            f"{plan.annotations[index].name}: {np.count_nonzero(~np.isfinite(logits))} logits are not finite: the "
+            f"weights are damaged, or too large for {recognizer.info.precision}"
+        )
+    return Entry(index=index, rows=average(logits, over=plan.averaging), warnings=ready.warnings)
+
+
+def _is_hit(entry: Entry, plan: Plan) -> bool:
+    return entry.rows is not None and int(entry.rows[0].argmax()) in plan.annotations[entry.index].labels
+
+
+def run(
+    path: Path,
+    recipe: Recipe,
+    *,
+    out: Path,
+    split: Split = "test",
+    averaging: AverageClips | None = None,
+    names: Sequence[str] = (),
+    confusion: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    skip_broken: bool = False,
+    fresh: bool = False,
+    processes: Processes | None = None,
+    listener: Listener | None = None,
+) -> Result | None:
+    """Evaluate a file with a network as a recipe says, and write the result.
+
+    Args:
+        path: What :func:`i3d_deploy.load` takes.
+        recipe: The recipe.
+        out: The result, ``.json`` or ``.pkl``; the journal is a folder beside it until the result is written.
+        split: Which of the recipe's lists.
+        averaging: Another averaging than the recipe's.
+        names: Metrics that will be asked of the result: refused before the work where they cannot be had.
+        confusion: The same of a confusion matrix.
+        device: As for :func:`i3d_deploy.load`; of several processes each takes its own GPU.
+        threads: CPU threads; default: the backend's choice.
+        batch: Views per run of the engine; default: what suits the device.
+        skip_broken: Write a result with rows of zeros for videos that cannot be read.
+        fresh: Start anew where a journal is left.
+        processes: Those that share the list, from :func:`joined`.
+        listener: Hears about the progress.
+
+    Returns:
+        The result in the first process, None in the others.
+
+    Raises:
+        InputError: Something does not fit, or a journal of another evaluation is left.
+        VideoError: Videos cannot be read, and ``skip_broken`` was not given.
+        I3DError: As :func:`i3d_deploy.load`.
+    """
+    processes, listener = processes or Processes(), listener or _Silent()
+    check_out(out)
+    if batch is not None and batch < 1:
+        raise InputError(f"batch ({batch}) must be > 0")
+    plan = Plan.of(recipe, split=split, averaging=averaging)
+    plan.check(names, confusion=confusion)
+    artifact.identify(path)
+    journal = Journal(out.with_name(out.name + ".partial"), plan.identity(path))
+    if processes.is_first:
+        if fresh:
+            journal.remove()
+        journal.read()
+    processes.wait()  # nobody writes before the journal is known to be the right one
+    with open_recognizer(path, recipe, plan, device=device, threads=threads, processes=processes) as recognizer:
+        listener.note(f"videos: {len(plan.annotations)}, views per video: {plan.num_views}, {recognizer.info}")
+        for note in recognizer.notes:
+            listener.note(note)
+        result = evaluate(recognizer, plan, journal, processes=processes, batch=batch, listener=listener)
+    if result is None:
+        return None
+    if not skip_broken:
+        result.require_all(kept_in=journal.folder)
+    result.write(out)
+    journal.remove()
+    return result

@@ -1,0 +1,434 @@
+"""The training loop: from a recipe to ``model.safetensors`` with its card.
+
+Note [Exact resumption]
+    A checkpoint lies between two steps. Everything that a step does is a function of the state in it and of the number
+    of the step: the order of the videos and the clips cut from them (``dataset``), the learning rate
+    (``optimization``), and the dropout, whose generator is seeded anew for every slice of a step (``learner``). So a
+    run that goes on from a checkpoint takes the same steps as one that never stopped, bit for bit where the device
+    computes deterministically.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from i3d_deploy import checkpoint, files, model
+from i3d_deploy.artifact import CARD_KEY
+from i3d_deploy.card import Accuracy, Card
+from i3d_deploy.errors import InputError, TrainingError
+from i3d_deploy.training import dataset, distributed, optimization, progress, recipe, snapshots
+from i3d_deploy.training.clips import seed_of
+from i3d_deploy.training.dataset import ClipBatch, ClipDataset, Collate, Failure, Order
+from i3d_deploy.training.distributed import Process
+from i3d_deploy.training.learner import Learner, Slice
+from i3d_deploy.training.progress import Reporter
+from i3d_deploy.training.recipe import Recipe
+from i3d_deploy.training.snapshots import Snapshots, State
+from i3d_deploy.training.validation import Validation, validate
+
+RECIPE_FILE = "recipe.json"
+PUBLISHED_FILE = "model.safetensors"
+CHECKPOINTS_FOLDER = "checkpoints"
+FAILED_FILE = "failed_videos.txt"
+
+_FREE_FIELDS = {"batch.workers", "checkpoint_every", "checkpoint_steps", "keep_every", "log_every"}
+"""What a resumed run may change: the weights do not depend on it."""
+
+_INITIAL_WEIGHTS, _NORM_CLIPS = 1 << 40, 1 << 41
+"""What is drawn with a seed of its own, in the place where epochs and steps have their number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is said of a run on the command line and belongs to no recipe.
+
+    Attributes:
+        work_dir: Where everything is written.
+        seed: Of the order, the clips, the fresh weights and the dropout; None: drawn, and printed.
+        deterministic: Use deterministic algorithms only.
+        validate: Evaluate every few epochs and keep the best.
+        resume: Go on from the newest whole checkpoint, or start where there is none.
+        init: A file of initial weights, as for :func:`i3d_deploy.checkpoint.initialize`.
+        device: As for :func:`i3d_deploy.training.distributed.joined`.
+    """
+
+    work_dir: Path
+    seed: int | None = None
+    deterministic: bool = False
+    validate: bool = False
+    resume: bool = False
+    init: Path | None = None
+    device: str = "auto"
+
+
+def train(spec: Recipe, options: Options) -> Path:
+    """Train a recipe, in every process that torchrun started.
+
+    Args:
+        spec: What to do.
+        options: Where and how.
+
+    Returns:
+        The published ``model.safetensors``: the best weights by validation, or the last ones without it.
+
+    Raises:
+        TrainingError: The work-dir holds another run, the loss is not a number, or too many videos cannot be read.
+        InputError: A list or the labels do not fit.
+        CheckpointError: The initial weights do not fit.
+        DeviceError: The machine has not the device.
+    """
+    if options.seed is not None and options.seed < 0:
+        raise InputError(f"seed ({options.seed}) must be >= 0")
+    with distributed.joined(options.device) as process, _algorithms(options, process):
+        run = _Run(spec, options, process)
+        with run.reporter:
+            run.train()
+        if process.is_first:
+            run.publish()
+        process.wait()
+    return options.work_dir / PUBLISHED_FILE
+
+
+@contextmanager
+def _algorithms(options: Options, process: Process) -> Iterator[None]:
+    """Deterministic algorithms where asked; the setting is put back, as is the random state."""
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
+        # On a GPU the backward pass of max pooling has no deterministic form and only warns.
+        torch.use_deterministic_algorithms(True, warn_only=process.device.type == "cuda")
+    torch.backends.cudnn.benchmark = not options.deterministic
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(was_deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@dataclass(kw_only=True)
+class _Window:
+    """What this process did since the last record."""
+
+    steps: list[int] = field(default_factory=list)
+    names: list[list[str]] = field(default_factory=list)
+    slices: list[Slice] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    videos: int = 0
+    wait_seconds: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    def add(self, step: int, batches: list[ClipBatch], slices: list[Slice]) -> None:
+        """Note a step."""
+        for batch, found in zip(batches, slices, strict=True):
+            self.steps.append(step)
+            self.names.append(batch.names)
+            self.slices.append(found)
+            self.failures += batch.failures
+            self.videos += len(batch.names)
+
+    def losses(self) -> list[float]:
+        """The loss of each slice.
+
+        Raises:
+            TrainingError: One is not finite.
+        """
+        found: list[float] = torch.stack([entry.loss for entry in self.slices]).tolist()
+        for step, names, loss in zip(self.steps, self.names, found, strict=True):
+            if loss != loss or loss in (float("inf"), -float("inf")):
+                raise TrainingError(
+                    f"the loss of step {step} is {loss}, with the videos {', '.join(names)}: lower optimizer.lr, warm "
+                    "up, or look at the videos; --resume goes on from the last checkpoint"
+                )
+        return found
+
+
+class _Run:
+    """One run, in one process."""
+
+    def __init__(self, spec: Recipe, options: Options, process: Process) -> None:
+        self._spec, self._options, self._process = spec, options, process
+        self._card = spec.card()
+        self._train_entries = spec.data.read("train", num_classes=spec.network.num_classes)
+        self._val_entries = spec.data.read("val", num_classes=spec.network.num_classes) if options.validate else ()
+        self._snapshots = Snapshots(options.work_dir / CHECKPOINTS_FOLDER)
+        notes: list[str] = []
+        # Only the first process reads and writes the work-dir: machines need not share it.
+        saved = process.share(self._read_work_dir(notes) if process.is_first else None)
+        self._seed: int = process.share(_seed(options, saved))
+        self._order = Order(
+            num_videos=len(self._train_entries),
+            videos=spec.batch.videos,
+            slices=spec.batch.accumulate * process.world_size,
+            seed=self._seed,
+        )
+        self._total_steps = self._order.steps_per_epoch * spec.epochs
+        self._peak_lr = optimization.peak_lr(spec, videos_per_step=self._order.videos_per_step)
+        self._step = 0
+        self._best: dict[str, Any] | None = None
+        self._failed: dict[str, str] = {}
+        self._learner = self._make_learner(saved, notes)
+        if saved is not None:
+            self._go_on(saved)
+        self.reporter = Reporter(
+            options.work_dir, total_steps=self._total_steps, first_step=self._step, is_enabled=process.is_first
+        )
+        for note in [*notes, *self._describe()]:
+            self.reporter.line(note)
+
+    def _read_work_dir(self, notes: list[str]) -> State | None:
+        """The checkpoint to go on from; the recipe is left in the work-dir for whoever looks."""
+        recipe_path = self._options.work_dir / RECIPE_FILE
+        if recipe_path.exists() or self._snapshots.steps:
+            if not self._options.resume:
+                raise TrainingError(
+                    f"{self._options.work_dir} holds a run: give --resume to go on with it, or another --work-dir"
+                )
+            self._check_recipe(recipe_path)
+        saved = self._snapshots.newest(on_damaged=notes.append)
+        with files.replacing(recipe_path) as (target,):
+            target.write_text(self._spec.to_json(indent=2) + "\n", encoding="utf-8")
+        return saved
+
+    def _check_recipe(self, path: Path) -> None:
+        if not path.exists():
+            return
+        stored = recipe.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        changes = [
+            line for line in recipe.differences(stored, self._spec) if line.partition(":")[0] not in _FREE_FIELDS
+        ]
+        if changes:
+            raise TrainingError(
+                f"{self._options.work_dir} holds a run of another recipe: {'; '.join(changes[:5])}; "
+                "give the recipe and --set as before, or another --work-dir"
+            )
+
+    def _make_learner(self, saved: State | None, notes: list[str]) -> Learner:
+        torch.manual_seed(seed_of(self._seed, _INITIAL_WEIGHTS))
+        network = model.build(self._spec.network)
+        if saved is None and self._options.init is not None:
+            notes.append(checkpoint.initialize(network, self._options.init, label_names=self._card.labels))
+        elif saved is None:
+            notes.append("fresh weights; --init gives others")
+        return Learner(network, self._spec, process=self._process, seed=self._seed)
+
+    def _go_on(self, saved: State) -> None:
+        sizes = {"videos_per_step": self._order.videos_per_step, "num_videos": self._order.num_videos}
+        for name, size in sizes.items():
+            if saved[name] != size:
+                raise TrainingError(
+                    f"the checkpoint is of a run with {name} {saved[name]}, this one has {size}: resume with the same "
+                    "list, batch.videos, batch.accumulate and number of processes in all"
+                )
+        self._learner.load(saved)
+        self._step = saved["step"]
+        self._best = saved["best"]
+        self._failed = dict(saved["failed"])
+
+    def _describe(self) -> Iterator[str]:
+        order, spec = self._order, self._spec
+        if self._step:
+            yield f"going on after step {self._step} of {self._total_steps}"
+        yield (
+            f"{order.num_videos} videos, {order.videos_per_step} a step "
+            f"({spec.batch.videos} x {spec.batch.accumulate} passes x {self._process.world_size} processes), "
+            f"{order.steps_per_epoch} steps an epoch, {spec.epochs} epochs; seed {self._seed}; {self._process.device}"
+        )
+        scaled = " (scaled to the batch)" if spec.batch.scale_lr else ""
+        yield f"learning rate {self._peak_lr:.6g}{scaled}; the recipe's {spec.optimizer.lr:g} is for " + (
+            f"{spec.batch.lr_reference} videos a step"
+        )
+
+    def train(self) -> None:
+        """Take the steps that are left."""
+        batches = self._read_clips()
+        window = _Window()
+        while self._step < self._total_steps:
+            began = time.perf_counter()
+            slices = [next(batches) for _ in range(self._spec.batch.accumulate)]
+            window.wait_seconds += time.perf_counter() - began
+            window.add(self._step, slices, self._learner.step(slices, step=self._step, lr=self._lr(self._step)))
+            self._step += 1
+            self.reporter.show(self._step)
+            if self._is_due(self._spec.log_every) or self._ends_epoch() or self._is_due(self._spec.checkpoint_steps):
+                self._record(window)
+                window = _Window()
+            if self._options.validate and self._ends_epoch(self._spec.validate_every):
+                self._validate()
+                window = _Window()
+            if self._ends_epoch(self._spec.checkpoint_every) or self._is_due(self._spec.checkpoint_steps):
+                self._save()
+
+    def _lr(self, step: int) -> float:
+        steps_per_epoch = self._order.steps_per_epoch
+        share = optimization.lr_share(
+            self._spec.schedule, step=step, steps_per_epoch=steps_per_epoch, epochs=self._spec.epochs
+        )
+        return self._peak_lr * share
+
+    def _is_due(self, every_steps: int | None) -> bool:
+        return every_steps is not None and self._step % every_steps == 0
+
+    def _ends_epoch(self, every_epochs: int = 1) -> bool:
+        """Whether the last step ended an epoch of that many, or the run."""
+        is_last = self._step == self._total_steps
+        return is_last or self._step % (every_epochs * self._order.steps_per_epoch) == 0
+
+    def _read_clips(self) -> Iterator[ClipBatch]:
+        process, order = self._process, self._order
+        keys = order.slice_keys(
+            first_step=self._step,
+            last_step=self._total_steps,
+            slices=range(process.rank, order.slices, process.world_size),
+        )
+        return self._load_clips(keys)
+
+    def _load_clips(self, keys: Iterator[list[dataset.Key]]) -> Iterator[ClipBatch]:
+        several = self._spec.network.num_classes if self._spec.data.multi_class else None
+        batches = dataset.loader(
+            ClipDataset(self._train_entries, self._spec.train, seed=self._seed),
+            batches=keys,
+            collate=Collate(num_classes=several),
+            workers=self._spec.batch.workers,
+            pin_memory=self._process.device.type == "cuda",
+        )
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise TrainingError(
+                f"reading videos failed: {str(error).partition(chr(10))[0]}; --resume goes on from the last checkpoint"
+            ) from error
+
+    def _record(self, window: _Window) -> None:
+        losses = window.losses()
+        sums = (sum(losses), len(losses), int(sum(int(entry.correct) for entry in window.slices)), window.videos)
+        gathered = self._process.gather((sums, window.failures, window.wait_seconds))
+        loss, slices, correct, videos = (sum(column) for column in zip(*(some for some, _, _ in gathered), strict=True))
+        seconds = time.perf_counter() - window.began
+        values = {
+            "loss": loss / slices,
+            "top1": 100 * correct / videos,
+            "lr": self._lr(self._step - 1),
+            "videos_per_second": videos / seconds,
+            "data_wait": window.wait_seconds / seconds,
+        }
+        self.reporter.record("train", step=self._step, epoch=self._epochs_done(), values=values)
+        self._count_failures([failure for _, some, _ in gathered for failure in some])
+
+    def _epochs_done(self) -> float:
+        return self._step / self._order.steps_per_epoch
+
+    def _count_failures(self, failures: list[Failure]) -> None:
+        fresh = {failure.name: failure.reason for failure in failures if failure.name not in self._failed}
+        if not fresh:
+            return
+        self._failed |= fresh
+        path = self._options.work_dir / FAILED_FILE
+        if self._process.is_first:
+            with files.replacing(path) as (target,):
+                text = "".join(f"{name}: {reason}\n" for name, reason in self._failed.items())
+                target.write_text(text, encoding="utf-8")
+        for name, reason in fresh.items():
+            self.reporter.line(f"replaced by another video: {name}: {reason}")
+        allowed = self._spec.data.max_failed
+        if len(self._failed) > allowed * len(self._train_entries):
+            listed = ", ".join(list(self._failed)[:5]) + (", ..." if len(self._failed) > 5 else "")
+            raise TrainingError(
+                f"{len(self._failed)} of {len(self._train_entries)} videos cannot be read, more than data.max_failed "
+                f"({allowed:.0%}): {listed}; all of them are in {path}"
+            )
+
+    def _validate(self) -> None:
+        if self._spec.norm.precise_batches:
+            self._learner.measure_norms(self._norm_clips())
+        else:
+            self._learner.share_norms()
+        found = validate(
+            self._learner.evaluated,
+            self._val_entries,
+            self._spec.validation,
+            averaging=self._spec.test.averaging,
+            multi_class=self._spec.data.multi_class,
+            batch=self._spec.batch.videos,
+            workers=self._spec.batch.workers,
+            process=self._process,
+        )
+        values = {**found.percents, "videos": found.num_videos}
+        self.reporter.record("val", step=self._step, epoch=self._epochs_done(), values=values)
+        for failure in found.failures:
+            self.reporter.line(f"left out of the validation: {failure.name}: {failure.reason}")
+        if self._best is None or found.main > self._best["percent"]:
+            self._best = {"step": self._step, "percent": found.main}
+            if self._process.is_first:
+                card = self._card.replaced(accuracy=self._accuracy(found))
+                self._snapshots.save(self._state(card), self._snapshots.best)
+
+    def _norm_clips(self) -> Iterator[ClipBatch]:
+        """Training clips that are not those of any epoch."""
+        order, process = self._order, self._process
+        epoch = _NORM_CLIPS + self._step
+        numbers = order.epoch(epoch).reshape(-1, order.videos)[process.rank :: process.world_size]
+        kept = numbers[: self._spec.norm.precise_batches]
+        return self._load_clips([(epoch, int(index)) for index in row] for row in kept)
+
+    def _accuracy(self, found: Validation) -> tuple[Accuracy, ...]:
+        return (
+            Accuracy(
+                data=f"{self._spec.data.list_path('val').stem} (validation)",
+                runner=f"torch {torch.__version__}, {self._spec.compute.autocast}",
+                num_videos=found.num_videos,
+                views_per_video=found.views_per_video,
+                **found.percents,
+            ),
+        )
+
+    def _state(self, card: Card) -> State:
+        return {
+            **self._learner.state(),
+            CARD_KEY: card.to_json(),
+            "recipe": self._spec.to_json(),
+            "step": self._step,
+            "seed": self._seed,
+            "videos_per_step": self._order.videos_per_step,
+            "num_videos": self._order.num_videos,
+            "best": self._best,
+            "failed": self._failed,
+        }
+
+    def _save(self) -> None:
+        if not self._process.is_first:
+            return
+        self._snapshots.save(self._state(self._card), self._snapshots.path(self._step))
+        kept_steps = self._spec.keep_every * self._order.steps_per_epoch
+        self._snapshots.prune(keep=lambda step: kept_steps > 0 and step % kept_steps == 0)
+
+    def publish(self) -> None:
+        """Write the weights with their card, and draw the curves."""
+        folder = self._options.work_dir
+        path = self._snapshots.best if self._best is not None else self._snapshots.path(self._total_steps)
+        problem = snapshots.what_is_wrong(path)
+        if problem is not None:
+            raise TrainingError(f"{path} cannot be published: {problem}")
+        checkpoint.save(checkpoint.load(path), folder / PUBLISHED_FILE)
+        progress.draw_curves(folder, title=self._spec.network.name)
+
+
+def _seed(options: Options, saved: State | None) -> int:
+    if saved is None:
+        return secrets.randbits(31) if options.seed is None else options.seed
+    stored = int(saved["seed"])
+    if options.seed not in (None, stored):
+        raise TrainingError(f"the run in {options.work_dir} has the seed {stored}, not {options.seed}")
+    return stored

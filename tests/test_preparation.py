@@ -1,0 +1,562 @@
+"""Official splits to lists: hand-written split files, small videos, and every way in which a file can be bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from i3d_deploy import extraction, generated, labels, lists, official_splits, preparation, video
+from i3d_deploy.errors import InputError
+from i3d_deploy.extraction import Resize
+from i3d_deploy.official_splits import Entry
+from i3d_deploy.preparation import Finding, Limits
+from tests.raw_avi import write_avi
+
+SCRIPT = Path(__file__).parents[1] / "training" / "prepare.py"
+COMMAND: click.Group = runpy.run_path(str(SCRIPT))["main"]
+QUICK = Limits(workers=1)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(COMMAND, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def clip20(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 20 frames of 48x32."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    generated.write_clip(path, num_frames=20, height=32, width=48)
+    return path
+
+
+def place(clip: Path, folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, folder / name)
+
+
+def write_files(folder: Path, texts: dict[str, str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def bad_files(folder: Path, clip: Path) -> None:
+    """One file of each kind that must not reach a list, in ``Archery``."""
+    data = clip.read_bytes()
+    archery = folder / "Archery"
+    archery.mkdir(parents=True, exist_ok=True)
+    (archery / "v_cut.avi").write_bytes(data[: len(data) // 2])
+    (archery / "v_empty.avi").write_bytes(b"")
+    (archery / "v_text.avi").write_text("not found\n" * 40)
+    os.mkfifo(archery / "v_pipe.avi")
+    grey = np.full((19, 16, 16, 3), 128, np.uint8)
+    write_avi(archery / "v_half.avi", grey, promised=40)
+    write_avi(archery / "v_short.avi", grey[:15])
+
+
+UCF101 = {
+    "classInd.txt": "1 Archery\n2 BabyCrawling\n",
+    "trainlist01.txt": "Archery/v_a.avi 1\nBabyCrawling/v_b.avi 2\n",
+    "testlist01.txt": "BabyCrawling/v_c.avi\nArchery/v_gone.avi\n",
+    "trainlist02.txt": "BabyCrawling/v_c.avi 2\r\n",
+    "testlist02.txt": "Archery/v_a.avi\r\n\r\n",
+}
+BAD = ["cut", "empty", "gone", "half", "pipe", "short", "text"]
+
+
+def test_ucf101_lists_hold_the_usable_videos(tmp_path: Path, clip20: Path) -> None:
+    splits = write_files(tmp_path / "splits", UCF101)
+    (splits / "trainlist03.txt").write_text("".join(f"Archery/v_{name}.avi 1\n" for name in ["a", *BAD]))
+    (splits / "testlist03.txt").write_text("BabyCrawling/v_b.avi\n")
+    videos, output = tmp_path / "videos", tmp_path / "lists"
+    place(clip20, videos, "Archery/v_a.avi", "BabyCrawling/v_b.avi", "BabyCrawling/v_c.avi", "BabyCrawling/extra.avi")
+    bad_files(videos, clip20)
+    done = run("ucf101", "--splits", splits, "--videos", videos, "--output", output)
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
+        "labels.txt": "Archery\nBabyCrawling\n",
+        "ucf101_train_split_1_videos.txt": "Archery/v_a.avi 0\nBabyCrawling/v_b.avi 1\n",
+        "ucf101_val_split_1_videos.txt": "BabyCrawling/v_c.avi 1\n",
+        "ucf101_train_split_2_videos.txt": "BabyCrawling/v_c.avi 1\n",
+        "ucf101_val_split_2_videos.txt": "Archery/v_a.avi 0\n",
+        "ucf101_train_split_3_videos.txt": "Archery/v_a.avi 0\n",
+        "ucf101_val_split_3_videos.txt": "BabyCrawling/v_b.avi 1\n",
+    }
+    report = json.loads((output / "report.json").read_text())
+    assert report["videos"] == 10
+    assert report["counts"] == {"ok": 3, "missing": 1, "broken": 5, "short": 1}
+    assert report["lists"]["ucf101_train_split_1_videos.txt"] == 2
+    assert {entry["name"]: (entry["verdict"], entry["reason"]) for entry in report["bad"]} == {
+        "Archery/v_gone.avi": ("missing", "no such file"),
+        "Archery/v_cut.avi": ("broken", "no video stream that can be decoded"),
+        "Archery/v_empty.avi": ("broken", "the file is empty"),
+        "Archery/v_half.avi": (
+            "broken",
+            "only 19 of 40 frames decode, fewer than 50%: the file is damaged; min_decoded_share (--min-decoded) sets "
+            "how much is enough",
+        ),
+        "Archery/v_pipe.avi": ("broken", "not a regular file"),
+        "Archery/v_short.avi": ("short", "15 frames, 16 are needed"),
+        "Archery/v_text.avi": ("broken", "no video stream that can be decoded"),
+    }
+    assert done.stdout == ""
+    assert "Warning: Archery/v_gone.avi: missing: no such file\n" in done.stderr
+    assert "10 videos: 3 ok, 1 missing, 5 broken, 1 short\n" in done.stderr
+    assert "ucf101_train_split_1_videos.txt: 2 videos\n" in done.stderr
+
+
+def test_limits_are_the_callers(tmp_path: Path, clip20: Path) -> None:
+    splits = write_files(
+        tmp_path / "splits",
+        {
+            "classInd.txt": "1 Archery\n",
+            "trainlist01.txt": "Archery/v_half.avi 1\nArchery/v_short.avi 1\n",
+            "testlist01.txt": "Archery/v_a.avi\n",
+        },
+    )
+    place(clip20, tmp_path / "videos", "Archery/v_a.avi")
+    bad_files(tmp_path / "videos", clip20)
+    options = ("--splits", splits, "--videos", tmp_path / "videos", "--output", tmp_path / "lists")
+    done = run("ucf101", *options, "--min-frames", "15", "--min-decoded", "0.4", "--workers", "1")
+    assert done.exit_code == 0, done.output
+    train = tmp_path / "lists" / "ucf101_train_split_1_videos.txt"
+    assert train.read_text() == "Archery/v_half.avi 0\nArchery/v_short.avi 0\n"
+    done = run("ucf101", *options, "--min-frames", "20")
+    assert done.exit_code == 0, done.output
+    assert train.read_text() == ""
+    assert train.with_name("ucf101_val_split_1_videos.txt").read_text() == "Archery/v_a.avi 0\n"
+
+
+def test_nothing_usable_is_a_failure_that_leaves_older_lists(tmp_path: Path) -> None:
+    splits = write_files(tmp_path / "splits", UCF101)
+    (tmp_path / "videos").mkdir()
+    output = write_files(tmp_path / "lists", {"ucf101_train_split_1_videos.txt": "old 0\n"})
+    done = run("ucf101", "--splits", splits, "--videos", tmp_path / "videos", "--output", output)
+    assert done.exit_code == 1
+    assert "4 videos: 4 missing\n" in done.stderr
+    assert "Error: no video is usable, see " in done.stderr
+    assert sorted(path.name for path in output.iterdir()) == ["report.json", "ucf101_train_split_1_videos.txt"]
+    assert (output / "ucf101_train_split_1_videos.txt").read_text() == "old 0\n"
+
+
+def test_classes_of_ucf101_have_the_shipped_order(tmp_path: Path) -> None:
+    # Lines 1, 23, 71 and 101 of the official classInd.txt.
+    names = labels.load("ucf101")
+    assert (names[0], names[22], names[70], names[100]) == ("ApplyEyeMakeup", "CricketBowling", "Punch", "YoYo")
+    index = "".join(f"{number} {name}\n" for number, name in enumerate(names, 1))
+    texts = {"classInd.txt": index, "trainlist01.txt": "YoYo/a.avi 101\n", "testlist01.txt": "YoYo/b.avi\n"}
+    found = official_splits.ucf101(write_files(tmp_path, texts))
+    assert found.labels == names
+    assert found.lists["ucf101_train_split_1"] == (Entry(names=("YoYo/a.avi",), label=100),)
+    reverse = "".join(f"{number} {name}\n" for number, name in enumerate(reversed(names), 1))
+    write_files(tmp_path, {"classInd.txt": reverse, "trainlist01.txt": "YoYo/a.avi 1\n"})
+    with pytest.raises(InputError, match=r"classInd\.txt has the classes of ucf101 in another order"):
+        official_splits.ucf101(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"classInd.txt": "Archery\n"}, r"classInd\.txt line 1 is 'Archery' instead of '1 NameOfTheClass'"),
+        ({"classInd.txt": "1 Archery\n3 Biking\n"}, r"classInd\.txt line 2 is '3 Biking' instead of '2 Name"),
+        ({"classInd.txt": ""}, r"classInd\.txt: the file is empty"),
+        ({"trainlist01.txt": "Diving/a.avi 1\n"}, r"trainlist01\.txt line 1 \(Diving/a\.avi\) is in the folder of no"),
+        (
+            {"trainlist01.txt": "\nArchery/a.avi 2\n"},
+            r"line 2 \(Archery/a\.avi\) has the number 2, classInd\.txt says 1",
+        ),
+    ],
+)
+def test_malformed_ucf101_files_are_refused(tmp_path: Path, texts: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        official_splits.ucf101(write_files(tmp_path, UCF101 | texts))
+
+
+def test_missing_split_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        official_splits.hmdb51(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"no files <class>_test_split1\.txt: give the folder testTrainMulti_7030"):
+        official_splits.hmdb51(tmp_path)
+    write_files(tmp_path, UCF101)
+    (tmp_path / "testlist02.txt").unlink()
+    with pytest.raises(InputError, match=r"testlist02\.txt: no such file"):
+        official_splits.ucf101(tmp_path)
+    (tmp_path / "trainlist01.txt").unlink()
+    (tmp_path / "trainlist02.txt").unlink()
+    with pytest.raises(InputError, match=r"no trainlist01\.txt: give the folder ucfTrainTestlist"):
+        official_splits.ucf101(tmp_path)
+
+
+HMDB51 = {
+    "wave_test_split1.txt": "w [1]#x.avi 1 \nw2.avi 2 \nw3.avi 0 \n",
+    "wave_test_split2.txt": "w [1]#x.avi 2 \nw2.avi 0 \nw3.avi 1 \n",
+    "brush_hair_test_split1.txt": "b1.avi 2 \nb2.avi 1 \n",
+    "brush_hair_test_split2.txt": "b1.avi 0 \nb2.avi 0 \n",
+}
+
+
+def test_hmdb51_lists_hold_what_each_split_uses(tmp_path: Path, clip20: Path) -> None:
+    splits = write_files(tmp_path / "splits", HMDB51)
+    names = ("wave/w [1]#x.avi", "wave/w2.avi", "wave/w3.avi", "brush_hair/b1.avi", "brush_hair/b2.avi")
+    place(clip20, tmp_path / "videos", *names)
+    output = tmp_path / "lists"
+    done = run("hmdb51", "--splits", splits, "--videos", tmp_path / "videos", "--output", output)
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
+        "labels.txt": "brush_hair\nwave\n",
+        "hmdb51_train_split_1_videos.txt": "brush_hair/b2.avi 0\nwave/w [1]#x.avi 1\n",
+        "hmdb51_val_split_1_videos.txt": "brush_hair/b1.avi 0\nwave/w2.avi 1\n",
+        "hmdb51_train_split_2_videos.txt": "wave/w3.avi 1\n",
+        "hmdb51_val_split_2_videos.txt": "wave/w [1]#x.avi 1\n",
+    }
+    path = output / "hmdb51_train_split_1_videos.txt"
+    read = lists.read(path, kind="video", root=tmp_path / "videos", num_classes=2)
+    assert [entry.name for entry in read] == ["brush_hair/b2.avi", "wave/w [1]#x.avi"]
+
+
+def test_classes_of_hmdb51_have_the_shipped_order(tmp_path: Path) -> None:
+    names = labels.load("hmdb51")
+    assert (names[0], names[1], names[50]) == ("brush_hair", "cartwheel", "wave")
+    write_files(tmp_path, {f"{name}_test_split1.txt": "a.avi 1\n" for name in names})
+    assert official_splits.hmdb51(tmp_path).labels == names
+
+
+def test_malformed_hmdb51_files_are_refused(tmp_path: Path) -> None:
+    write_files(tmp_path, HMDB51 | {"wave_test_split1.txt": "w1.avi 3\n"})
+    with pytest.raises(InputError, match=r"wave_test_split1\.txt line 1 is 'w1\.avi 3' instead of 'video\.avi 0', 1"):
+        official_splits.hmdb51(tmp_path)
+    write_files(tmp_path, HMDB51)
+    (tmp_path / "wave_test_split2.txt").unlink()
+    with pytest.raises(InputError, match=r"wave_test_split2\.txt: no such file"):
+        official_splits.hmdb51(tmp_path)
+
+
+TRAIN_CSV = """label,youtube_id,time_start,time_end,split,is_cc
+making tea,-AbC_1,4,14,train,0
+abseiling,0123456789a,120,130,train,1
+"tying knot (not on a tie)",xyz,0,10,train,0
+abseiling,gone,1,2,train,0
+"""
+VAL_CSV = "label,youtube_id,time_start,time_end,split\nmaking tea,valid,1000,1010,validate\n"
+
+
+def test_kinetics_videos_are_found_under_their_usual_names(tmp_path: Path, clip20: Path) -> None:
+    write_files(tmp_path, {"train.csv": TRAIN_CSV, "val.csv": VAL_CSV})
+    place(
+        clip20,
+        tmp_path / "videos",
+        *("making tea/-AbC_1_000004_000014.mp4", "abseiling/0123456789a.mkv"),
+        *("tying_knot_(not_on_a_tie)/xyz_000000_000010.webm", "valid_001000_001010.mp4", "valid.mp4"),
+    )
+    output = tmp_path / "lists"
+    options = ("--train-csv", tmp_path / "train.csv", "--val-csv", tmp_path / "val.csv")
+    done = run("kinetics", *options, "--videos", tmp_path / "videos", "--output", output)
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
+        "labels.txt": "abseiling\nmaking tea\ntying knot (not on a tie)\n",
+        "kinetics400_train_list_videos.txt": (
+            "making tea/-AbC_1_000004_000014.mp4 1\n"
+            "abseiling/0123456789a.mkv 0\n"
+            "tying_knot_(not_on_a_tie)/xyz_000000_000010.webm 2\n"
+        ),
+        "kinetics400_val_list_videos.txt": "valid_001000_001010.mp4 1\n",
+    }
+    assert "gone_000001_000002: missing: no such file, nor under 3 other names" in done.stderr
+
+
+def test_classes_of_kinetics400_have_the_shipped_order(tmp_path: Path) -> None:
+    names = labels.load("kinetics400")
+    assert (names[0], names[1], names[399]) == ("abseiling", "air drumming", "zumba")
+    rows = [f'"{name}",id{number},0,10,train' for number, name in enumerate(names)]
+    text = "\n".join(["label,youtube_id,time_start,time_end,split", *reversed(rows)])
+    found = official_splits.kinetics(train=write_files(tmp_path, {"t.csv": text}) / "t.csv", val=None)
+    assert found.labels == names
+    assert list(found.lists) == ["kinetics400_train_list"]
+    assert found.lists["kinetics400_train_list"][0].label == 399
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("youtube_id,time_start,time_end,split\na,0,1,test\n", "has no column 'label', as the test set has none: give"),
+        (
+            "label,youtube_id,time_start\na,b,0\n",
+            r"has no column 'time_end': its first line is 'label,youtube_id,time_",
+        ),
+        ("label,youtube_id,time_start,time_end\na,b,0\n", r"line 2 is 'a,b,0' instead of 'label,youtube_id,0,10"),
+        ("label,youtube_id,time_start,time_end\na,b,x,1\n", r"line 2 is 'a,b,x,1' instead of 'label,youtube_id,0,10"),
+        ("label,youtube_id,time_start,time_end\n,b,0,1\n", "line 2 has an empty label or youtube_id"),
+        ("", r"given\.csv: the file is empty"),
+    ],
+)
+def test_malformed_kinetics_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    write_files(tmp_path, {"given.csv": text})
+    options = ("--val-csv", tmp_path / "given.csv", "--videos", tmp_path, "--output", tmp_path)
+    done = run("kinetics", *options)
+    assert done.exit_code == 1
+    with pytest.raises(InputError, match=message):
+        official_splits.kinetics(train=None, val=tmp_path / "given.csv")
+    assert done.stderr.count("\n") == 1
+
+
+def test_kinetics_needs_a_file(tmp_path: Path) -> None:
+    done = run("kinetics", "--videos", tmp_path, "--output", tmp_path)
+    assert done.exit_code == 1
+    assert done.stderr == "Error: give the CSV file of the training or of the validation videos, or both\n"
+
+
+def test_missing_folder_of_videos_is_one_line(tmp_path: Path) -> None:
+    splits = write_files(tmp_path / "splits", UCF101)
+    done = run("ucf101", "--splits", splits, "--videos", tmp_path / "no", "--output", tmp_path / "lists")
+    assert done.exit_code == 1
+    assert done.stderr == f"Error: {tmp_path / 'no'}: no such folder: give the folder of the videos\n"
+    assert not (tmp_path / "lists").exists()
+
+
+def test_frames_are_extracted_and_listed(tmp_path: Path, clip20: Path) -> None:
+    videos, folder, output = tmp_path / "videos", tmp_path / "frames", tmp_path / "lists"
+    place(clip20, videos, "Archery/v_a.avi", "BabyCrawling/v_b.avi", "BabyCrawling/v_c.avi")
+    bad_files(videos, clip20)
+    done = run("frames", "--videos", videos, "--output", folder, "--short-side", "16")
+    assert done.exit_code == 0, done.output
+    assert "9 videos: 3 ok, 5 broken, 1 short\n" in done.stderr
+    assert sorted(str(path.relative_to(folder)) for path in folder.glob("*/*")) == [
+        *("Archery/v_a", "BabyCrawling/v_b", "BabyCrawling/v_c"),
+    ]
+    names = sorted(path.name for path in (folder / "Archery" / "v_a").iterdir())
+    assert names == [f"img_{number:05}.jpg" for number in range(1, 21)]
+    images = [cv2.imread(str(folder / "Archery" / "v_a" / name)) for name in names]
+    for image, frame in zip(images, video.read(clip20), strict=True):
+        assert image is not None
+        expected = cv2.resize(frame, (24, 16), interpolation=cv2.INTER_LINEAR)[..., ::-1]
+        # JPEG halves the colour resolution. Red and blue exchanged would give about 60.
+        assert np.abs(image.astype(np.float64) - expected).mean() < 20
+
+    (folder / "BabyCrawling" / "v_c" / "img_00007.jpg").write_bytes(b"\xff\xd8 no picture")
+    splits = write_files(tmp_path / "splits", UCF101)
+    done = run("ucf101", "--splits", splits, "--videos", folder, "--output", output, "--kind", "frames")
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
+        "labels.txt": "Archery\nBabyCrawling\n",
+        "ucf101_train_split_1_rawframes.txt": "Archery/v_a 20 0\nBabyCrawling/v_b 20 1\n",
+        "ucf101_val_split_1_rawframes.txt": "",
+        "ucf101_train_split_2_rawframes.txt": "",
+        "ucf101_val_split_2_rawframes.txt": "Archery/v_a 20 0\n",
+    }
+    report = json.loads((output / "report.json").read_text())
+    assert [(entry["name"], entry["verdict"], entry["reason"]) for entry in report["bad"]] == [
+        ("BabyCrawling/v_c", "broken", "BabyCrawling/v_c/img_00007.jpg: the image cannot be decoded"),
+        ("Archery/v_gone.avi", "missing", "no such folder of frames"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ("img_00001.jpg", "video/img_00001.jpg: no such file"),
+        ("img_00009.jpg", "video/img_00009.jpg: no such file"),
+        ("img_*.jpg", "no frames named img_00001.jpg and so on"),
+    ],
+)
+def test_folder_of_frames_with_a_gap_is_broken(tmp_path: Path, clip20: Path, lost: str, reason: str) -> None:
+    extraction.extract("video", clip20, tmp_path / "video", Resize(), QUICK)
+    for path in list((tmp_path / "video").glob(lost)):
+        path.unlink()
+    found = preparation.judge("video", tmp_path, "frames", QUICK)
+    assert (found.verdict, found.reason) == ("broken", reason)
+
+
+def test_extraction_goes_on_where_it_was(tmp_path: Path, clip20: Path) -> None:
+    videos, folder = tmp_path / "videos", tmp_path / "frames"
+    place(clip20, videos, "a.mp4", "deep/b.mp4")
+    options = ("frames", "--videos", videos, "--output", folder, "--size", "20x10")
+    assert run(*options).exit_code == 0
+    kept = folder / "a" / "img_00001.jpg"
+    image = cv2.imread(str(kept))
+    assert image is not None
+    assert image.shape == (10, 20, 3)
+    when = kept.stat().st_mtime_ns
+    # What a run leaves that was killed in the middle of a video.
+    half = folder / "deep" / ".writing-b"
+    (folder / "deep" / "b").rename(half)
+    for number in range(11, 21):
+        (half / f"img_{number:05}.jpg").unlink()
+    (half / "img_00099.jpg").write_bytes(b"")
+    done = run(*options)
+    assert done.exit_code == 0, done.output
+    assert kept.stat().st_mtime_ns == when
+    assert not half.exists()
+    assert len(list((folder / "deep" / "b").iterdir())) == 20
+    done = run("frames", "--videos", videos, "--output", folder)
+    assert done.exit_code == 1
+    assert "has frames of another size (frames.json): give another folder or remove this one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size", "20x10", "--short-side", "8"), "give --short-side or --size, not both"),
+        (("--size", "20*10"), "'20*10' is not width x height, such as 340x256"),
+    ],
+)
+def test_wrong_sizes_are_usage_errors(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    done = run("frames", "--videos", tmp_path, "--output", tmp_path, *options)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "videos: no videos: give the folder of the videos"),
+        (("a.avi", "a.mp4"), r"a\.avi and a\.mp4 would get the same folder of frames: rename one"),
+        (("a.avi", "a/b.avi"), r"the frames of a/b\.avi would lie among those of a\.avi: rename one"),
+    ],
+)
+def test_names_that_cannot_be_folders_are_refused(
+    tmp_path: Path, clip20: Path, names: tuple[str, ...], message: str
+) -> None:
+    place(clip20, tmp_path / "videos", *names)
+    with pytest.raises(InputError, match=message):
+        extraction.extract_all(tmp_path / "videos", output=tmp_path / "out", resize=Resize(), limits=QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_window_starts_lie_wholly_on_one_side() -> None:
+    # 100 frames, 60 % of them to train on: windows of 20 start up to frame 40, and from frame 60 up to frame 80.
+    assert extraction.window_starts(100, train_share=0.6, window=20, stride=15) == ([0, 15, 30], [60, 75])
+    assert extraction.window_starts(100, train_share=0.6, window=20, stride=10) == ([0, 10, 20, 30, 40], [60, 70, 80])
+    assert extraction.window_starts(100, train_share=0.6, window=61, stride=1) == ([], [])
+    # 0.29 * 100 is less than 29 in floating point.
+    assert extraction.window_starts(100, train_share=0.29, window=29, stride=29) == ([0], [29, 58])
+    for share, window, stride in ((0, 4, 4), (1, 4, 4), (0.5, 0, 4), (0.5, 4, 0)):
+        with pytest.raises(
+            InputError, match=r"train_share \(.*\) must be between 0 and 1, window and stride \(.*\) > 0"
+        ):
+            extraction.window_starts(9, train_share=share, window=window, stride=stride)
+
+
+def test_windows_of_long_videos_are_listed_with_offsets(tmp_path: Path, clip20: Path) -> None:
+    generated.write_clip(tmp_path / "knead dough.mp4", num_frames=40, height=32, width=48)
+    place(clip20, tmp_path, "cut.mp4")
+    (tmp_path / "broken.mp4").write_text("nothing")
+    output = tmp_path / "out"
+    files = (tmp_path / "broken.mp4", tmp_path / "knead dough.mp4", tmp_path / "cut.mp4")
+    options = ("--train-share", "0.5", "--window", "8", "--stride", "6", "--short-side", "16", "--output", output)
+    done = run("windows", *files, *options)
+    assert done.exit_code == 0, done.output
+    assert (output / "labels.txt").read_text() == "knead dough\ncut\n"
+    assert (output / "train.txt").read_text() == (
+        "knead dough 0 8 0\nknead dough 6 8 0\nknead dough 12 8 0\ncut 0 8 1\n"
+    )
+    assert (output / "test.txt").read_text() == (
+        "knead dough 20 8 0\nknead dough 26 8 0\nknead dough 32 8 0\ncut 10 8 1\n"
+    )
+    read = lists.read(output / "test.txt", kind="frames", root=output, num_classes=2, with_offset=True)
+    last = video.collect(read[2].source, choose=lambda count: np.array([[count - 1]]), transform=lambda frame: frame)
+    assert (last.num_frames, last.by_index[7].shape) == (8, (16, 24, 3))
+    assert "Warning: broken.mp4: broken: no video stream that can be decoded\n" in done.stderr
+    assert "train.txt: 4 windows\n" in done.stderr
+    # 20 frames have 10 on each side.
+    done = run("windows", *files[1:], *options, "--window", "12")
+    assert done.exit_code == 0, done.output
+    assert "Warning: cut.mp4: short: 20 frames leave no window of 12 for training\n" in done.stderr
+    assert (output / "labels.txt").read_text() == "knead dough\n"
+
+
+def test_windows_of_two_videos_of_one_name_are_refused(tmp_path: Path) -> None:
+    done = run("windows", tmp_path / "a.mp4", tmp_path / "b" / "a.mp4", "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert done.stderr == "Error: two videos have the same name, which is their class: rename one\n"
+    done = run("windows", tmp_path / "a.mp4", tmp_path / "b" / "a.avi", "--output", tmp_path / "out")
+    assert done.stderr == "Error: a.mp4 and a.avi would get the same folder of frames: rename one\n"
+
+
+def test_motion_is_written_once(tmp_path: Path) -> None:
+    options = ("motion", "--output", tmp_path / "motion", "--train", "8", "--val", "1", "--test", "1")
+    done = run(*options)
+    assert done.exit_code == 0, done.output
+    assert len((tmp_path / "motion" / "train.txt").read_text().splitlines()) == 8
+    assert done.stderr == f"10 videos and their lists are in {tmp_path / 'motion'}; 0 were there\n"
+    assert run(*options).stderr == f"10 videos and their lists are in {tmp_path / 'motion'}; all were there\n"
+
+
+def read_all(name: str, path: Path) -> Finding:
+    """Read a file to its end, as decoders do that do not look at what they are given."""
+    return Finding(name=name, verdict="ok", num_frames=len(path.read_bytes()))
+
+
+def crash(name: str) -> Finding:
+    """End as a decoder does that writes outside its memory."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError(name)
+
+
+def fail(name: str) -> Finding:
+    """Fail as a full disk does."""
+    raise OSError(28, "No space left on device", name)
+
+
+def test_file_that_never_ends_is_given_up_and_others_go_on(tmp_path: Path) -> None:
+    # A pipe that nobody writes to holds whoever opens it for reading.
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"1234")
+    calls = [("first", tmp_path / "file"), ("hangs", tmp_path / "pipe"), ("last", tmp_path / "file")]
+    seen: list[tuple[int, int]] = []
+    start = time.monotonic()
+    found = list(
+        preparation.findings(
+            read_all,
+            calls,
+            limits=Limits(timeout_seconds=0.5, workers=1),
+            on_file=lambda *given: seen.append(given),
+        )
+    )
+    assert time.monotonic() - start < 20
+    assert found == [
+        Finding(name="first", verdict="ok", num_frames=4),
+        Finding(name="hangs", verdict="no answer in time", reason="no answer within 0.5 seconds"),
+        Finding(name="last", verdict="ok", num_frames=4),
+    ]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert threading.active_count() == 1
+
+
+def test_crash_of_the_decoder_costs_one_file(tmp_path: Path) -> None:
+    (found,) = preparation.findings(crash, [("bad.avi",)], limits=QUICK)
+    assert (found.name, found.verdict) == ("bad.avi", "broken")
+    assert found.reason == "the decoder ended its process (exit code -11)"
+
+
+def test_failure_of_the_machine_ends_the_run() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        list(preparation.findings(fail, [("a.avi",), ("b.avi",)], limits=QUICK))
+
+
+@pytest.mark.parametrize("given", [{"min_frames": 0}, {"timeout_seconds": 0}, {"workers": 0}])
+def test_limits_out_of_range_are_refused(given: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"must be at least 1, timeout_seconds \(.*\) above 0"):
+        make: Callable[..., Limits] = Limits
+        make(**given)
+
+
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51", "kinetics", "frames", "windows", "motion"])
+def test_help_ends_with_an_example(name: str) -> None:
+    done = run(name, "--help")
+    assert done.exit_code == 0
+    assert f"Example: prepare.py {name} " in done.stdout

@@ -1,0 +1,194 @@
+"""Recipes: overriding fields, what is refused, and every recipe of the zoo taking a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from i3d_deploy import checkpoint, labels, motion
+from i3d_deploy.errors import InputError
+from i3d_deploy.training import loop, recipe
+from i3d_deploy.training.recipe import Recipe
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+NAMES = sorted(path.stem for path in RECIPES.glob("*.py"))
+
+
+def load(name: str) -> Recipe:
+    return recipe.load(name, folder=RECIPES)
+
+
+def test_the_recipes_of_the_zoo_are_there() -> None:
+    zoo = {
+        "i3d_r50_32x2x1_100e_kinetics400_rgb",
+        "i3d_r50_video_32x2x1_100e_kinetics400_rgb",
+        "i3d_r50_dense_32x2x1_100e_kinetics400_rgb",
+        "i3d_r50_lazy_32x2x1_100e_kinetics400_rgb",
+        "i3d_nl_embedded_gaussian_r50_32x2x1_100e_kinetics400_rgb",
+        "i3d_nl_gaussian_r50_32x2x1_100e_kinetics400_rgb",
+        "i3d_nl_dot_product_r50_32x2x1_100e_kinetics400_rgb",
+        "i3d_r50_heavy_8x8x1_100e_kinetics400_rgb",
+    }
+    assert zoo <= set(NAMES)
+
+
+# Section by section what the zoo's plain configuration says.
+ZOO = {
+    "optimizer.kind": "sgd",
+    "optimizer.lr": 0.01,
+    "optimizer.momentum": 0.9,
+    "optimizer.nesterov": False,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.clip_norm": 40.0,
+    "schedule.kind": "step",
+    "schedule.milestones": [40, 80],
+    "schedule.gamma": 0.1,
+    "schedule.warmup_epochs": 0.0,
+    "epochs": 100,
+    "batch.videos": 8,
+    "batch.workers": 2,
+    "dropout": 0.5,
+    "validate_every": 5,
+    "checkpoint_every": 5,
+    "log_every": 20,
+    "train.short_side": 256,
+    "train.crop": "multi_scale",
+    "train.scales": [1.0, 0.8],
+    "train.crop_size": 224,
+    "train.flip": 0.5,
+    "validation.spatial.crop_size": 224,
+    "test.sampling.num_clips": 10,
+    "test.spatial.num_crops": 3,
+    "test.spatial.crop_size": 256,
+    "test.averaging": "probabilities",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("100e_kinetics400_rgb")])
+def test_zoo_recipes_have_the_numbers_of_the_zoo(name: str) -> None:
+    found = dict(recipe.flat(load(name).model_dump(mode="json")))
+    assert {field: found[field] for field in ZOO} == ZOO
+    clip = [8, 8] if "8x8" in name else [32, 2]
+    for part in ("train", "validation.sampling", "test.sampling"):
+        assert [found[f"{part}.clip_len"], found[f"{part}.frame_interval"]] == clip
+        assert found[f"{part}.scheme"] == ("dense" if "dense" in name else "uniform")
+    assert found["validation.sampling.num_clips"] == (10 if "dense" in name else 1)
+    assert found["train.lazy"] == found["validation.lazy"] == ("lazy" in name)
+    assert found["data.kind"] == ("video" if "video" in name else "frames")
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51"])
+def test_fine_tuning_has_all_official_splits(name: str, split: int) -> None:
+    found = load(f"i3d_r50_32x2x1_finetune_{name}_rgb").overridden([f"data.split={split}"])
+    assert found.data.list_path("train").name == f"{name}_train_split_{split}_videos.txt"
+    assert found.network.num_classes == labels.LABEL_SETS[name]
+
+
+def example_data(spec: Recipe, folder: Path) -> list[str]:
+    """A list of two examples of the recipe's kind, and the settings that point to it."""
+    if spec.data.kind == "video":
+        motion.write_dataset(folder, train=2, val=1, test=1)
+        rows = ["train/00000.mp4 0", "train/00001.mp4 1"]
+    else:
+        (folder / "clip").mkdir()
+        for number in range(1, 21):
+            pixels = np.random.RandomState(number).randint(0, 256, (48, 64, 3)).astype(np.uint8)
+            assert cv2.imwrite(str(folder / "clip" / spec.data.image_name.format(number)), pixels)
+        offset = " 0" if spec.data.with_offset else ""
+        rows = [f"clip{offset} 20 0", f"clip{offset} 20 1"]
+    (folder / "list.txt").write_text("\n".join(rows) + "\n")
+    names = [f"class {number}" for number in range(spec.network.num_classes)]
+    (folder / "labels.txt").write_text("\n".join(names) + "\n")
+    settings = [f"data.{split}_{what}" for split in ("train", "val", "test") for what in ("list", "root")]
+    values = [str(folder / "list.txt") if name.endswith("list") else str(folder) for name in settings]
+    return [f"{name}={value}" for name, value in zip(settings, values, strict=True)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_takes_a_step_on_an_example_list(name: str, tmp_path: Path) -> None:
+    spec = load(name)
+    settings = example_data(spec, tmp_path)
+    if spec.data.labels not in labels.LABEL_SETS:
+        settings.append(f"data.labels={tmp_path / 'labels.txt'}")
+    # Whole but small: one step of two videos at the smallest crop that a non-local block takes.
+    settings += ["epochs=1", "batch.videos=2", "batch.workers=0", "train.crop_size=64", "train.short_side=72"]
+    published = loop.train(spec.overridden(settings), loop.Options(work_dir=tmp_path / "run", seed=0))
+    trained = checkpoint.load(published)
+    assert trained.card.network == spec.network
+    torch.manual_seed(0)
+    logits = trained.model(torch.randn(1, 3, spec.train.clip_len, 64, 64))
+    assert logits.shape == (1, spec.network.num_classes)
+    assert torch.isfinite(logits).all()
+
+
+def test_settings_override_named_fields(small_recipe: Recipe) -> None:
+    changed = small_recipe.overridden(["optimizer.lr=1", "ema=null", "train.scales=[1.0, 0.5]", "data.split=3"])
+    assert recipe.differences(small_recipe, changed) == [
+        "data.split: 1 -> 3",
+        "train.scales: [1.0, 0.8] -> [1.0, 0.5]",
+        "optimizer.lr: 0.05 -> 1.0",
+        "ema: 0.8 -> None",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.lr", r"--set optimizer.lr: write name=value"),
+        ("lr=0.1", r"--set lr=0.1: there is no lr; did you mean optimizer.lr\?"),
+        ("optimiser.momentun=0.1", r"there is no optimiser.momentun; did you mean optimizer.momentum"),
+        ("batch=3", r"there is no batch; did you mean batch\."),
+        ("epochs=1.5", r"--set: epochs: Input should be a valid integer"),
+        ("epochs=true", r"--set: epochs: Input should be a valid integer"),
+        ("epochs=0", r"--set: epochs: .*greater than or equal to 1"),
+        ("epochs=many", r"--set: epochs: Input should be a valid integer"),
+        ("optimizer.kind=adam", r"--set: optimizer.kind: Input should be 'sgd' or 'adamw'"),
+        ("data.labels=5", r"--set: data.labels: Input should be a valid string"),
+        ("data.image_name=img.jpg", r"image_name 'img.jpg' has no place for the number"),
+        ("train.clip_len=1", r"train: clip_len \(1\) is too short"),
+        ("validation.spatial.crop_size=40", r"crop_size \(40\) must be <= short_side \(32\)"),
+    ],
+)
+def test_wrong_settings_are_refused(small_recipe: Recipe, setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small_recipe.overridden([setting])
+
+
+def test_a_recipe_survives_its_json(small_recipe: Recipe) -> None:
+    assert recipe.from_json(small_recipe.to_json(), where="here") == small_recipe
+    assert json.loads(small_recipe.to_json())["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", "assigns no Recipe"),
+        ("1 / 0\n", "cannot be run: ZeroDivisionError"),
+        ("def broken(:\n", "cannot be run: SyntaxError"),
+        ("from i3d_deploy.training.recipe import Batch\nrecipe = Batch(videos=0)\n", "videos: Input should be greater"),
+    ],
+)
+def test_a_broken_recipe_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        recipe.load(str(path), folder=RECIPES)
+
+
+def test_an_unknown_recipe_lists_near_ones() -> None:
+    with pytest.raises(InputError, match="recipe motion_tyni: no such file; did you mean motion_tiny"):
+        load("motion_tyni")
+
+
+def test_labels_that_do_not_fit_are_refused(small_recipe: Recipe) -> None:
+    wrong = small_recipe.overridden(["data.labels=ucf101"])
+    with pytest.raises(
+        InputError, match=r"ucf101\) has 101 names for a network of 8 classes: --set network.num_classes"
+    ):
+        wrong.card()
