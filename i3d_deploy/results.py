@@ -99,7 +99,7 @@ class Plan:
             averaging=averaging or _OF_THE_ZOO[recipe.test.averaging],
             listed=data.list_path(split),
             source={
-                "root": getattr(data, f"{split}_root"),
+                "root": str(data.root(split)),
                 **data.model_dump(mode="json", include={"kind", "with_offset", "multi_class", "image_name"}),
             },
         )

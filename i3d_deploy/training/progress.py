@@ -19,11 +19,12 @@ CURVES_FILE = "curves.png"
 
 Values = Mapping[str, float]
 
+_PERCENTS = ("top1", "top5", "mean_class", "mean_average_precision")
 _FORMATS = {
-    "lr": "{:.2e}",
-    "top1": "{:.1f} %",
-    "top5": "{:.1f} %",
+    **dict.fromkeys(_PERCENTS, "{:.1f} %"),
     "data_wait": "{:.0%}",
+    "lr": "{:.2e}",
+    "videos": "{:.0f}",
     "videos_per_second": "{:.1f}",
 }
 _NAMES = {
@@ -67,7 +68,7 @@ class Reporter:
     def line(self, text: str) -> None:
         """Print a line above the bar."""
         if self._is_enabled:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def show(self, step: int) -> None:
         """Say that a step is done."""
@@ -140,14 +141,11 @@ def draw_curves(folder: Path, *, title: str) -> Path:
     epochs = [entry["epoch"] for entry in train]
     loss.plot(epochs, [entry["loss"] for entry in train], color="tab:blue")
     loss.set_ylabel("training loss")
-    accuracy.plot(
-        epochs, [entry["top1"] for entry in train], color="tab:blue", alpha=0.5, label="training clips, top-1"
-    )
-    for name in sorted(
-        {name for entry in validation for name in entry} - {"kind", "step", "epoch", "videos", "seconds"}
-    ):
+    accuracy.plot(epochs, [entry["top1"] for entry in train], color="tab:blue", alpha=0.5, label="training, top-1")
+    for name in _PERCENTS:
         points = [(entry["epoch"], entry[name]) for entry in validation if name in entry]
-        accuracy.plot(*zip(*points, strict=True), marker="o", label=f"validation, {_NAMES.get(name, name)}")
+        if points:
+            accuracy.plot(*zip(*points, strict=True), marker="o", label=f"validation, {_NAMES.get(name, name)}")
     accuracy.set(ylabel="percent", ylim=(0, 103))
     accuracy.legend(loc="lower right")
     rate.plot(epochs, [entry["lr"] for entry in train], color="tab:gray")

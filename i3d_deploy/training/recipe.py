@@ -34,6 +34,7 @@ class Data(Part):
 
     Attributes:
         kind: Whether the lists name "video" files or folders of "frames".
+        folder: Where the data set is; the other paths start from it.
         train_list: The list trained on. ``{split}`` in a list's path stands for ``split``.
         val_list: The list validated on.
         test_list: The list tested on.
@@ -49,12 +50,13 @@ class Data(Part):
     """
 
     kind: ListKind = "frames"
+    folder: str = "."
     train_list: str
     val_list: str
     test_list: str
-    train_root: str
-    val_root: str
-    test_root: str
+    train_root: str = "."
+    val_root: str = "."
+    test_root: str = "."
     split: Annotated[int, Field(ge=1)] = 1
     labels: str = "kinetics400"
     with_offset: bool = False
@@ -74,7 +76,12 @@ class Data(Part):
 
     def list_path(self, split: Split) -> Path:
         """Where the list of a part of the data is."""
-        return Path(getattr(self, f"{split}_list").replace("{split}", str(self.split)))
+        name: str = getattr(self, f"{split}_list")
+        return Path(self.folder, name.replace("{split}", str(self.split)))
+
+    def root(self, split: Split) -> Path:
+        """Where the paths in the list of a part of the data start from."""
+        return Path(self.folder, getattr(self, f"{split}_root"))
 
     def read(self, split: Split, *, num_classes: int) -> tuple[Annotation, ...]:
         """Read the list of a part of the data.
@@ -85,7 +92,7 @@ class Data(Part):
         return lists.read(
             self.list_path(split),
             kind=self.kind,
-            root=Path(getattr(self, f"{split}_root")),
+            root=self.root(split),
             num_classes=num_classes,
             with_offset=self.with_offset,
             multi_class=self.multi_class,
@@ -100,7 +107,7 @@ class Data(Part):
         """
         if self.labels in labels.LABEL_SETS:
             return self.labels, labels.load(self.labels)
-        return "custom", labels.read(Path(self.labels))
+        return "custom", labels.read(Path(self.folder, self.labels))
 
 
 class Test(Part):

@@ -80,7 +80,7 @@ def test_a_run_leaves_what_is_needed(finished: Path, small_recipe: Recipe) -> No
     last = Path(LAST).name
     assert names == {last, f"{last}.sha256", "best.pth", "best.pth.sha256"}
     card = artifact.read_card(finished / "model.safetensors")
-    assert card.labels == tuple((finished.parent / Path(small_recipe.data.labels)).read_text().splitlines())
+    assert card.labels == tuple(Path(small_recipe.data.folder, "labels.txt").read_text().splitlines())
     assert (card.sampling, card.spatial) == (small_recipe.test.sampling, small_recipe.test.spatial)
     (accuracy,) = card.accuracy
     validated = [entry for entry in read_records(finished) if entry["kind"] == "val"]

@@ -105,9 +105,9 @@ def example_data(spec: Recipe, folder: Path) -> list[str]:
     (folder / "list.txt").write_text("\n".join(rows) + "\n")
     names = [f"class {number}" for number in range(spec.network.num_classes)]
     (folder / "labels.txt").write_text("\n".join(names) + "\n")
-    settings = [f"data.{split}_{what}" for split in ("train", "val", "test") for what in ("list", "root")]
-    values = [str(folder / "list.txt") if name.endswith("list") else str(folder) for name in settings]
-    return [f"{name}={value}" for name, value in zip(settings, values, strict=True)]
+    parts = ("train", "val", "test")
+    roots = [f"data.{part}_root=." for part in parts]
+    return [f"data.folder={folder}", *roots, *(f"data.{part}_list=list.txt" for part in parts)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,7 +115,7 @@ def test_every_recipe_takes_a_step_on_an_example_list(name: str, tmp_path: Path)
     spec = load(name)
     settings = example_data(spec, tmp_path)
     if spec.data.labels not in labels.LABEL_SETS:
-        settings.append(f"data.labels={tmp_path / 'labels.txt'}")
+        settings.append("data.labels=labels.txt")
     # Whole but small: one step of two videos at the smallest crop that a non-local block takes.
     settings += ["epochs=1", "batch.videos=2", "batch.workers=0", "train.crop_size=64", "train.short_side=72"]
     published = loop.train(spec.overridden(settings), loop.Options(work_dir=tmp_path / "run", seed=0))

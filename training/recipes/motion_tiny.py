@@ -1,4 +1,4 @@
-"""A small I3D on the generated motion data set: the test of the whole core, in two minutes on two cores.
+"""A small I3D on the generated motion data set: the test of the whole core, in minutes on two cores.
 
 python training/prepare.py motion --output data/motion
 python training/train.py motion_tiny --work-dir runs/motion_tiny --validate --seed 0
@@ -23,20 +23,18 @@ recipe = Recipe(
     ),
     data=Data(
         kind="video",
-        train_list="data/motion/train.txt",
-        val_list="data/motion/val.txt",
-        test_list="data/motion/test.txt",
-        train_root="data/motion",
-        val_root="data/motion",
-        test_root="data/motion",
-        labels="data/motion/labels.txt",
+        folder="data/motion",
+        train_list="train.txt",
+        val_list="val.txt",
+        test_list="test.txt",
+        labels="labels.txt",
     ),
     # No flip: left and right are classes.
     train=TrainViews(clip_len=16, frame_interval=1, short_side=64, scales=(1.0, 0.875), crop_size=64, flip=0.0),
     validation=ValidationViews(sampling=ONE_CLIP, spatial=CENTER),
     test=Test(sampling=ONE_CLIP, spatial=CENTER),
     batch=Batch(videos=32, lr_reference=32, workers=2),
-    epochs=8,
+    epochs=6,
     optimizer=Optimizer(lr=0.05, weight_decay=1e-4, nesterov=True),
     schedule=Schedule(kind="cosine", warmup_epochs=1),
     dropout=0.2,
