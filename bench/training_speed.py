@@ -22,8 +22,9 @@ processor time of the process with all threads that the decoder starts. Frames a
 the last one of the clip, of a folder of JPEG files only those of the clip. Every round draws the same clips, and the
 sources take turns.
 
-Videos are generated (``i3d_deploy.generated``): MPEG-4 part 2 as OpenCV writes it, JPEG of quality 95. Files of H.264
-take longer to decode. They have just been written, so they come from the page cache, not from the disk.
+Videos are generated (``i3d_deploy.generated``): MPEG-4 part 2 as OpenCV writes it, JPEG of quality 95. The videos have
+a low bit rate (the record has their sizes); films in H.264 take longer to decode. All files have just been written, so
+they come from the page cache, not from the disk.
 
     python bench/training_speed.py --set batch.videos=2 --rounds 8 --steps 4 --json training_speed.json
 """
@@ -151,12 +152,14 @@ class Decoding:
 
     Attributes:
         source: In words.
+        size_bytes: Of the video, or of all files of the folder.
         frames: Decoded per round.
         seconds: Wall time of each round of ``DRAWS`` clips.
         core_seconds: Processor time of each round.
     """
 
     source: str
+    size_bytes: int
     frames: int
     seconds: tuple[float, ...]
     core_seconds: tuple[float, ...]
@@ -307,12 +310,18 @@ def measure_decoding(spec: Recipe, sources: dict[str, Path | FrameFolder], *, ro
     return [
         Decoding(
             source=name,
+            size_bytes=_size_bytes(source),
             frames=_count_decoded(source, spec),
             seconds=tuple(seconds for seconds, _ in times[name]),
             core_seconds=tuple(seconds for _, seconds in times[name]),
         )
         for name, source in sources.items()
     ]
+
+
+def _size_bytes(source: Path | FrameFolder) -> int:
+    paths = list(source.path.iterdir()) if isinstance(source, FrameFolder) else [source]
+    return sum(path.stat().st_size for path in paths)
 
 
 def _count_decoded(source: Path | FrameFolder, spec: Recipe) -> int:
@@ -438,8 +447,10 @@ def main(
         spec = spec.replaced(batch=spec.batch.replaced(workers=workers))
     if threads is not None:
         torch.set_num_threads(threads)
-    # Blocks end with a record; one epoch, so that none ends in between.
-    spec = spec.replaced(epochs=1, log_every=num_steps, checkpoint_steps=None)
+    # Blocks end with a record; one epoch, so that none ends in between. The learning rate, which no step's time depends
+    # on, is one that keeps the loss of fresh weights finite.
+    slow = spec.optimizer.replaced(lr=1e-5)
+    spec = spec.replaced(epochs=1, log_every=num_steps, checkpoint_steps=None, optimizer=slow)
     with distributed.joined(device) as process:
         device = str(process.device)
     protocol = Protocol(

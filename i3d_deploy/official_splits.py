@@ -66,7 +66,7 @@ def ucf101(folder: Path) -> OfficialSplits:
 
 
 def _class_index(path: Path) -> tuple[str, ...]:
-    names = []
+    names: list[str] = []
     for where, line in _lines(path):
         number, _, name = line.partition(" ")
         if number != str(len(names) + 1) or not name.strip():

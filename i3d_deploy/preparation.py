@@ -322,5 +322,5 @@ def findings(
             if on_file is not None:
                 on_file(done, len(calls))
     finally:
-        pool.stop()
+        pool.stop()  # type: ignore[no-untyped-call]
         pool.join()

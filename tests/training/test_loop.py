@@ -53,6 +53,15 @@ def finished(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+def kill(recipe_file: Path, work_dir: Path, *, place: str, count: int) -> None:
+    """Run the recipe and end it with SIGKILL when a function is called for the ``count``-th time."""
+    script = Path(__file__).with_name("killed_run.py")
+    command = [sys.executable, str(script), place, str(count), str(recipe_file), "--work-dir", str(work_dir), *COMMAND]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = snapshots.read(path)["state_dict"]
     return state
@@ -97,9 +106,8 @@ def test_the_published_model_predicts(finished: Path, motion_data: Path) -> None
 
 
 def test_checkpoints_are_whole_and_hold_no_code(finished: Path) -> None:
-    subprocess.run(
-        ["sha256sum", "--check", "--quiet", f"{Path(LAST).name}.sha256"], cwd=finished / "checkpoints", check=True
-    )  # noqa: S607
+    check = ["sha256sum", "--check", "--quiet", f"{Path(LAST).name}.sha256"]
+    subprocess.run(check, cwd=finished / "checkpoints", check=True)
     state = torch.load(finished / LAST, weights_only=True)
     assert state["step"] == NUM_STEPS
     assert checkpoint.load(finished / "checkpoints" / "best.pth").card.network.name == "small"
@@ -124,10 +132,7 @@ def test_a_killed_run_ends_with_bitwise_the_same_weights(
     finished: Path, small_recipe: Recipe, recipe_file: Path, tmp_path: Path, place: str, count: int
 ) -> None:
     work_dir = tmp_path / "run"
-    command = [sys.executable, Path(__file__).with_name("killed_run.py"), place, str(count), recipe_file]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "--work-dir", work_dir, *COMMAND], env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    kill(recipe_file, work_dir, place=place, count=count)
     assert not (work_dir / "model.safetensors").exists()
     loop.train(small_recipe, options(work_dir, resume=True))
     assert_bitwise_equal(work_dir / LAST, finished / LAST)
@@ -149,10 +154,7 @@ def test_a_run_killed_within_an_epoch_goes_on_there(
 ) -> None:
     work_dir = tmp_path / "run"
     recipe_file.write_text(small_recipe.overridden(["checkpoint_steps=3"]).to_json())
-    place = "i3d_deploy.training.learner:Learner.step"
-    command = [sys.executable, Path(__file__).with_name("killed_run.py"), place, "12", recipe_file]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--work-dir", work_dir, *COMMAND], env=environment, capture_output=True)
+    kill(recipe_file, work_dir, place="i3d_deploy.training.learner:Learner.step", count=12)
     assert snapshots.Snapshots(work_dir / "checkpoints").steps == [9]
     # How often checkpoints are written may change.
     loop.train(small_recipe, options(work_dir, resume=True))
@@ -200,9 +202,7 @@ def parameters_close(one: Path, other: Path) -> None:
     ours, theirs = weights(one), weights(other)
     for name, tensor in ours.items():
         if "running" not in name and "num_batches" not in name:
-            torch.testing.assert_close(
-                tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
-            )
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5)
 
 
 def test_two_processes_train_as_one_that_accumulates(small_recipe: Recipe, tmp_path: Path, run_script: Run) -> None:
