@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test
+.PHONY: demo r50 test
 .DEFAULT_GOAL := test
 
 # torch goes first and alone: packages that find it missing would choose a build of their own.
@@ -13,9 +13,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
-# make demo VIDEO=clip.mp4 runs it on your video.
 demo: $(VENV)/.installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/demo.sh $(if $(VIDEO),"$(VIDEO)")
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/demo.sh
+
+# make r50 VIDEO=clip.mp4 runs it on your video.
+r50: $(VENV)/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/r50_speed.sh $(if $(VIDEO),"$(VIDEO)")
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .

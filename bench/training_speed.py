@@ -22,11 +22,13 @@ processor time of the process with all threads that the decoder starts. Frames a
 the last one of the clip, of a folder of JPEG files only those of the clip. Every round draws the same clips, and the
 sources take turns.
 
+``training/train.py`` lets waiting threads sleep (OMP_WAIT_POLICY); so must whoever starts this.
+
 Videos are generated (``i3d_deploy.generated``): MPEG-4 part 2 as OpenCV writes it, JPEG of quality 95. The videos have
 a low bit rate (the record has their sizes); films in H.264 take longer to decode. All files have just been written, so
 they come from the page cache, not from the disk.
 
-    python bench/training_speed.py --set batch.videos=2 --rounds 8 --steps 4 --json training_speed.json
+    OMP_WAIT_POLICY=PASSIVE python bench/training_speed.py --set batch.videos=2 --rounds 8 --steps 4 --json training_speed.json
 """
 
 from __future__ import annotations
@@ -332,7 +334,7 @@ def _count_decoded(source: Path | FrameFolder, spec: Recipe) -> int:
         capture = cv2.VideoCapture(str(source))
         num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         capture.release()
-    chosen = [clips._Draw(spec.train, seed=seed).choose(num_frames) for seed in range(DRAWS)]
+    chosen = [clips.drawn_frames(num_frames, spec.train, seed=seed) for seed in range(DRAWS)]
     if isinstance(source, FrameFolder):
         return sum(len(np.unique(indices)) for indices in chosen)
     return sum(int(indices.max()) + 1 for indices in chosen)

@@ -269,7 +269,8 @@ def _collect_stream(
     min_decoded_share: float,
     trust_count: bool,
 ) -> Frames:
-    with _opened(address) as capture:
+    # Training reads many videos at once, in processes of their own.
+    with _opened(address, threads=1 if trust_count else None) as capture:
         promised = _container_count(capture)
         indices = choose(promised) if promised > 0 else np.empty((0, 0), np.int64)
         wanted = _unique(indices)
@@ -297,15 +298,17 @@ def _collect_stream(
 
 
 @contextmanager
-def _opened(address: str) -> Iterator[cv2.VideoCapture]:
-    timeouts = [
+def _opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCapture]:
+    options = [
         int(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC),
         OPEN_TIMEOUT_SECONDS * 1000,
         int(cv2.CAP_PROP_READ_TIMEOUT_MSEC),
         READ_TIMEOUT_SECONDS * 1000,
     ]
+    if threads is not None:
+        options += [int(cv2.CAP_PROP_N_THREADS), threads]
     with _quiet_opencv():
-        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
     try:
         what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
         if what is not None:

@@ -15,7 +15,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ZOO_FILE = "i3d_r50_32x2x1_100e_kinetics400_rgb_20200614-c25ef9a4.pth"
-COMMANDS = re.findall(r"^    (i3d-.*)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^    ((?:i3d-|python ).*)$", README, re.MULTILINE)
+SMALLER = {
+    "training/prepare.py": "--train 16 --val 8 --test 8",
+    "training/train.py": "--set epochs=1 --set batch.videos=8",
+}
+"""What is added to a command so that its run takes seconds."""
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -25,6 +30,7 @@ def folder(tiny_exports: Path, clip: Path, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("readme")
     shutil.copy(tiny_exports / "tiny.safetensors", path / "checkpoint.safetensors")
     shutil.copy(clip, path / "clip.mp4")
+    (path / "training").symlink_to(ROOT / "training")
     (path / "videos").mkdir()
     shutil.copy(clip, path / "videos")
     return path
@@ -37,12 +43,14 @@ def test_the_readme_has_commands() -> None:
         "i3d-export",
         "i3d-predict",
         "i3d-verify",
+        "python",
     }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run_as_shown(folder: Path, command: str) -> None:
     words = shlex.split(command.replace(ZOO_FILE, "checkpoint.safetensors"))
+    words += next((options.split() for script, options in SMALLER.items() if script in words), [])
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -110,6 +110,11 @@ def draw(source: video.Source, spec: TrainViews, *, seed: int) -> NDArray[np.uin
     return np.stack([frames.by_index[int(index)] for index in frames.indices[0]])
 
 
+def drawn_frames(num_frames: int, spec: TrainViews, *, seed: int) -> sampling.Indices:
+    """The frames that :func:`draw` takes of a video, (1, T), in [0, num_frames)."""
+    return _Draw(spec, seed=seed).choose(num_frames)
+
+
 class _Draw:
     """The choices of one clip, made in the original's order: frames, crop, flip."""
 
@@ -152,7 +157,7 @@ class _Draw:
         elif frame.shape != self._frame_shape:
             raise VideoError(f"the frames have different sizes: {self._frame_shape[:2]} and {frame.shape[:2]}")
         crop = _cut_lazily(frame, self._window) if self._spec.lazy else self._cut_resized(frame)
-        return np.ascontiguousarray(crop[:, ::-1]) if self._is_flipped else crop
+        return np.asarray(cv2.flip(crop, 1), np.uint8) if self._is_flipped else crop
 
     def _draw_window(self, height: int, width: int) -> LazyWindow:
         """The crop, in coordinates of the resized frame and of the source."""

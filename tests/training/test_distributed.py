@@ -31,7 +31,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, motion_data: Path) -> Two:
     script = Path(__file__).with_name("two_processes.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, script, folder, motion_data], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*launcher, script, folder, motion_data], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(2))
     return first, second

@@ -114,25 +114,30 @@ def validated(process: Process, data: Path) -> dict[str, Any]:
     return asdict(validate(Colors(), mixed, spec, **options, process=process))
 
 
+def everything(process: Process, data: Path) -> dict[str, Any]:
+    return {
+        "rank": process.rank,
+        "world_size": process.world_size,
+        "is_first": process.is_first,
+        "gathered": process.gather({"from": process.rank}),
+        "shared": process.share(["first", "second"][process.rank]),
+        "buffers": buffers(process),
+        "norms": norms(process, is_cumulative=False),
+        "cumulative norms": norms(process, is_cumulative=True),
+        "validated": validated(process, data),
+    }
+
+
 def main() -> None:
-    with distributed.joined("cpu") as process:
-        found: dict[str, Any] = {
-            "rank": process.rank,
-            "world_size": process.world_size,
-            "is_first": process.is_first,
-            "gathered": process.gather({"from": process.rank}),
-            "shared": process.share(["first", "second"][process.rank]),
-            "buffers": buffers(process),
-            "norms": norms(process, is_cumulative=False),
-            "cumulative norms": norms(process, is_cumulative=True),
-        }
-        found["validated"] = validated(process, Path(sys.argv[2]))
-        process.wait()
-        torch.save(found, Path(sys.argv[1]) / f"{process.rank}.pth")
+    folder, data = map(Path, sys.argv[1:])
+    # Joined once only: a second group would meet the addresses of the first one in torchrun's store.
     try:
-        with distributed.joined("cpu"):
+        with distributed.joined("cpu") as process:
+            torch.save(everything(process, data), folder / f"{process.rank}.pth")
+            process.wait()
             raise KeyError("any")
     except KeyError:
+        # The group is left when the block raises as well.
         assert not torch.distributed.is_initialized()
 
 

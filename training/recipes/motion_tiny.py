@@ -34,11 +34,11 @@ recipe = Recipe(
     validation=ValidationViews(sampling=ONE_CLIP, spatial=CENTER),
     test=Test(sampling=ONE_CLIP, spatial=CENTER),
     batch=Batch(videos=32, lr_reference=32, workers=2),
-    epochs=6,
+    epochs=5,
     optimizer=Optimizer(lr=0.05, weight_decay=1e-4, nesterov=True),
     schedule=Schedule(kind="cosine", warmup_epochs=1),
     dropout=0.2,
-    validate_every=2,
+    validate_every=1,
     checkpoint_every=1,
     keep_every=0,
 )
