@@ -28,7 +28,7 @@ Videos are generated (``i3d_deploy.generated``): MPEG-4 part 2 as OpenCV writes 
 a low bit rate (the record has their sizes); films in H.264 take longer to decode. All files have just been written, so
 they come from the page cache, not from the disk.
 
-    OMP_WAIT_POLICY=PASSIVE python bench/training_speed.py --set batch.videos=2 --rounds 8 --steps 4 --json training_speed.json
+    OMP_WAIT_POLICY=PASSIVE python bench/training_speed.py --set batch.videos=2 --rounds 8 --steps 4 --json speed.json
 """
 
 from __future__ import annotations

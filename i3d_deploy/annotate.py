@@ -12,7 +12,7 @@ from i3d_deploy.errors import InputError
 from i3d_deploy.recognizer import Prediction
 from i3d_deploy.video import Frame
 
-MAX_SHORT_SIDE = 720
+MIN_SHORT_SIDE, MAX_SHORT_SIDE = 256, 720
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -37,7 +37,8 @@ def annotate(source: Path, prediction: Prediction, output: Path, *, count: int =
     Args:
         source: The video file that was predicted.
         prediction: What was predicted.
-        output: An ``.mp4`` file, replaced as a whole; frames whose shorter side exceeds 720 are made smaller.
+        output: An ``.mp4`` file, replaced as a whole; frames whose shorter side exceeds 720 are made smaller, below
+            256 larger, so that the labels can be read.
         count: Labels to draw.
 
     Raises:
@@ -73,8 +74,9 @@ def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:
 
 
 def _fitted(frame: Frame) -> Frame:
-    """The frame with even sides, as video codecs want them, and not larger than needed."""
+    """The frame with even sides, as video codecs want them, large enough to read labels and not larger than needed."""
     height, width = frame.shape[:2]
-    factor = min(1.0, MAX_SHORT_SIDE / min(height, width))
+    short_side = min(height, width)
+    factor = min(max(short_side, MIN_SHORT_SIDE), MAX_SHORT_SIDE) / short_side
     size = (int(width * factor) // 2 * 2, int(height * factor) // 2 * 2)
     return np.asarray(cv2.resize(frame, size), np.uint8)

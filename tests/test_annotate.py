@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import annotate
+from i3d_deploy import annotate, generated
 from i3d_deploy.errors import InputError
 from i3d_deploy.recognizer import Prediction
 
@@ -34,15 +34,26 @@ def frames_of(path: Path) -> list[np.ndarray]:
     return frames
 
 
-def test_every_frame_is_kept_and_only_the_band_changes(clip: Path, prediction: Prediction, tmp_path: Path) -> None:
-    output = tmp_path / "out.mp4"
+def test_every_frame_is_kept_and_only_the_band_changes(prediction: Prediction, tmp_path: Path) -> None:
+    clip, output = tmp_path / "clip.mp4", tmp_path / "out.mp4"
+    generated.write_clip(clip, num_frames=40, height=256, width=340)
     annotate.annotate(clip, prediction, output, count=1)
     before, after = frames_of(clip), frames_of(output)
     assert len(after) == len(before) == 40
     assert after[0].shape == before[0].shape
-    below = slice(30, None)
+    below = slice(60, None)
     assert np.abs(after[5][below].astype(int) - before[5][below]).mean() < 8  # encoded once more
     assert after[5][:10].mean() < 0.6 * before[5][:10].mean()
+
+
+@pytest.mark.parametrize(("height", "width", "shape"), [(48, 64, (256, 340, 3)), (960, 1280, (720, 960, 3))])
+def test_frames_are_made_large_enough_to_read_and_no_larger_than_needed(
+    prediction: Prediction, tmp_path: Path, height: int, width: int, shape: tuple[int, int, int]
+) -> None:
+    clip, output = tmp_path / "clip.mp4", tmp_path / "out.mp4"
+    generated.write_clip(clip, num_frames=2, height=height, width=width)
+    annotate.annotate(clip, prediction, output)
+    assert frames_of(output)[0].shape == shape
 
 
 def test_the_text_is_drawn_on_a_copy(prediction: Prediction) -> None:
