@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+SCRATCH_PREFIX = ".writing-"
+"""Beginning of the names of folders in which files are written; a process that was killed leaves one."""
+
 
 @contextmanager
 def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
@@ -35,7 +38,7 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
             raise OSError(errno.EINVAL, "not a regular file, so it cannot be replaced", str(target))
     folder = targets[0].parent
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True) as scratch:
         written = tuple(Path(scratch) / target.name for target in targets)
         yield written
         mode = _usual_mode(Path(scratch))

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as differentiable
 
 from i3d_deploy.errors import DeviceError, InputError
 
@@ -151,18 +150,19 @@ class _SyncBatchNorm3d(nn.BatchNorm3d):
         """Map (N, C, T, H, W) to the same shape."""
         if not self.training:
             return super().forward(x)
+        assert self.weight is not None
         wide = x.double()  # the variance is a difference of large sums
         sums = torch.stack([wide.sum((0, 2, 3, 4)), wide.square().sum((0, 2, 3, 4))])
         count = x.numel() // x.shape[1] * distributed.get_world_size()
-        mean, square = differentiable.all_reduce(sums) / count  # type: ignore[no-untyped-call]
+        mean, square = _sum_over_processes(sums) / count
         variance = square - mean.square()
         self._track(mean.detach(), variance.detach() * count / (count - 1))
-        assert self.weight is not None
-        scale = self.weight / (variance + self.eps).sqrt().to(x.dtype)
-        shift = self.bias - mean.to(x.dtype) * scale
+        # In the type of the weights: x may be narrower.
+        scale = self.weight / (variance + self.eps).sqrt().to(self.weight.dtype)
+        shift = self.bias - mean.to(self.weight.dtype) * scale
         shape = (1, -1, 1, 1, 1)
         normalized: Tensor = x * scale.view(shape) + shift.view(shape)
-        return normalized
+        return normalized.to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
@@ -173,3 +173,27 @@ class _SyncBatchNorm3d(nn.BatchNorm3d):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes, through which gradients flow."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Sum the values."""
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Every process's loss depends on every process's values."""
+        (gradient,) = gradients
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call]
+    return total

@@ -195,6 +195,7 @@ class _Run:
                     f"{self._options.work_dir} holds a run: give --resume to go on with it, or another --work-dir"
                 )
             self._check_recipe(recipe_path)
+        self._snapshots.sweep()
         saved = self._snapshots.newest(on_damaged=notes.append)
         with files.replacing(recipe_path) as (target,):
             target.write_text(self._spec.to_json(indent=2) + "\n", encoding="utf-8")
@@ -304,6 +305,9 @@ class _Run:
         )
         try:
             yield from batches
+        except TrainingError as error:
+            # Of a worker process it arrives with the traceback there as its message.
+            raise TrainingError(str(error).rpartition("TrainingError: ")[2].strip()) from error
         except RuntimeError as error:
             if "DataLoader" not in str(error):
                 raise
@@ -369,7 +373,9 @@ class _Run:
         self.reporter.record("val", step=self._step, epoch=self._epochs_done(), values=values)
         for failure in found.failures:
             self.reporter.line(f"left out of the validation: {failure.name}: {failure.reason}")
-        if self._best is None or found.main > self._best["percent"]:
+        # A run that was killed while it replaced the best one has left it incomplete.
+        is_lost = self._best is not None and snapshots.what_is_wrong(self._snapshots.best) is not None
+        if self._best is None or is_lost or found.main > self._best["percent"]:
             self._best = {"step": self._step, "percent": found.main}
             if self._process.is_first:
                 card = self._card.replaced(accuracy=self._accuracy(found))
@@ -412,7 +418,7 @@ class _Run:
             return
         self._snapshots.save(self._state(self._card), self._snapshots.path(self._step))
         kept_steps = self._spec.keep_every * self._order.steps_per_epoch
-        self._snapshots.prune(keep=lambda step: kept_steps > 0 and step % kept_steps == 0)
+        self._snapshots.prune(newest=self._step, keep=lambda step: kept_steps > 0 and step % kept_steps == 0)
 
     def publish(self) -> None:
         """Write the weights with their card, and draw the curves."""

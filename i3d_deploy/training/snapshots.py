@@ -8,6 +8,7 @@ checkpoint without its sum, or with another one, is not whole and is passed over
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,23 @@ class Snapshots:
             raise TrainingError(f"{self._folder}: none of the {len(steps)} checkpoints is whole: start another run")
         return None
 
-    def prune(self, *, keep: Callable[[int], bool]) -> None:
+    def prune(self, *, newest: int, keep: Callable[[int], bool]) -> None:
         """Remove all but the newest checkpoint and those to keep.
 
         Args:
+            newest: The step after which the newest one was written. One of a later step was passed over as damaged.
             keep: Whether the one after a step stays.
         """
-        for step in self.steps[:-1]:
-            if not keep(step):
+        for step in self.steps:
+            if step > newest or (step < newest and not keep(step)):
                 # Its sum goes first, so that what a crash leaves is not taken for whole.
                 _sum_path(self.path(step)).unlink(missing_ok=True)
                 self.path(step).unlink()
+
+    def sweep(self) -> None:
+        """Remove what a killed run left half written."""
+        for path in self._folder.glob(f"{files.SCRATCH_PREFIX}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def what_is_wrong(path: Path) -> str | None:

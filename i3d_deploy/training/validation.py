@@ -12,6 +12,7 @@ from torch import nn
 
 from i3d_deploy import metrics
 from i3d_deploy.card import Averaging
+from i3d_deploy.errors import TrainingError
 from i3d_deploy.lists import Annotation
 from i3d_deploy.recognizer import average_views
 from i3d_deploy.training import dataset
@@ -65,6 +66,9 @@ def validate(
         batch: Views per forward pass.
         workers: Processes that read videos.
         process: This process.
+
+    Raises:
+        TrainingError: No video can be read.
     """
     network.eval()
     share = range(process.rank, len(entries), process.world_size)
@@ -87,11 +91,17 @@ def validate(
                 rows[index] = average_views(some, over=averaging)
     gathered = process.gather((rows, failures))
     rows = {index: row for some, _ in gathered for index, row in some.items()}
+    failures = [failure for _, some in gathered for failure in some]
+    if not rows:
+        raise TrainingError(
+            f"none of the {len(entries)} videos to validate on can be read, the first one because of "
+            f"{failures[0].reason}: check the list with training/prepare.py"
+        )
     return Validation(
-        percents=_percents(rows, entries, multi_class=multi_class) if rows else {"top1": 0.0},
+        percents=_percents(rows, entries, multi_class=multi_class),
         num_videos=len(rows),
         views_per_video=spec.num_views,
-        failures=tuple(failure for _, some in gathered for failure in some),
+        failures=tuple(failures),
     )
 
 

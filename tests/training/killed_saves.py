@@ -48,7 +48,7 @@ def replace_a_damaged_one(folder: Path) -> None:
 
 
 def prune(folder: Path) -> None:
-    Snapshots(folder).prune(keep=lambda step: False)
+    Snapshots(folder).prune(newest=3, keep=lambda step: False)
 
 
 def prepare(scenario: str, folder: Path) -> None:

@@ -323,9 +323,18 @@ def test_too_many_failing_videos_stop_the_run(small_recipe: Recipe, tmp_path: Pa
     assert "broken" in (tmp_path / "run" / "failed_videos.txt").read_text()
 
 
-def test_a_list_of_nothing_but_broken_videos_stops(small_recipe: Recipe, tmp_path: Path) -> None:
-    spec = with_broken_videos(small_recipe, tmp_path, count=16)
-    with pytest.raises(TrainingError, match="11 videos in turn cannot be read, the last one because of"):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_list_of_nothing_but_broken_videos_stops(small_recipe: Recipe, tmp_path: Path, workers: int) -> None:
+    spec = with_broken_videos(small_recipe, tmp_path, count=16).overridden([f"batch.workers={workers}"])
+    with pytest.raises(TrainingError, match=r"^11 videos in turn cannot be read, the last one because of"):
+        loop.train(spec, options(tmp_path / "run"))
+
+
+def test_validation_videos_of_which_none_can_be_read_stop_the_run(small_recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "val.txt").write_text("broken.mp4 0\n")
+    spec = small_recipe.overridden([f"data.val_list={tmp_path / 'val.txt'}", f"data.val_root={tmp_path}"])
+    with pytest.raises(TrainingError, match="none of the 1 videos to validate on can be read, the first one because"):
         loop.train(spec, options(tmp_path / "run"))
 
 

@@ -139,7 +139,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path: Path) -> None:
 def test_pruning_keeps_the_newest_and_what_is_asked_for(tmp_path: Path) -> None:
     made = saved(tmp_path, 2, 4, 6, 8, 9)
     made.save(state(3), made.best)
-    made.prune(keep=lambda step: step % 4 == 0)
+    made.prune(newest=9, keep=lambda step: step % 4 == 0)
     assert made.steps == [4, 8, 9]
     names = [f"step_0000000{step}.pth" for step in made.steps] + ["best.pth"]
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -148,10 +148,30 @@ def test_pruning_keeps_the_newest_and_what_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_pruning_nothing_is_allowed(tmp_path: Path) -> None:
-    Snapshots(tmp_path).prune(keep=lambda step: False)
+    Snapshots(tmp_path).prune(newest=2, keep=lambda step: False)
     made = saved(tmp_path, 2)
-    made.prune(keep=lambda step: False)
+    made.prune(newest=2, keep=lambda step: False)
     assert made.steps == [2]
+
+
+def test_pruning_never_leaves_a_damaged_one_alone(tmp_path: Path) -> None:
+    # The one after step 12 was passed over, and the run went on from 9 to 10.
+    made = saved(tmp_path, 9, 10, 12)
+    made.path(12).write_bytes(b"")
+    made.prune(newest=10, keep=lambda step: False)
+    assert step_of(made.newest()) == 10
+    assert made.steps == [10]
+
+
+def test_what_a_killed_run_left_half_written_is_swept_away(tmp_path: Path) -> None:
+    made = saved(tmp_path, 1)
+    (tmp_path / "checkpoints" / ".writing-x").mkdir()
+    (tmp_path / "checkpoints" / ".writing-x" / "step_00000002.pth").write_bytes(b"half")
+    made.sweep()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
+        "step_00000001.pth",
+        "step_00000001.pth.sha256",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +233,7 @@ def test_a_killed_pruning_leaves_the_newest(killed: tuple[Path, dict[str, list[s
     for made in deaths(killed, "prune"):
         assert step_of(made.newest()) == 3
         # What it left, the next one removes.
-        made.prune(keep=lambda step: False)
+        made.prune(newest=3, keep=lambda step: False)
         assert made.steps == [3]
         assert {path.name for path in made.path(3).parent.iterdir()} == {
             "step_00000003.pth",
