@@ -54,12 +54,21 @@ class NonLocalBlock(nn.Module):
         else:
             queries, keys = self.theta(x).flatten(2), self.pool(self.phi(x)).flatten(2)  # N D P, N D S
         # Their softmax is close to one-hot: at least float32 as well.
-        products = (queries.transpose(1, 2) @ keys).to(torch.promote_types(x.dtype, torch.float32))  # N P S
+        products = _products(queries, keys).to(torch.promote_types(x.dtype, torch.float32))  # N P S
         weights = products / keys.shape[-1] if self.mode == "dot_product" else (products * self.scale).softmax(-1)
         mixed = values @ weights.to(values.dtype).transpose(1, 2)  # N D P
         mixed = mixed.unflatten(2, x.shape[2:])  # N D T H W
         added: Tensor = self.bn(self.out(mixed))
         return x + added
+
+
+def _products(queries: Tensor, keys: Tensor) -> Tensor:
+    """Inner products (N, P, S) of (N, C, P) and (N, C, S)."""
+    if not torch.is_autocast_enabled(queries.device.type):
+        return queries.transpose(1, 2) @ keys
+    # Autocast would multiply in its narrow type.
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries.float().transpose(1, 2) @ keys.float()
 
 
 class Bottleneck(nn.Module):

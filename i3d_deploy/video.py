@@ -416,7 +416,10 @@ def _numbered_images(folder: Path) -> dict[int, Path]:
 def _read_image(path: Path) -> Frame:
     if not path.is_file():
         raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror or error}") from error
     # A JPEG file that is cut off decodes without complaint, grey where pixels are missing. Its last scan has no end.
     is_cut_off = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
     try:

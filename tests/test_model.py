@@ -119,3 +119,21 @@ def test_random_weights_depend_on_the_seed_alone(tiny_network: network.Network) 
     model.randomize(third, seed=2)
     assert torch.equal(first.conv1.weight, second.conv1.weight)
     assert not torch.equal(first.conv1.weight, third.conv1.weight)
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "embedded_gaussian", "dot_product"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_non_local_blocks_stay_finite_under_autocast(mode: network.NonLocalMode, dtype: torch.dtype) -> None:
+    # 512 channels of about 20: inner products of 200000 are beyond float16's 65504.
+    torch.manual_seed(0)
+    block = model.NonLocalBlock(512, mode=mode).eval()
+    for convolution in (block.g, getattr(block, "theta", block.g), getattr(block, "phi", block.g)):
+        torch.nn.init.normal_(convolution.weight, std=0.01)  # as the network initialises them
+    x = 20 + torch.randn(1, 512, 1, 4, 4)
+    with torch.no_grad():
+        exact = block(x)
+        with torch.autocast("cpu", dtype=dtype):
+            found = block(x)
+    assert torch.isfinite(found).all()
+    # Its convolutions are rounded to 8 or 11 bits.
+    assert (found.float() - exact).norm() < 0.05 * exact.norm()
