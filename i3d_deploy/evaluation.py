@@ -7,13 +7,10 @@ result, so that a killed evaluation goes on where it stopped.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,73 +18,13 @@ import numpy as np
 
 from i3d_deploy import artifact, views
 from i3d_deploy.card import Card
-from i3d_deploy.errors import ArtifactError, I3DError, InputError, MissingExtraError, VideoError
+from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.journal import Entry, Journal
 from i3d_deploy.network import NETWORKS
+from i3d_deploy.processes import Processes
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.results import OF_THE_CARD, AverageClips, Plan, Result, average, check_out
 from i3d_deploy.training.recipe import Recipe, Split, flat
-
-
-@dataclass(frozen=True, kw_only=True)
-class Processes:
-    """The processes that share the list, as torchrun starts them.
-
-    Attributes:
-        rank: Number of this one.
-        world_size: How many there are.
-        local_rank: Number of this one on its machine.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this one writes the result."""
-        return self.rank == 0
-
-    def wait(self) -> None:
-        """Wait for all.
-
-        Raises:
-            I3DError: One of the others has ended; it has said why.
-        """
-        if self.world_size == 1:
-            return
-        from torch import distributed
-
-        try:
-            distributed.barrier()
-        except RuntimeError as error:
-            raise I3DError(f"process {self.rank}: another process of this evaluation has failed, see above") from error
-
-
-@contextmanager
-def joined() -> Iterator[Processes]:
-    """Join the processes that torchrun started, or be alone.
-
-    Raises:
-        MissingExtraError: There are several, and torch is not installed, by which they wait for each other.
-    """
-    rank, world_size, local_rank = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-    )
-    if world_size == 1:
-        yield Processes()
-        return
-    try:
-        from torch import distributed
-    except ImportError as error:
-        raise MissingExtraError("torch", extra="train", cause=error) from error
-    # The fastest process waits for the slowest, however long that takes; a dead one closes its connections.
-    distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    try:
-        yield Processes(rank=rank, world_size=world_size, local_rank=local_rank)
-    finally:
-        distributed.destroy_process_group()
 
 
 class Listener(Protocol):
@@ -368,7 +305,7 @@ def run(
         batch: Views per run of the engine; default: what suits the device.
         skip_broken: Write a result with rows of zeros for videos that cannot be read.
         fresh: Start anew where a journal is left.
-        processes: Those that share the list, from :func:`joined`.
+        processes: Those that share the list, from :func:`i3d_deploy.processes.joined`.
         listener: Hears about the progress.
 
     Returns:

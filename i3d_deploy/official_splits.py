@@ -127,10 +127,14 @@ def _hmdb51_entries(path: Path, *, class_name: str, label: int) -> Iterator[tupl
 def kinetics(*, train: Path | None, val: Path | None, name: str = "kinetics400") -> OfficialSplits:
     """Read the CSV files of Kinetics: ``label,youtube_id,time_start,time_end,split`` and perhaps ``is_cc``.
 
+    Labels are those of the shipped set of that name, whole and in its order, even where the files lack some of its
+    classes. Where there is no such set, or a class is not in it, the classes of both files together count in
+    alphabetical order.
+
     Args:
         train: Of the videos to train on.
         val: Of those to validate on.
-        name: First word of the lists' names.
+        name: First word of the lists' names, and name of the shipped set: "kinetics400".
 
     Raises:
         InputError: None is given, or one is missing or malformed; the message names the line.
@@ -138,10 +142,7 @@ def kinetics(*, train: Path | None, val: Path | None, name: str = "kinetics400")
     rows = {part: tuple(_kinetics_rows(path)) for part, path in (("train", train), ("val", val)) if path is not None}
     if not rows:
         raise InputError("give the CSV file of the training or of the validation videos, or both")
-    found = {label for part in rows.values() for label, _ in part}
-    names = tuple(sorted(found))
-    if found == set(labels.load("kinetics400")):
-        names = labels.load("kinetics400")
+    names = _kinetics_classes({label for part in rows.values() for label, _ in part}, name=name)
     numbers = {label: number for number, label in enumerate(names)}
     lists = {
         f"{name}_{part}_list": tuple(
@@ -150,6 +151,19 @@ def kinetics(*, train: Path | None, val: Path | None, name: str = "kinetics400")
         for part, listed in rows.items()
     }
     return OfficialSplits(labels=names, lists=lists)
+
+
+def _kinetics_classes(found: set[str], *, name: str) -> tuple[str, ...]:
+    if name not in labels.LABEL_SETS:
+        return tuple(sorted(found))
+    shipped = labels.load(name)
+    foreign = sorted(found.difference(shipped))
+    if foreign:
+        raise InputError(
+            f"{foreign[0]!r} is no class of {name}{f', nor are {len(foreign) - 1} others' if foreign[1:] else ''}: correct "
+            "it, or give the data set another --name, under which its classes are numbered by themselves"
+        )
+    return shipped
 
 
 def _kinetics_rows(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -165,7 +179,7 @@ def _kinetics_rows(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     for row in filter(None, reader):
         try:
             label, video, start, end = (
-                row[columns[field]] for field in ("label", "youtube_id", "time_start", "time_end")
+                row[columns[field]].strip() for field in ("label", "youtube_id", "time_start", "time_end")
             )
             stem = f"{video}_{int(start):06}_{int(end):06}"
         except (IndexError, ValueError) as error:

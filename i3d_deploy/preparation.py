@@ -19,10 +19,10 @@ from typing import Any, Literal, TypeVar
 import cv2
 import numpy as np
 
-from i3d_deploy import files, lists, video
+from i3d_deploy import files, labels, lists, video
 from i3d_deploy.errors import InputError, MissingExtraError, VideoError
 from i3d_deploy.lists import ListKind
-from i3d_deploy.official_splits import Entry, OfficialSplits
+from i3d_deploy.official_splits import Entry
 from i3d_deploy.video import FrameFolder
 
 T = TypeVar("T")
@@ -31,7 +31,11 @@ Verdict = Literal["ok", "missing", "broken", "short", "no answer in time"]
 OnFile = Callable[[int, int], None]
 """Called with (files judged, files in all)."""
 
+Source = tuple[str, Path]
+"""A path under a folder of videos, and that folder; the same path may be in several."""
+
 REPORT = "report.json"
+LABELS = "labels.txt"
 IMAGE_NAME = "img_{:05}.jpg"
 """Frames in folders, numbered from 1."""
 
@@ -83,7 +87,7 @@ class Report:
 
     Attributes:
         findings: One per video.
-        lists: Videos in each list that was written, by file name.
+        lists: Videos that each list has left, by file name. Where one has none, no list is written.
     """
 
     findings: tuple[Finding, ...]
@@ -101,6 +105,11 @@ class Report:
         """The videos that are not used."""
         return tuple(finding for finding in self.findings if finding.verdict != "ok")
 
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The lists that have no video left."""
+        return tuple(name for name, count in self.lists.items() if count == 0)
+
     def to_json(self) -> str:
         """The report as a file: counts, lists and the bad videos."""
         bad = [{key: value for key, value in asdict(finding).items() if key != "num_frames"} for finding in self.bad]
@@ -109,58 +118,105 @@ class Report:
         return json.dumps(document, indent=2) + "\n"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Lists of a data set whose videos are in one folder.
+
+    Attributes:
+        lists: As in :class:`i3d_deploy.official_splits.OfficialSplits`.
+        videos: Folder that the paths in these lists start from.
+        report: Name of the report over these lists.
+    """
+
+    lists: Mapping[str, Sequence[Entry]]
+    videos: Path
+    report: str = REPORT
+
+
 def prepare(
-    splits: OfficialSplits,
+    parts: Sequence[Part],
     *,
-    videos: Path,
+    class_names: tuple[str, ...],
     output: Path,
     kind: ListKind,
     limits: Limits,
     on_file: OnFile | None = None,
-) -> Report:
-    """Check the videos of a data set and write its lists, ``labels.txt`` and ``report.json``, all of them or none.
+) -> dict[str, Report]:
+    """Check the videos of a data set and write its lists, ``labels.txt`` and reports, all of them or none.
 
     Args:
-        splits: Which video is in which list.
-        videos: Folder that the paths in the lists start from.
+        parts: Which video is in which list, and in which folder.
+        class_names: By label.
         output: Folder for the lists.
-        kind: Whether the folder holds "video" files, or folders of "frames" named ``img_00001.jpg`` and so on.
+        kind: Whether the folders of videos hold "video" files, or folders of "frames" named ``img_00001.jpg`` and so
+            on.
         limits: What a video needs to be used.
         on_file: Told the progress.
 
     Returns:
-        What became of each video; also where none is usable, when the report alone is written.
+        What became of each video, by the report's name; also where a list has none left, when reports alone are
+        written.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: There is no such folder of videos, or ``labels.txt`` is there and has other classes.
     """
-    if not videos.is_dir():
-        raise InputError(f"{videos}: no such folder: give the folder of the videos")
-    place = _Folder(videos, kind=kind)
-    names = {entry.names: place.find(entry.names) for entries in splits.lists.values() for entry in entries}
-    present = list(dict.fromkeys(name for name in names.values() if name is not None))
-    judged = judge_all(present, root=videos, kind=kind, limits=limits, on_file=on_file)
-    found = {wanted: _missing(wanted, kind=kind) if name is None else judged[name] for wanted, name in names.items()}
-    ending = "videos" if kind == "video" else "rawframes"
-    rows = {f"{name}_{ending}.txt": _rows(entries, found, kind=kind) for name, entries in splits.lists.items()}
-    report = Report(findings=tuple(found.values()), lists={name: len(listed) for name, listed in rows.items()})
-    texts = {name: lists.to_text(listed) for name, listed in rows.items()}
-    write(report, output=output, texts={**texts, "labels.txt": "".join(f"{label}\n" for label in splits.labels)})
-    return report
+    for part in parts:
+        if not part.videos.is_dir():
+            raise InputError(f"{part.videos}: no such folder: give the folder of the videos")
+    _check_labels(output / LABELS, class_names)
+    located = [_locate(part, kind=kind) for part in parts]
+    present = dict.fromkeys(source for names in located for source in names.values() if source is not None)
+    judged = judge_all(list(present), kind=kind, limits=limits, on_file=on_file)
+    reports: dict[str, Report] = {}
+    texts = {LABELS: "".join(f"{name}\n" for name in class_names)}
+    for part, names in zip(parts, located, strict=True):
+        found = {
+            wanted: _missing(wanted, kind=kind) if source is None else judged[source]
+            for wanted, source in names.items()
+        }
+        ending = "videos" if kind == "video" else "rawframes"
+        rows = {f"{name}_{ending}.txt": _rows(entries, found, kind=kind) for name, entries in part.lists.items()}
+        counts = {name: len(listed) for name, listed in rows.items()}
+        reports[part.report] = Report(findings=tuple(found.values()), lists=counts)
+        texts |= {name: lists.to_text(listed) for name, listed in rows.items()}
+    _write(reports, output=output, texts=texts)
+    return reports
 
 
 def write(report: Report, *, output: Path, texts: Mapping[str, str]) -> None:
-    """Write lists, labels and the report, which comes last; the report alone where no video is usable.
+    """Write lists, labels and ``report.json``, which comes last; the report alone where a list has no video left.
 
     Args:
         report: Of the videos in the lists.
         output: Folder.
         texts: Lists and labels by file name.
     """
-    whole = {**(texts if "ok" in report.counts else {}), REPORT: report.to_json()}
+    _write({REPORT: report}, output=output, texts=texts)
+
+
+def _write(reports: Mapping[str, Report], *, output: Path, texts: Mapping[str, str]) -> None:
+    whole = {name: report.to_json() for name, report in reports.items()}
+    if not any(report.empty for report in reports.values()):
+        whole = {**texts, **whole}
     with files.replacing(*(output / name for name in whole)) as targets:
         for target in targets:
             target.write_text(whole[target.name], encoding="utf-8")
+
+
+def _check_labels(path: Path, class_names: tuple[str, ...]) -> None:
+    """Lists that are there already have the numbers of these labels."""
+    if path.exists() and labels.read(path) != class_names:
+        raise InputError(
+            f"{path} has other classes than these lists: make all lists of a data set in one run, or in another folder"
+        )
+
+
+def _locate(part: Part, *, kind: ListKind) -> dict[tuple[str, ...], Source | None]:
+    """Where each video is; None where it is missing."""
+    folder = _Folder(part.videos, kind=kind)
+    wanted = dict.fromkeys(entry.names for entries in part.lists.values() for entry in entries)
+    found = {names: folder.find(names) for names in wanted}
+    return {names: None if name is None else (name, part.videos) for names, name in found.items()}
 
 
 def _missing(wanted: tuple[str, ...], *, kind: ListKind) -> Finding:
@@ -218,26 +274,25 @@ def _without_suffix(name: str) -> str:
 
 
 def judge_all(
-    names: Sequence[str], *, root: Path, kind: ListKind, limits: Limits, on_file: OnFile | None = None
-) -> dict[str, Finding]:
+    sources: Sequence[Source], *, kind: ListKind, limits: Limits, on_file: OnFile | None = None
+) -> dict[Source, Finding]:
     """Decode videos to their end, in parallel.
 
     Args:
-        names: Paths under ``root``.
-        root: Their folder.
+        sources: Each once.
         kind: Whether they are "video" files or folders of "frames".
         limits: What a video needs.
         on_file: Told the progress.
 
     Returns:
-        One finding by name, in the order of the names.
+        One finding by source, in the order of the sources.
     """
-    calls = [(name, root, kind, limits) for name in names]
-    return {finding.name: finding for finding in findings(judge, calls, limits=limits, on_file=on_file)}
+    calls = [(name, root, kind, limits) for name, root in sources]
+    return dict(zip(sources, findings(judge, calls, limits=limits, on_file=on_file), strict=True))
 
 
 def judge(name: str, root: Path, kind: ListKind, limits: Limits) -> Finding:
-    """Decode one video to its end; arguments as for :func:`judge_all`."""
+    """Decode one video, a path under ``root``, to its end; the rest as for :func:`judge_all`."""
     path = root / name
     try:
         num_frames = _count_video(path, limits) if kind == "video" else _count_images(path)

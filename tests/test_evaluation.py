@@ -21,7 +21,7 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from i3d_deploy import evaluation, files, generated, load, parity, views
+from i3d_deploy import evaluation, files, generated, load, parity, processes, views
 from i3d_deploy.card import Sampling, Spatial, normalize
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.journal import Journal
@@ -580,7 +580,7 @@ def test_a_dead_process_ends_the_others(tiny_exports: Path, clips: tuple[Path, .
 
 
 def test_processes_each_take_their_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    third = evaluation.Processes(rank=6, world_size=8, local_rank=2)
+    third = processes.Processes(rank=6, world_size=8, local_rank=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     choose: Any = evaluation._device
     assert [choose("auto", kind, third) for kind in ("tensorrt", "safetensors", "openvino")] == [
@@ -590,4 +590,4 @@ def test_processes_each_take_their_own_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert [choose("cuda", kind, third) for kind in ("tensorrt", "onnx", "mmaction2")] == ["cuda:2"] * 3
     assert [choose(device, "onnx", third) for device in ("cpu", "cuda:5")] == ["cpu", "cuda:5"]
-    assert choose("auto", "safetensors", evaluation.Processes()) == "auto"
+    assert choose("auto", "safetensors", processes.Processes()) == "auto"

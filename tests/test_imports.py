@@ -17,7 +17,7 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
     {"errors", "files", "network"},
-    {"geometry", "journal", "labels", "metrics", "model", "sampling", "tensorrt_flavor"},
+    {"geometry", "journal", "processes", "labels", "metrics", "model", "sampling", "tensorrt_flavor"},
     {"card", "confusion", "video"},
     {"generated", "lists", "official_splits"},
     {"artifact", "motion", "preparation", "views", "runners.runner", "runners.device_memory"},

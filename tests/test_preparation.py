@@ -126,7 +126,7 @@ def test_limits_are_the_callers(tmp_path: Path, clip20: Path) -> None:
         {
             "classInd.txt": "1 Archery\n",
             "trainlist01.txt": "Archery/v_half.avi 1\nArchery/v_short.avi 1\n",
-            "testlist01.txt": "Archery/v_a.avi\n",
+            "testlist01.txt": "Archery/v_a.avi\nArchery/v_half.avi\n",
         },
     )
     place(clip20, tmp_path / "videos", "Archery/v_a.avi")
@@ -135,11 +135,23 @@ def test_limits_are_the_callers(tmp_path: Path, clip20: Path) -> None:
     done = run("ucf101", *options, "--min-frames", "15", "--min-decoded", "0.4", "--workers", "1")
     assert done.exit_code == 0, done.output
     train = tmp_path / "lists" / "ucf101_train_split_1_videos.txt"
+    val = train.with_name("ucf101_val_split_1_videos.txt")
     assert train.read_text() == "Archery/v_half.avi 0\nArchery/v_short.avi 0\n"
-    done = run("ucf101", *options, "--min-frames", "20")
+    assert val.read_text() == "Archery/v_a.avi 0\nArchery/v_half.avi 0\n"
+    done = run("ucf101", *options, "--min-frames", "16", "--min-decoded", "0.4")
     assert done.exit_code == 0, done.output
-    assert train.read_text() == ""
-    assert train.with_name("ucf101_val_split_1_videos.txt").read_text() == "Archery/v_a.avi 0\n"
+    assert train.read_text() == "Archery/v_half.avi 0\n"
+    # Of 20 frames there is v_a alone, which is in the other list.
+    done = run("ucf101", *options, "--min-frames", "20", "--min-decoded", "0.4")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == (
+        "Error: no usable video is left for ucf101_train_split_1_videos.txt, so no list was written, "
+        f"see {tmp_path / 'lists' / 'report.json'}: is it the right folder of videos?"
+    )
+    assert train.read_text() == "Archery/v_half.avi 0\n"
+    assert val.read_text() == "Archery/v_a.avi 0\nArchery/v_half.avi 0\n"
+    report = json.loads((tmp_path / "lists" / "report.json").read_text())
+    assert report["lists"] == {"ucf101_train_split_1_videos.txt": 0, "ucf101_val_split_1_videos.txt": 1}
 
 
 def test_nothing_usable_is_a_failure_that_leaves_older_lists(tmp_path: Path) -> None:
@@ -268,15 +280,152 @@ def test_kinetics_videos_are_found_under_their_usual_names(tmp_path: Path, clip2
     done = run("kinetics", *options, "--videos", tmp_path / "videos", "--output", output)
     assert done.exit_code == 0, done.output
     assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
-        "labels.txt": "abseiling\nmaking tea\ntying knot (not on a tie)\n",
+        "labels.txt": "".join(f"{name}\n" for name in labels.load("kinetics400")),
+        # Lines 1, 192 and 370 of the official class list, which counts from 1.
         "kinetics400_train_list_videos.txt": (
-            "making tea/-AbC_1_000004_000014.mp4 1\n"
+            "making tea/-AbC_1_000004_000014.mp4 191\n"
             "abseiling/0123456789a.mkv 0\n"
-            "tying_knot_(not_on_a_tie)/xyz_000000_000010.webm 2\n"
+            "tying_knot_(not_on_a_tie)/xyz_000000_000010.webm 369\n"
         ),
-        "kinetics400_val_list_videos.txt": "valid_001000_001010.mp4 1\n",
+        "kinetics400_val_list_videos.txt": "valid_001000_001010.mp4 191\n",
     }
-    assert "gone_000001_000002: missing: no such file, nor under 3 other names" in done.stderr
+    assert sorted(path.name for path in output.glob("*.json")) == [
+        *("kinetics400_train_report.json", "kinetics400_val_report.json"),
+    ]
+    list_name = "kinetics400_train_list_videos.txt"
+    assert f"Warning: {list_name}: gone_000001_000002: missing: no such file, nor under 3 other names\n" in done.stderr
+    assert f"{list_name}: 4 videos: 3 ok, 1 missing\n" in done.stderr
+
+
+ROW = "abseiling,same,0,10,x\n"
+HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.fixture
+def two_folders(tmp_path: Path, clip20: Path) -> Path:
+    """Lists ``train.csv`` and ``val.csv`` of the same name, which is good in ``videos_train`` alone."""
+    write_files(tmp_path, {"train.csv": HEADER + ROW, "val.csv": HEADER + ROW + "air drumming,other,0,10,x\n"})
+    place(clip20, tmp_path / "videos_train", "same.mp4")
+    place(clip20, tmp_path / "videos_val", "other.mp4")
+    (tmp_path / "videos_val" / "same.mp4").write_bytes(b"")
+    return tmp_path
+
+
+def of_part(part: str, folder: Path) -> tuple[str | Path, ...]:
+    return (f"--{part}-csv", folder / f"{part}.csv", f"--{part}-videos", folder / f"videos_{part}")
+
+
+def test_kinetics_lists_start_from_folders_of_their_own(two_folders: Path) -> None:
+    output = two_folders / "lists"
+    done = run("kinetics", *of_part("train", two_folders), *of_part("val", two_folders), "--output", output)
+    assert done.exit_code == 0, done.output
+    assert (output / "kinetics400_train_list_videos.txt").read_text() == "same.mp4 0\n"
+    assert (output / "kinetics400_val_list_videos.txt").read_text() == "other.mp4 1\n"
+    assert json.loads((output / "kinetics400_train_report.json").read_text()) == {
+        "videos": 1,
+        "counts": {"ok": 1},
+        "lists": {"kinetics400_train_list_videos.txt": 1},
+        "bad": [],
+    }
+    assert json.loads((output / "kinetics400_val_report.json").read_text()) == {
+        "videos": 2,
+        "counts": {"ok": 1, "broken": 1},
+        "lists": {"kinetics400_val_list_videos.txt": 1},
+        "bad": [{"name": "same.mp4", "verdict": "broken", "reason": "the file is empty"}],
+    }
+    assert done.stderr.splitlines() == [
+        "kinetics400_train_list_videos.txt: 1 videos: 1 ok",
+        "Warning: kinetics400_val_list_videos.txt: same.mp4: broken: the file is empty",
+        "kinetics400_val_list_videos.txt: 2 videos: 1 ok, 1 broken",
+        f"{output / 'kinetics400_train_list_videos.txt'}: 1 videos",
+        f"{output / 'kinetics400_val_list_videos.txt'}: 1 videos",
+    ]
+
+
+def test_kinetics_in_two_runs_keeps_both_reports(two_folders: Path) -> None:
+    together, apart = two_folders / "together", two_folders / "apart"
+    done = run("kinetics", *of_part("train", two_folders), *of_part("val", two_folders), "--output", together)
+    assert done.exit_code == 0, done.output
+    for part in ("val", "train"):
+        done = run("kinetics", *of_part(part, two_folders), "--output", apart)
+        assert done.exit_code == 0, done.output
+    assert len(list(apart.iterdir())) == 5
+    assert {path.name: path.read_text() for path in apart.iterdir()} == {
+        path.name: path.read_text() for path in together.iterdir()
+    }
+
+
+def test_kinetics_list_without_a_usable_video_is_a_failure(two_folders: Path) -> None:
+    (two_folders / "val.csv").write_text(HEADER + ROW)
+    output = write_files(two_folders / "lists", {"kinetics400_train_list_videos.txt": "old.mp4 7\n"})
+    done = run("kinetics", *of_part("train", two_folders), *of_part("val", two_folders), "--output", output)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == (
+        "Error: no usable video is left for kinetics400_val_list_videos.txt, so no list was written, "
+        f"see {output / 'kinetics400_val_report.json'}: is it the right folder of videos?"
+    )
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("kinetics400_train_list_videos.txt", "kinetics400_train_report.json", "kinetics400_val_report.json"),
+    ]
+    assert (output / "kinetics400_train_list_videos.txt").read_text() == "old.mp4 7\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--train-csv t --train-videos a --videos b", "give --videos, or --train-videos and --val-videos, not both"),
+        ("--train-csv t --val-videos a --videos b", "give --videos, or --train-videos and --val-videos, not both"),
+        ("--train-csv t", "--train-csv needs --train-videos, or --videos where one folder holds all"),
+        ("--train-csv t --val-csv v --train-videos a", "--val-csv needs --val-videos, or --videos where one folder"),
+        ("--train-csv t --train-videos a --val-videos b", "--val-videos needs --val-csv"),
+    ],
+)
+def test_kinetics_takes_one_folder_or_one_for_each_list(tmp_path: Path, options: str, message: str) -> None:
+    done = run("kinetics", *options.split(), "--output", tmp_path)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_classes_of_kinetics400_keep_their_numbers_where_some_are_missing(tmp_path: Path) -> None:
+    rows = [f'"{name}",id,0,10,train\n' for name in labels.load("kinetics400") if name != "abseiling"]
+    assert len(rows) == 399
+    write_files(tmp_path, {"t.csv": HEADER + "".join(rows), "v.csv": HEADER + " zumba ,id,0,10,validate\n"})
+    found = official_splits.kinetics(train=tmp_path / "t.csv", val=tmp_path / "v.csv")
+    assert found.labels == labels.load("kinetics400")
+    # Lines 2 and 400 of the official class list.
+    assert found.lists["kinetics400_train_list"][0].names[2] == "air_drumming/id_000000_000010"
+    assert found.lists["kinetics400_train_list"][0].label == 1
+    assert found.lists["kinetics400_val_list"][0].label == 399
+
+
+def test_other_classes_of_kinetics_count_over_both_lists(tmp_path: Path) -> None:
+    write_files(
+        tmp_path, {"t.csv": HEADER + "zumba,a,0,9,x\nknitting,b,0,9,x\n", "v.csv": HEADER + "abseiling,c,0,9,x\n"}
+    )
+    found = official_splits.kinetics(train=tmp_path / "t.csv", val=tmp_path / "v.csv", name="kinetics3")
+    assert found.labels == ("abseiling", "knitting", "zumba")
+    assert [entry.label for entry in found.lists["kinetics3_train_list"]] == [2, 1]
+    assert [entry.label for entry in found.lists["kinetics3_val_list"]] == [0]
+    # "knitting" and "zumba" are in the shipped set, whose numbers the recipes mean; "petting a dragon" is not.
+    (tmp_path / "v.csv").write_text(HEADER + "petting a dragon,c,0,9,x\n")
+    with pytest.raises(InputError, match="'petting a dragon' is no class of kinetics400: correct it, or give .*--name"):
+        official_splits.kinetics(train=tmp_path / "t.csv", val=tmp_path / "v.csv")
+
+
+def test_lists_of_other_classes_in_the_same_folder_are_refused(two_folders: Path) -> None:
+    output = two_folders / "lists"
+    options = ("kinetics", "--name", "kinetics2", "--output", output)
+    assert run(*options, *of_part("train", two_folders)).exit_code == 0
+    assert (output / "labels.txt").read_text() == "abseiling\n"
+    before = {path.name: path.read_text() for path in output.iterdir()}
+    done = run(*options, *of_part("val", two_folders))
+    assert done.exit_code == 1
+    assert done.stderr == (
+        f"Error: {output / 'labels.txt'} has other classes than these lists: make all lists of a data set in one run, "
+        "or in another folder\n"
+    )
+    assert {path.name: path.read_text() for path in output.iterdir()} == before
+    assert run(*options, *of_part("train", two_folders)).exit_code == 0
 
 
 def test_classes_of_kinetics400_have_the_shipped_order(tmp_path: Path) -> None:
@@ -348,14 +497,18 @@ def test_frames_are_extracted_and_listed(tmp_path: Path, clip20: Path) -> None:
         assert np.abs(image.astype(np.float64) - expected).mean() < 20
 
     (folder / "BabyCrawling" / "v_c" / "img_00007.jpg").write_bytes(b"\xff\xd8 no picture")
-    splits = write_files(tmp_path / "splits", UCF101)
+    more = {
+        "testlist01.txt": UCF101["testlist01.txt"] + "Archery/v_a.avi\n",
+        "trainlist02.txt": UCF101["trainlist02.txt"] + "BabyCrawling/v_b.avi 2\n",
+    }
+    splits = write_files(tmp_path / "splits", UCF101 | more)
     done = run("ucf101", "--splits", splits, "--videos", folder, "--output", output, "--kind", "frames")
     assert done.exit_code == 0, done.output
     assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
         "labels.txt": "Archery\nBabyCrawling\n",
         "ucf101_train_split_1_rawframes.txt": "Archery/v_a 20 0\nBabyCrawling/v_b 20 1\n",
-        "ucf101_val_split_1_rawframes.txt": "",
-        "ucf101_train_split_2_rawframes.txt": "",
+        "ucf101_val_split_1_rawframes.txt": "Archery/v_a 20 0\n",
+        "ucf101_train_split_2_rawframes.txt": "BabyCrawling/v_b 20 1\n",
         "ucf101_val_split_2_rawframes.txt": "Archery/v_a 20 0\n",
     }
     report = json.loads((output / "report.json").read_text())

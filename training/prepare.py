@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +14,7 @@ from i3d_deploy.commands.options import reports_errors
 
 if TYPE_CHECKING:
     from i3d_deploy.extraction import Resize
-    from i3d_deploy.official_splits import OfficialSplits
-    from i3d_deploy.preparation import Limits, OnFile, Report
+    from i3d_deploy.preparation import Limits, OnFile, Part, Report
 
 Command = Callable[..., None]
 
@@ -27,8 +26,8 @@ MOST_SHOWN = 10
 def main() -> None:
     """Make the lists and label files that recipes read.
 
-    Every video is decoded to its end. Bad ones are left out of the lists and named in report.json; the exit code is 1
-    only where none is left.
+    Every video is decoded to its end. Bad ones are left out of the lists and named in a report. Where a list has none
+    left, the exit code is 1, and older lists stay as they were.
     """
 
 
@@ -76,9 +75,9 @@ resize_options = together(
     click.option("--short-side", type=click.IntRange(min=1), help="Resize the shorter side, aspect ratio kept."),
     click.option("--size", metavar="WxH", help="Resize to 340x256, for example, whatever the aspect ratio."),
 )
+videos_option = path_option("--videos", "Folder of the videos; paths in the lists start from it.")
 list_options = together(
-    path_option("--videos", "Folder of the videos; paths in the lists start from it."),
-    path_option("--output", "Folder for lists, labels.txt and report.json."),
+    path_option("--output", "Folder for lists, labels.txt and reports."),
     click.option(
         "--kind",
         type=click.Choice(["video", "frames"]),
@@ -92,44 +91,96 @@ list_options = together(
 
 @main.command(epilog="Example: prepare.py ucf101 --splits ucfTrainTestlist --videos UCF-101 --output data/ucf101")
 @path_option("--splits", "Folder ucfTrainTestlist.")
+@videos_option
 @list_options
 @reports_errors
-def ucf101(splits: Path, **options: Any) -> None:
+def ucf101(splits: Path, videos: Path, **options: Any) -> None:
     """Lists of UCF101, all splits."""
     from i3d_deploy import official_splits
+    from i3d_deploy.preparation import Part
 
-    _make_lists(official_splits.ucf101(splits), **options)
+    official = official_splits.ucf101(splits)
+    _make_lists([Part(lists=official.lists, videos=videos)], class_names=official.labels, **options)
 
 
 @main.command(
     epilog="Example: prepare.py hmdb51 --splits testTrainMulti_7030_splits --videos hmdb51_org --output data/hmdb51"
 )
 @path_option("--splits", "Folder testTrainMulti_7030_splits.")
+@videos_option
 @list_options
 @reports_errors
-def hmdb51(splits: Path, **options: Any) -> None:
+def hmdb51(splits: Path, videos: Path, **options: Any) -> None:
     """Lists of HMDB51, all splits. Videos are in a folder per class."""
     from i3d_deploy import official_splits
+    from i3d_deploy.preparation import Part
 
-    _make_lists(official_splits.hmdb51(splits), **options)
+    official = official_splits.hmdb51(splits)
+    _make_lists([Part(lists=official.lists, videos=videos)], class_names=official.labels, **options)
 
 
 @main.command(
-    epilog="Example: prepare.py kinetics --train-csv train.csv --val-csv val.csv --videos k400 --output data/k400"
+    epilog="Example: prepare.py kinetics --train-csv train.csv --val-csv val.csv --train-videos k400/videos_train "
+    "--val-videos k400/videos_val --output k400"
 )
 @path_option("--train-csv", "Official list of the videos to train on.", required=False)
 @path_option("--val-csv", "Official list of the videos to validate on.", required=False)
-@click.option("--name", default="kinetics400", show_default=True, help="First word of the lists' names.")
+@path_option("--train-videos", "Folder of the videos to train on; paths in their list start from it.", required=False)
+@path_option("--val-videos", "Folder of the videos to validate on; paths in their list start from it.", required=False)
+@path_option("--videos", "One folder of both, in place of --train-videos and --val-videos.", required=False)
+@click.option(
+    "--name",
+    default="kinetics400",
+    show_default=True,
+    help="First word of the lists' names. Classes of kinetics400 have the official numbers; others are numbered "
+    "in alphabetical order.",
+)
 @list_options
 @reports_errors
-def kinetics(train_csv: Path | None, val_csv: Path | None, name: str, **options: Any) -> None:
-    """Lists of Kinetics.
+def kinetics(
+    train_csv: Path | None,
+    val_csv: Path | None,
+    train_videos: Path | None,
+    val_videos: Path | None,
+    videos: Path | None,
+    name: str,
+    **options: Any,
+) -> None:
+    """Lists of Kinetics, each with a report of its own.
 
     Videos are named ID_000001_000011.mp4 or ID.mp4, in one folder or in a folder per label.
     """
     from i3d_deploy import official_splits
+    from i3d_deploy.preparation import Part
 
-    _make_lists(official_splits.kinetics(train=train_csv, val=val_csv, name=name), **options)
+    folders = _kinetics_folders(
+        csvs={"train": train_csv, "val": val_csv}, own={"train": train_videos, "val": val_videos}, shared=videos
+    )
+    official = official_splits.kinetics(train=train_csv, val=val_csv, name=name)
+    lists = {part: f"{name}_{part}_list" for part in folders}
+    parts = [
+        Part(lists={lists[part]: official.lists[lists[part]]}, videos=folder, report=f"{name}_{part}_report.json")
+        for part, folder in folders.items()
+    ]
+    _make_lists(parts, class_names=official.labels, **options)
+
+
+def _kinetics_folders(
+    *, csvs: Mapping[str, Path | None], own: Mapping[str, Path | None], shared: Path | None
+) -> dict[str, Path]:
+    """The folder of videos of each part that has a CSV file."""
+    if shared is not None and any(own.values()):
+        raise click.UsageError("give --videos, or --train-videos and --val-videos, not both")
+    folders = {}
+    for part, csv in csvs.items():
+        folder = own[part] or shared
+        if csv is None and own[part] is not None:
+            raise click.UsageError(f"--{part}-videos needs --{part}-csv")
+        if csv is not None and folder is None:
+            raise click.UsageError(f"--{part}-csv needs --{part}-videos, or --videos where one folder holds all")
+        if csv is not None and folder is not None:
+            folders[part] = folder
+    return folders
 
 
 @main.command(epilog="Example: prepare.py frames --videos UCF-101 --output data/ucf101/frames --short-side 256")
@@ -145,7 +196,7 @@ def frames(videos: Path, output: Path, short_side: int | None, size: str | None,
     resize = _resize(short_side, size)
     with _bar("videos") as on_file:
         report = extraction.extract_all(videos, output=output, resize=resize, limits=_limits(**limits), on_file=on_file)
-    _summarise(report, output)
+    _summarise({"report.json": report}, output)
 
 
 @main.command(
@@ -190,7 +241,7 @@ def windows(
             limits=_limits(**limits),
             on_file=on_file,
         )
-    _summarise(report, output)
+    _summarise({"report.json": report}, output)
 
 
 @main.command(epilog="Example: prepare.py motion --output data/motion")
@@ -211,15 +262,20 @@ def motion(output: Path, train: int, val: int, test: int, seed: int) -> None:
 
 
 def _make_lists(
-    splits: OfficialSplits, *, videos: Path, output: Path, kind: Literal["video", "frames"], **limits: Any
+    parts: Sequence[Part],
+    *,
+    class_names: tuple[str, ...],
+    output: Path,
+    kind: Literal["video", "frames"],
+    **limits: Any,
 ) -> None:
     from i3d_deploy import preparation
 
     with _bar("videos") as on_file:
-        report = preparation.prepare(
-            splits, videos=videos, output=output, kind=kind, limits=_limits(**limits), on_file=on_file
+        reports = preparation.prepare(
+            parts, class_names=class_names, output=output, kind=kind, limits=_limits(**limits), on_file=on_file
         )
-    _summarise(report, output)
+    _summarise(reports, output)
 
 
 def _limits(*, min_frames: int, min_decoded: float, timeout: float, workers: int | None) -> Limits:
@@ -252,17 +308,33 @@ def _bar(what: str) -> Iterator[OnFile]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _summarise(report: Report, output: Path) -> None:
-    for finding in report.bad[:MOST_SHOWN]:
-        click.echo(f"Warning: {finding.name}: {finding.verdict}: {finding.reason}", err=True)
-    if len(report.bad) > MOST_SHOWN:
-        click.echo(f"Warning: {len(report.bad) - MOST_SHOWN} more are in {output / 'report.json'}", err=True)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts.items())
-    click.echo(f"{len(report.findings)} videos: {counts}", err=True)
-    if "ok" not in report.counts:
-        raise click.ClickException(f"no video is usable, see {output / 'report.json'}: is --videos the right folder?")
-    for name, count in report.lists.items():
-        click.echo(f"{output / name}: {count} {'windows' if name in ('train.txt', 'test.txt') else 'videos'}", err=True)
+def _summarise(reports: Mapping[str, Report], output: Path) -> None:
+    """Say what became of the videos; fails where none is left."""
+    for name, report in reports.items():
+        # The same name may be in two folders.
+        where = f"{', '.join(report.lists)}: " if len(reports) > 1 else ""
+        for finding in report.bad[:MOST_SHOWN]:
+            click.echo(f"Warning: {where}{finding.name}: {finding.verdict}: {finding.reason}", err=True)
+        if len(report.bad) > MOST_SHOWN:
+            click.echo(f"Warning: {where}{len(report.bad) - MOST_SHOWN} more are in {output / name}", err=True)
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts.items())
+        click.echo(f"{where}{len(report.findings)} videos: {counts or 'none'}", err=True)
+    _fail_where_none_is_left(reports, output)
+    for report in reports.values():
+        for name, count in report.lists.items():
+            what = "windows" if name in ("train.txt", "test.txt") else "videos"
+            click.echo(f"{output / name}: {count} {what}", err=True)
+
+
+def _fail_where_none_is_left(reports: Mapping[str, Report], output: Path) -> None:
+    bad = {name: report for name, report in reports.items() if report.empty or "ok" not in report.counts}
+    if not bad:
+        return
+    see = f"see {' and '.join(str(output / name) for name in bad)}: is it the right folder of videos?"
+    if not any("ok" in report.counts for report in reports.values()):
+        raise click.ClickException(f"no video is usable, {see}")
+    empty = ", ".join(name for report in bad.values() for name in report.empty)
+    raise click.ClickException(f"no usable video is left for {empty}, so no list was written, {see}")
 
 
 if __name__ == "__main__":

@@ -96,13 +96,14 @@ def main(
     again.
     """
     from i3d_deploy import evaluation
+    from i3d_deploy import processes as all_processes
     from i3d_deploy.confusion import check, write
     from i3d_deploy.training.recipe import load
 
     if confusion is not None:
         check(confusion)
     chosen = load(recipe, folder=RECIPES).overridden(settings)
-    with evaluation.joined() as processes, closing(_Printer(is_first=processes.is_first)) as printer:
+    with all_processes.joined() as processes, closing(_Printer(is_first=processes.is_first)) as printer:
         result = evaluation.run(
             checkpoint,
             chosen,

@@ -233,6 +233,6 @@ def seed_of(seed: int, *parts: int) -> int:
         *parts: Such as the epoch and the number of the video.
 
     Returns:
-        A number in [0, 2**32); numbers that differ in any part give unrelated streams.
+        A number in [0, 2**32). Parts that differ give unrelated streams; zeros at their end do not count.
     """
     return int(np.random.SeedSequence([seed, *parts]).generate_state(1)[0])

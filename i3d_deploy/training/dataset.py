@@ -6,7 +6,8 @@ neither the number of worker processes nor a resumed run changes what the networ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,32 +194,60 @@ class ValidationDataset(Dataset[tuple[int, NDArray[np.uint8] | Failure]]):
         return len(self._entries)
 
 
-def loader(
+def read(
     dataset: Dataset[Any],
     *,
-    batches: Any,
-    collate: Any,
+    batches: Iterable[list[Any]],
+    collate: Callable[[list[Any]], Any],
+    name: Callable[[Any], str],
     workers: int,
-    pin_memory: bool,
-) -> DataLoader[Any]:
+    pin_memory: bool = False,
+) -> Iterator[Any]:
     """Read batches of a data set in worker processes.
 
     Args:
         dataset: The data set.
-        batches: An iterable of lists of its keys.
+        batches: Lists of its keys.
         collate: From the samples of a batch to the batch.
+        name: From a key to the name of its video, for messages.
         workers: Processes; 0 reads in this one.
         pin_memory: Whether a GPU copies from the batches.
+
+    Raises:
+        TrainingError: Too many videos cannot be read, or a worker has died or hangs.
     """
-    return DataLoader(
+    awaited: deque[list[Any]] = deque()
+
+    def noted() -> Iterator[list[Any]]:
+        for batch in batches:
+            awaited.append(batch)
+            yield batch
+
+    loader = DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=noted(),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         timeout=WORKER_TIMEOUT_SECONDS if workers else 0,
     )
+    try:
+        for batch in loader:
+            awaited.popleft()
+            yield batch
+    except TrainingError as error:
+        # Of a worker it arrives with the traceback there as its message.
+        raise TrainingError(str(error).rpartition("TrainingError: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        names = ", ".join(sorted({name(key) for keys in awaited for key in keys}))
+        raise TrainingError(
+            f"a process that reads videos has died, or gave no answer for {WORKER_TIMEOUT_SECONDS} s, at one of {names}"
+            ": training/prepare.py finds such videos; take them from the list, or where memory was short, give fewer "
+            "batch.workers"
+        ) from error
 
 
 def _start_worker(_: int) -> None:

@@ -1,56 +1,29 @@
-"""The processes of one training run, as torchrun starts them, and what they tell each other."""
+"""The processes of one training run: their devices, their running statistics, normalisation over all of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from i3d_deploy import processes
 from i3d_deploy.errors import DeviceError, InputError
-
-T = TypeVar("T")
+from i3d_deploy.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Process:
-    """One of the processes; alone, unless torchrun started it.
+class Process(Processes):
+    """One of the processes that train.
 
     Attributes:
-        rank: Its number among all.
-        world_size: How many there are.
         device: What it computes on.
     """
 
-    rank: int
-    world_size: int
     device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the one that prints and writes."""
-        return self.rank == 0
-
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes, in order of rank; every process gets them."""
-        if self.world_size == 1:
-            return [value]
-        gathered: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(gathered, value)
-        return gathered
-
-    def share(self, value: T) -> T:
-        """The first process's value."""
-        if self.world_size == 1:
-            return value
-        holder: list[Any] = [value]
-        distributed.broadcast_object_list(holder, src=0)
-        shared: T = holder[0]
-        return shared
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give all processes the first one's buffers, in place: running statistics differ between them."""
@@ -66,11 +39,6 @@ class Process:
                     distributed.all_reduce(buffer)
                     buffer /= self.world_size
 
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self.world_size > 1:
-            distributed.barrier()
-
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Process]:
@@ -82,28 +50,23 @@ def joined(device: str = "auto") -> Iterator[Process]:
     Raises:
         DeviceError: The machine has not that device, or fewer GPUs than processes.
         InputError: Several processes were given one GPU.
+        I3DError: Another process has failed.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = _choose(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")), world_size=world_size)
+    chosen = _choose(device, processes.from_environment())
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if world_size == 1:
-        yield Process(rank=0, world_size=1, device=chosen)
-        return
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Process(rank=distributed.get_rank(), world_size=world_size, device=chosen)
-    finally:
-        distributed.destroy_process_group()
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    with processes.joined(backend=backend) as found, processes.peers_expected(found):
+        yield Process(rank=found.rank, world_size=found.world_size, local_rank=found.local_rank, device=chosen)
 
 
-def _choose(device: str, *, local_rank: int, world_size: int) -> torch.device:
+def _choose(device: str, found: Processes) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        device = f"cuda:{local_rank}"
-    elif device.startswith("cuda:") and world_size > 1:
-        raise InputError(f"device {device}: {world_size} processes need a GPU each, give cuda")
+        device = f"cuda:{found.local_rank}"
+    elif device.startswith("cuda:") and found.world_size > 1:
+        raise InputError(f"device {device}: {found.world_size} processes need a GPU each, give cuda")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

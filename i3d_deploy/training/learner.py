@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,13 @@ class Slice:
     Attributes:
         loss: (), mean over the videos.
         correct: (), videos whose most probable class is theirs.
+        gradient_norm: (), L2 norm of the step's gradients before they are clipped; None where a loss scale is in use,
+            which takes no step where they are not finite.
     """
 
     loss: Tensor
     correct: Tensor
+    gradient_norm: Tensor | None = None
 
 
 class ClipsToLogits(nn.Module):
@@ -44,15 +47,17 @@ class ClipsToLogits(nn.Module):
         network: The network.
         pixels: The scaling of colour values.
         autocast: Type of the convolutions: "fp32", "bf16" or "fp16".
+        channels_last: Layout of the activations.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, network: nn.Module, pixels: Pixels, *, autocast: str) -> None:
+    def __init__(self, network: nn.Module, pixels: Pixels, *, autocast: str, channels_last: bool) -> None:
         super().__init__()
         self.network = network
         self.dtype = _DTYPES.get(autocast)
+        self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
         scale = 1 / torch.tensor(pixels.std, dtype=torch.float64)
         self.register_buffer("mean", torch.tensor(pixels.mean), persistent=False)
         self.register_buffer("scale", scale.float(), persistent=False)
@@ -61,6 +66,7 @@ class ClipsToLogits(nn.Module):
         """Map (N, T, H, W, 3) uint8 to logits (N, K) float32."""
         # What is permuted is channels last already.
         scaled = ((clips.float() - self.mean) * self.scale).permute(0, 4, 1, 2, 3)  # N 3 T H W
+        scaled = scaled.contiguous(memory_format=self.memory_format)
         with torch.autocast(clips.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits: Tensor = self.network(scaled)
         return logits.float()
@@ -85,7 +91,9 @@ class Learner:
             distributed.synchronize_norms(network, process)
         if recipe.compute.channels_last:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self._network = ClipsToLogits(network, recipe.pixels, autocast=recipe.compute.autocast).to(process.device)
+        self._network = ClipsToLogits(
+            network, recipe.pixels, autocast=recipe.compute.autocast, channels_last=recipe.compute.channels_last
+        ).to(process.device)
         self._average = None
         if recipe.ema is not None:
             mean = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
@@ -128,13 +136,13 @@ class Learner:
                 self._scaler.scale(found.loss / len(batches)).backward()  # type: ignore[no-untyped-call]
             slices.append(Slice(loss=found.loss.detach(), correct=found.correct))
         self._scaler.unscale_(self._optimizer)
-        optimization.clip_gradients(self._network.parameters(), self._recipe.optimizer.clip_norm)
+        norm = optimization.clip_gradients(self._network.parameters(), self._recipe.optimizer.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update_parameters(self._network)
-        return slices
+        return slices if self._scaler.is_enabled() else [replace(entry, gradient_norm=norm) for entry in slices]
 
     def measure_norms(self, batches: Iterable[ClipBatch]) -> None:
         """Measure the running statistics of the evaluated network anew.

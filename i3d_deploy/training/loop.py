@@ -10,6 +10,8 @@ Note [Exact resumption]
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import secrets
 import time
@@ -40,8 +42,17 @@ PUBLISHED_FILE = "model.safetensors"
 CHECKPOINTS_FOLDER = "checkpoints"
 FAILED_FILE = "failed_videos.txt"
 
-_FREE_FIELDS = {"batch.workers", "checkpoint_every", "checkpoint_steps", "keep_every", "log_every"}
-"""What a resumed run may change: the weights do not depend on it."""
+_FREE_FIELDS = {
+    "batch.workers",
+    "checkpoint_every",
+    "checkpoint_steps",
+    "data.folder",
+    "data.max_failed",
+    *(f"data.{split}_{what}" for split in ("train", "val", "test") for what in ("list", "root")),
+    "keep_every",
+    "log_every",
+}
+"""What a resumed run may change: the weights do not depend on it. That the list says the same is checked apart."""
 
 _INITIAL_WEIGHTS, _NORM_CLIPS = 1 << 40, 1 << 41
 """What is drawn with a seed of its own, in the place where epochs and steps have their number."""
@@ -102,17 +113,19 @@ def train(spec: Recipe, options: Options) -> Path:
 def _algorithms(options: Options, process: Process) -> Iterator[None]:
     """Deterministic algorithms where asked; the setting is put back, as is the random state."""
     was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    is_cuda = process.device.type == "cuda"
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
         # On a GPU the backward pass of max pooling has no deterministic form and only warns.
-        torch.use_deterministic_algorithms(True, warn_only=process.device.type == "cuda")
+        torch.use_deterministic_algorithms(True, warn_only=is_cuda)
     torch.backends.cudnn.benchmark = not options.deterministic
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[process.device] if is_cuda else []):
             yield
     finally:
-        torch.use_deterministic_algorithms(was_deterministic)
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
         torch.backends.cudnn.benchmark = benchmark
 
 
@@ -141,14 +154,18 @@ class _Window:
         """The loss of each slice.
 
         Raises:
-            TrainingError: One is not finite.
+            TrainingError: One is not finite, or the gradients of its step are not.
         """
         found: list[float] = torch.stack([entry.loss for entry in self.slices]).tolist()
-        for step, names, loss in zip(self.steps, self.names, found, strict=True):
-            if loss != loss or loss in (float("inf"), -float("inf")):
+        norms = [0.0 if entry.gradient_norm is None else float(entry.gradient_norm) for entry in self.slices]
+        for step, names, loss, norm in zip(self.steps, self.names, found, norms, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = f"the loss of step {step} is {loss}"
+                if math.isfinite(loss):
+                    what = f"the gradients of step {step} have the norm {norm}"
                 raise TrainingError(
-                    f"the loss of step {step} is {loss}, with the videos {', '.join(names)}: lower optimizer.lr, warm "
-                    "up, or look at the videos; --resume goes on from the last checkpoint"
+                    f"{what}, with the videos {', '.join(names)}: look at them, or start a run in another --work-dir "
+                    "with a lower optimizer.lr or a longer schedule.warmup_epochs, --init with a checkpoint of this one"
                 )
         return found
 
@@ -189,22 +206,22 @@ class _Run:
     def _read_work_dir(self, notes: list[str]) -> State | None:
         """The checkpoint to go on from; the recipe is left in the work-dir for whoever looks."""
         recipe_path = self._options.work_dir / RECIPE_FILE
-        if recipe_path.exists() or self._snapshots.steps:
-            if not self._options.resume:
-                raise TrainingError(
-                    f"{self._options.work_dir} holds a run: give --resume to go on with it, or another --work-dir"
-                )
-            self._check_recipe(recipe_path)
+        if (recipe_path.exists() or self._snapshots.steps) and not self._options.resume:
+            raise TrainingError(
+                f"{self._options.work_dir} holds a run: give --resume to go on with it, or another --work-dir"
+            )
         self._snapshots.sweep()
         saved = self._snapshots.newest(on_damaged=notes.append)
+        if saved is not None:
+            self._check_recipe(saved["recipe"])
+        elif recipe_path.exists():
+            self._check_recipe(recipe_path.read_text(encoding="utf-8"))
         with files.replacing(recipe_path) as (target,):
             target.write_text(self._spec.to_json(indent=2) + "\n", encoding="utf-8")
         return saved
 
-    def _check_recipe(self, path: Path) -> None:
-        if not path.exists():
-            return
-        stored = recipe.from_json(path.read_text(encoding="utf-8"), where=str(path))
+    def _check_recipe(self, text: str) -> None:
+        stored = recipe.from_json(text, where=str(self._options.work_dir))
         changes = [
             line for line in recipe.differences(stored, self._spec) if line.partition(":")[0] not in _FREE_FIELDS
         ]
@@ -224,17 +241,30 @@ class _Run:
         return Learner(network, self._spec, process=self._process, seed=self._seed)
 
     def _go_on(self, saved: State) -> None:
-        sizes = {"videos_per_step": self._order.videos_per_step, "num_videos": self._order.num_videos}
-        for name, size in sizes.items():
-            if saved[name] != size:
-                raise TrainingError(
-                    f"the checkpoint is of a run with {name} {saved[name]}, this one has {size}: resume with the same "
-                    "list, batch.videos, batch.accumulate and number of processes in all"
-                )
+        if saved["videos_per_step"] != self._order.videos_per_step:
+            raise TrainingError(
+                f"the checkpoint is of a run with {saved['videos_per_step']} videos a step, this one has "
+                f"{self._order.videos_per_step}: resume with the same batch.videos, batch.accumulate and number of "
+                "processes in all"
+            )
+        if saved["list"] != self._list_digest():
+            raise TrainingError(
+                f"{self._spec.data.list_path('train')} is not the list that the run began with: resume with that one, "
+                "or start another run with --init and a checkpoint of this one"
+            )
+        for name in ("validate", "deterministic"):
+            was_given = saved[name]
+            if was_given != getattr(self._options, name):
+                raise TrainingError(f"the run began with{'' if was_given else 'out'} --{name}: resume it so")
         self._learner.load(saved)
         self._step = saved["step"]
         self._best = saved["best"]
         self._failed = dict(saved["failed"])
+
+    def _list_digest(self) -> str:
+        """What the list says, wherever it is."""
+        lines = (f"{entry.name} {entry.labels}\n" for entry in self._train_entries)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def _describe(self) -> Iterator[str]:
         order, spec = self._order, self._spec
@@ -269,6 +299,7 @@ class _Run:
                 window = _Window()
             if self._ends_epoch(self._spec.checkpoint_every) or self._is_due(self._spec.checkpoint_steps):
                 self._save()
+                window = _Window()
 
     def _lr(self, step: int) -> float:
         steps_per_epoch = self._order.steps_per_epoch
@@ -296,24 +327,14 @@ class _Run:
 
     def _load_clips(self, keys: Iterator[list[dataset.Key]]) -> Iterator[ClipBatch]:
         several = self._spec.network.num_classes if self._spec.data.multi_class else None
-        batches = dataset.loader(
+        return dataset.read(
             ClipDataset(self._train_entries, self._spec.train, seed=self._seed),
             batches=keys,
             collate=Collate(num_classes=several),
+            name=lambda key: self._train_entries[key[1]].name,
             workers=self._spec.batch.workers,
             pin_memory=self._process.device.type == "cuda",
         )
-        try:
-            yield from batches
-        except TrainingError as error:
-            # Of a worker process it arrives with the traceback there as its message.
-            raise TrainingError(str(error).rpartition("TrainingError: ")[2].strip()) from error
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
-                raise
-            raise TrainingError(
-                f"reading videos failed: {str(error).partition(chr(10))[0]}; --resume goes on from the last checkpoint"
-            ) from error
 
     def _record(self, window: _Window) -> None:
         losses = window.losses()
@@ -351,7 +372,7 @@ class _Run:
             listed = ", ".join(list(self._failed)[:5]) + (", ..." if len(self._failed) > 5 else "")
             raise TrainingError(
                 f"{len(self._failed)} of {len(self._train_entries)} videos cannot be read, more than data.max_failed "
-                f"({allowed:.0%}): {listed}; all of them are in {path}"
+                f"({allowed:.0%}): {listed}; all of them are in {path}; mend them and --resume, or allow more of them"
             )
 
     def _validate(self) -> None:
@@ -365,6 +386,7 @@ class _Run:
             self._spec.validation,
             averaging=self._spec.test.averaging,
             multi_class=self._spec.data.multi_class,
+            max_failed=self._spec.data.max_failed,
             batch=self._spec.batch.videos,
             workers=self._spec.batch.workers,
             process=self._process,
@@ -373,13 +395,16 @@ class _Run:
         self.reporter.record("val", step=self._step, epoch=self._epochs_done(), values=values)
         for failure in found.failures:
             self.reporter.line(f"left out of the validation: {failure.name}: {failure.reason}")
+        if self._process.is_first:
+            self._keep_best(found)
+
+    def _keep_best(self, found: Validation) -> None:
         # A run that was killed while it replaced the best one has left it incomplete.
         is_lost = self._best is not None and snapshots.what_is_wrong(self._snapshots.best) is not None
         if self._best is None or is_lost or found.main > self._best["percent"]:
             self._best = {"step": self._step, "percent": found.main}
-            if self._process.is_first:
-                card = self._card.replaced(accuracy=self._accuracy(found))
-                self._snapshots.save(self._state(card), self._snapshots.best)
+            card = self._card.replaced(accuracy=self._accuracy(found))
+            self._snapshots.save(self._state(card), self._snapshots.best)
 
     def _norm_clips(self) -> Iterator[ClipBatch]:
         """Training clips that are not those of any epoch."""
@@ -408,7 +433,9 @@ class _Run:
             "step": self._step,
             "seed": self._seed,
             "videos_per_step": self._order.videos_per_step,
-            "num_videos": self._order.num_videos,
+            "list": self._list_digest(),
+            "validate": self._options.validate,
+            "deterministic": self._options.deterministic,
             "best": self._best,
             "failed": self._failed,
         }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from i3d_deploy.training import recipe
@@ -56,7 +56,14 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> None:
-    """Scale all gradients together so that their L2 norm is at most ``max_norm``; None leaves them alone."""
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scale all gradients together so that their L2 norm is at most ``max_norm``; None leaves them alone.
+
+    Returns:
+        (), the norm before.
+    """
+    parameters = list(parameters)
     if max_norm is not None:
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)

@@ -190,7 +190,7 @@ class Compute(Part):
     """How the network is run in training.
 
     Attributes:
-        autocast: Type of the convolutions.
+        autocast: Type of the convolutions; in "fp32", GPUs from Ampere on multiply as TF32, as PyTorch has it.
         channels_last: Store activations channels last, which GPUs and CPUs are faster in.
         compile: Compile the network with torch.compile.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,14 +140,15 @@ def test_an_epoch_and_a_run_have_clips_of_their_own(entries: tuple[Annotation, .
 
 def read(entries: Sequence[Annotation], batches: list[list[Key]], *, workers: int) -> list[ClipBatch]:
     """What the loader gives for the keys."""
-    loader = dataset.loader(
+    batches_read = dataset.read(
         ClipDataset(entries, SPEC, seed=SEED),
         batches=batches,
         collate=Collate(num_classes=None),
+        name=lambda key: entries[key[1]].name,
         workers=workers,
         pin_memory=False,
     )
-    return list(loader)
+    return list(batches_read)
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(entries: tuple[Annotation, ...]) -> None:
@@ -235,14 +238,15 @@ def test_pinned_batches_hold_the_same() -> None:
 
 @pytest.mark.gpu
 def test_the_loader_pins_where_asked(entries: tuple[Annotation, ...]) -> None:
-    loader = dataset.loader(
+    batches_read = dataset.read(
         ClipDataset(entries, SPEC, seed=SEED),
         batches=[[(0, 0), (0, 1)]],
         collate=Collate(num_classes=None),
+        name=lambda key: entries[key[1]].name,
         workers=1,
         pin_memory=True,
     )
-    (batch,) = loader
+    (batch,) = batches_read
     assert batch.clips.is_pinned()
     assert torch.equal(batch.clips.cpu(), read(entries, [[(0, 0), (0, 1)]], workers=0)[0].clips)
 
@@ -257,3 +261,22 @@ def test_validation_gives_the_views_or_the_reason(entries: tuple[Annotation, ...
     assert views.shape == (1, 8, 32, 32, 3)
     np.testing.assert_array_equal(views, clips.validation_views(entries[2].source, spec))
     assert data[1] == (1, Failure(name="lost.mp4", reason="/nowhere/lost.mp4: no such file"))
+
+
+def test_a_reader_that_dies_is_told_with_its_videos(entries: tuple[Annotation, ...]) -> None:
+    class Deadly(ClipDataset):
+        def __getitem__(self, key: Key) -> Any:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    batches = dataset.read(
+        Deadly(entries, SPEC, seed=SEED),
+        batches=[[(0, 2), (0, 3)]],
+        collate=Collate(num_classes=None),
+        name=lambda key: entries[key[1]].name,
+        workers=1,
+    )
+    named = f"{entries[2].name}, {entries[3].name}"
+    with pytest.raises(
+        TrainingError, match=f"has died, or gave no answer for 300 s, at one of {named}: training/prepare"
+    ):
+        next(batches)

@@ -79,8 +79,10 @@ def scaled(batch: ClipBatch) -> Tensor:
 
 
 def plain(network: nn.Module, *, is_training: bool) -> nn.Module:
-    """A float64 copy of the network in one of its modes."""
-    return copy.deepcopy(network).double().train(is_training)
+    """A float64 copy of the network in one of its modes, without dropout."""
+    net = copy.deepcopy(network).double().train(is_training)
+    net.get_submodule("dropout").eval()
+    return net
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
@@ -202,6 +204,8 @@ def test_the_gradients_of_a_step_are_gone_in_the_next(network: I3DResNet) -> Non
 
 def test_smoothed_loss_equals_that_by_hand(network: I3DResNet) -> None:
     batch = batch_of(4)
+    with torch.no_grad():
+        network.fc.bias[1] = 3.0  # surer than the smoothed targets are
     logits = outputs_of(network)
     (found,) = learner_of(network, label_smoothing=0.1).step([batch], step=0, lr=LR)
     log_p = logits[0].double() - logits[0].double().exp().sum(1, keepdim=True).log()
@@ -322,9 +326,12 @@ def test_convolutions_are_of_the_recipes_type(network: I3DResNet, autocast: str,
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_convolutions_have_the_recipes_layout(network: I3DResNet, channels_last: bool) -> None:
     learner = learner_of(network, compute=Compute(channels_last=channels_last))
-    convolutions = [outputs_of(module) for module in network.modules() if isinstance(module, nn.Conv3d)]
+    # On one thread, PyTorch has kernels of their own for convolutions of one pixel, which give contiguous outputs.
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
+    spatial = [outputs_of(module) for module in convolutions if module.kernel_size[2] > 1]
     learner.step([batch_of(2)], step=0, lr=LR)
-    for (output,) in convolutions:
+    assert len(spatial) == 3
+    for (output,) in spatial:
         assert min(output.shape) > 1  # else the layouts are the same
         assert output.is_contiguous(memory_format=torch.channels_last_3d) == channels_last
         assert output.is_contiguous() == (not channels_last)
@@ -366,8 +373,8 @@ def test_a_scaled_step_equals_an_unscaled_one(network: I3DResNet) -> None:
     assert moved(before, after) > SMALLEST_MOVE
     for name in before:
         found_move, move = after[name].double() - before[name], expected[name] - before[name]
-        # fp16 has 11 bits; roundings of a few layers add up.
-        assert float((found_move - move).norm() / move.norm()) < 0.05, name
+        # fp16 has 11 bits, and gradients over noise are small sums of large terms. Scaling gone wrong is off by 65536.
+        assert float((found_move - move).norm() / move.norm()) < 0.15, name
 
 
 def test_a_step_that_overflows_is_skipped(overflowing: I3DResNet) -> None:
@@ -447,7 +454,8 @@ def test_dropout_depends_on_step_and_slice_alone(network: I3DResNet, earlier: li
     for step in earlier:
         learner.step([batch_of(3)], step=step, lr=0.0)
     batch = batch_of(4)
-    expected = torch.stack([dropped_loss(network, batch, step=5, number=number) for number in range(3)])
+    with torch.no_grad():
+        expected = torch.stack([dropped_loss(network, batch, step=5, number=number) for number in range(3)])
     found = learner.step([batch] * 3, step=5, lr=LR)
     assert len({round(float(loss), 3) for loss in expected}) == 3
     torch.testing.assert_close(torch.stack([each.loss for each in found]).double(), expected, rtol=1e-5, atol=0)

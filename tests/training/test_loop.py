@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,16 @@ def test_a_run_killed_within_an_epoch_goes_on_there(
     assert_bitwise_equal(work_dir / LAST, finished / LAST)
 
 
+def test_a_run_goes_on_where_its_data_have_moved(
+    finished: Path, small_recipe: Recipe, recipe_file: Path, tmp_path: Path
+) -> None:
+    work_dir = tmp_path / "run"
+    kill(recipe_file, work_dir, place="i3d_deploy.training.learner:Learner.step", count=6)
+    shutil.copytree(small_recipe.data.folder, tmp_path / "moved")
+    loop.train(small_recipe.overridden([f"data.folder={tmp_path / 'moved'}"]), options(work_dir, resume=True))
+    assert_bitwise_equal(work_dir / LAST, finished / LAST)
+
+
 def test_resuming_a_finished_run_changes_nothing(finished: Path, small_recipe: Recipe) -> None:
     before = (finished / LAST).read_bytes(), (finished / "model.safetensors").read_bytes()
     loop.train(small_recipe, options(finished, resume=True, seed=None))
@@ -186,6 +197,9 @@ def test_a_damaged_checkpoint_is_passed_over(
         (["optimizer.lr=0.1"], {}, r"of another recipe: optimizer.lr: 0.05 -> 0.1; give the recipe"),
         ([], {"seed": 6}, "has the seed 5, not 6"),
         (["batch.accumulate=2"], {}, "of another recipe: batch.accumulate: 1 -> 2"),
+        (["data.train_list=val.txt"], {}, r"val.txt is not the list that the run began with"),
+        ([], {"validate": False}, "the run began with --validate: resume it so"),
+        ([], {"deterministic": False}, "the run began with --deterministic: resume it so"),
     ],
 )
 def test_a_work_dir_is_not_mixed_up(
@@ -314,6 +328,21 @@ def test_a_video_that_fails_is_replaced_and_reported(
     ]
 
 
+def test_gradients_that_are_no_numbers_stop_before_a_checkpoint_is_written(
+    small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = torch.nn.functional.cross_entropy
+
+    def infinite_slope(logits: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        # The square root is 0 at 0 and its slope infinite: a finite loss with gradients that are not.
+        return forward(logits, *arguments, **options) + (logits.sum() * 0).abs().sqrt()
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", infinite_slope)
+    with pytest.raises(TrainingError, match=r"the gradients of step 0 have the norm nan, with the videos train/"):
+        loop.train(small_recipe.overridden(["checkpoint_steps=1"]), options(tmp_path))
+    assert list(tmp_path.rglob("*.pth")) == []
+
+
 def test_too_many_failing_videos_stop_the_run(small_recipe: Recipe, tmp_path: Path) -> None:
     spec = with_broken_videos(small_recipe, tmp_path, count=6)
     with pytest.raises(
@@ -334,7 +363,7 @@ def test_validation_videos_of_which_none_can_be_read_stop_the_run(small_recipe: 
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "val.txt").write_text("broken.mp4 0\n")
     spec = small_recipe.overridden([f"data.val_list={tmp_path / 'val.txt'}", f"data.val_root={tmp_path}"])
-    with pytest.raises(TrainingError, match="none of the 1 videos to validate on can be read, the first one because"):
+    with pytest.raises(TrainingError, match=r"1 of the 1 videos to validate on cannot be read, more than"):
         loop.train(spec, options(tmp_path / "run"))
 
 

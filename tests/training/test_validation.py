@@ -50,7 +50,8 @@ SIX_VIEWS = views_of(clip_len=4, num_clips=2, num_crops=3)
 def run(
     network: nn.Module, entries: Sequence[Annotation], spec: ValidationViews = ONE_VIEW, **options: Any
 ) -> Validation:
-    defaults = {"averaging": "probabilities", "multi_class": False, "batch": 4, "workers": 0, "process": ALONE}
+    defaults = {"averaging": "probabilities", "multi_class": False, "max_failed": 1.0, "batch": 4, "workers": 0}
+    defaults["process"] = ALONE
     return validate(network, entries, spec, **{**defaults, **options})
 
 
@@ -65,7 +66,7 @@ def network(small_recipe: Recipe) -> nn.Module:
     """The small network with weights that tell videos apart; still in the mode of training, as in a run."""
     net = model.build(small_recipe.network)
     model.randomize(net, seed=2)
-    return ClipsToLogits(net, small_recipe.pixels, autocast="fp32").train()
+    return ClipsToLogits(net, small_recipe.pixels, autocast="fp32", channels_last=True).train()
 
 
 def plain_probabilities(
