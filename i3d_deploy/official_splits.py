@@ -161,8 +161,8 @@ def _kinetics_classes(found: set[str], *, name: str) -> tuple[str, ...]:
     if foreign:
         others = f", nor are {len(foreign) - 1} others" if foreign[1:] else ""
         raise InputError(
-            f"{foreign[0]!r} is no class of {name}{others}: correct it, or give the data set another --name, under which "
-            "its classes are numbered by themselves"
+            f"{foreign[0]!r} is no class of {name}{others}: correct it, or give the data set another --name, under "
+            "which its classes are numbered by themselves"
         )
     return shipped
 

@@ -408,9 +408,7 @@ def test_other_classes_of_kinetics_count_over_both_lists(tmp_path: Path) -> None
     assert [entry.label for entry in found.lists["kinetics3_val_list"]] == [0]
     # "knitting" and "zumba" are in the shipped set, whose numbers the recipes mean; "petting a dragon" is not.
     (tmp_path / "v.csv").write_text(HEADER + "petting a dragon,c,0,9,x\n")
-    with pytest.raises(
-        InputError, match=r"'petting a dragon' is no class of kinetics400: correct it, or .*--name"
-    ):
+    with pytest.raises(InputError, match=r"'petting a dragon' is no class of kinetics400: correct it, or .*--name"):
         official_splits.kinetics(train=tmp_path / "t.csv", val=tmp_path / "v.csv")
 
 

@@ -9,6 +9,7 @@ Interrupted at any time, the same command with --resume goes on.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -62,8 +63,6 @@ def main(
 
     chosen = recipes.load(recipe, folder=RECIPES).overridden(settings)
     is_first = os.environ.get("RANK", "0") == "0"
-    if is_first:
-        click.echo(chosen.to_json(indent=2))
     if threads is not None:
         torch.set_num_threads(threads)
     options = loop.Options(
@@ -75,7 +74,9 @@ def main(
         init=init,
         device=device,
     )
-    published = loop.train(chosen, options)
+    # In the form that --set takes.
+    fields = [f"{name}={json.dumps(value)}" for name, value in recipes.flat(chosen.model_dump(mode="json"))]
+    published = loop.train(chosen, options, on_start=lambda: click.echo("\n".join(fields)) if is_first else None)
     if is_first:
         click.echo(f"{published} written", err=True)
 

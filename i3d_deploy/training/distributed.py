@@ -72,7 +72,9 @@ def _choose(device: str, found: Processes) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise DeviceError(f"PyTorch {torch.__version__} cannot use device {device!r}: {reason}") from error
+        raise DeviceError(
+            f"PyTorch {torch.__version__} cannot use device {device!r}: give auto, cpu, cuda or cuda:N ({reason})"
+        ) from error
     return chosen
 
 

@@ -14,8 +14,10 @@ import hashlib
 import math
 import os
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,18 +83,22 @@ class Options:
     device: str = "auto"
 
 
-def train(spec: Recipe, options: Options) -> Path:
+def train(spec: Recipe, options: Options, *, on_start: Callable[[], None] = lambda: None) -> Path:
     """Train a recipe, in every process that torchrun started.
+
+    SIGINT (Ctrl-C) and SIGTERM end a run of one process after the step it is in, with a checkpoint.
 
     Args:
         spec: What to do.
         options: Where and how.
+        on_start: Called once everything is found to be in order, before the first step.
 
     Returns:
         The published ``model.safetensors``: the best weights by validation, or the last ones without it.
 
     Raises:
-        TrainingError: The work-dir holds another run, the loss is not a number, or too many videos cannot be read.
+        TrainingError: The work-dir holds another run, the loss is not a number, too many videos cannot be read, or the
+            run was interrupted.
         InputError: A list or the labels do not fit.
         CheckpointError: The initial weights do not fit.
         DeviceError: The machine has not the device.
@@ -101,8 +107,9 @@ def train(spec: Recipe, options: Options) -> Path:
         raise InputError(f"seed ({options.seed}) must be >= 0")
     with distributed.joined(options.device) as process, _algorithms(options, process):
         run = _Run(spec, options, process)
-        with run.reporter:
-            run.train()
+        on_start()
+        with run.reporter, _interrupts(process) as is_interrupted:
+            run.train(is_interrupted)
         if process.is_first:
             run.publish()
         process.wait()
@@ -127,6 +134,25 @@ def _algorithms(options: Options, process: Process) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
         torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def _interrupts(process: Process) -> Iterator[Callable[[], bool]]:
+    """Whether the run was told to end; a second signal ends it at once. Several processes would not agree on a step."""
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    if process.world_size == 1 and threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(kw_only=True)
@@ -197,6 +223,8 @@ class _Run:
         self._learner = self._make_learner(saved, notes)
         if saved is not None:
             self._go_on(saved)
+        if process.is_first:
+            self._write_recipe()
         self.reporter = Reporter(
             options.work_dir, total_steps=self._total_steps, first_step=self._step, is_enabled=process.is_first
         )
@@ -204,9 +232,8 @@ class _Run:
             self.reporter.line(note)
 
     def _read_work_dir(self, notes: list[str]) -> State | None:
-        """The checkpoint to go on from; the recipe is left in the work-dir for whoever looks."""
-        recipe_path = self._options.work_dir / RECIPE_FILE
-        if (recipe_path.exists() or self._snapshots.steps) and not self._options.resume:
+        """The checkpoint to go on from."""
+        if not self._options.resume and (self._snapshots.steps or (self._options.work_dir / PUBLISHED_FILE).exists()):
             raise TrainingError(
                 f"{self._options.work_dir} holds a run: give --resume to go on with it, or another --work-dir"
             )
@@ -214,10 +241,8 @@ class _Run:
         saved = self._snapshots.newest(on_damaged=notes.append)
         if saved is not None:
             self._check_recipe(saved["recipe"])
-        elif recipe_path.exists():
-            self._check_recipe(recipe_path.read_text(encoding="utf-8"))
-        with files.replacing(recipe_path) as (target,):
-            target.write_text(self._spec.to_json(indent=2) + "\n", encoding="utf-8")
+        elif self._options.resume:
+            notes.append(f"{self._options.work_dir} holds no checkpoint to go on from: starting at the beginning")
         return saved
 
     def _check_recipe(self, text: str) -> None:
@@ -228,8 +253,14 @@ class _Run:
         if changes:
             raise TrainingError(
                 f"{self._options.work_dir} holds a run of another recipe: {'; '.join(changes[:5])}; "
-                "give the recipe and --set as before, or another --work-dir"
+                "give the recipe and --set as before, or another --work-dir, with --init where it is to go on from the "
+                "weights"
             )
+
+    def _write_recipe(self) -> None:
+        """Leave the recipe in the work-dir, for whoever looks."""
+        with files.replacing(self._options.work_dir / RECIPE_FILE) as (target,):
+            target.write_text(self._spec.to_json(indent=2) + "\n", encoding="utf-8")
 
     def _make_learner(self, saved: State | None, notes: list[str]) -> Learner:
         torch.manual_seed(seed_of(self._seed, _INITIAL_WEIGHTS))
@@ -280,8 +311,12 @@ class _Run:
             f"{spec.batch.lr_reference} videos a step"
         )
 
-    def train(self) -> None:
-        """Take the steps that are left."""
+    def train(self, is_interrupted: Callable[[], bool]) -> None:
+        """Take the steps that are left.
+
+        Args:
+            is_interrupted: Whether to end after the step.
+        """
         batches = self._read_clips()
         window = _Window()
         while self._step < self._total_steps:
@@ -300,6 +335,11 @@ class _Run:
             if self._ends_epoch(self._spec.checkpoint_every) or self._is_due(self._spec.checkpoint_steps):
                 self._save()
                 window = _Window()
+            if is_interrupted() and self._step < self._total_steps:
+                if window.steps:
+                    self._record(window)
+                self._save()
+                raise TrainingError(f"interrupted after step {self._step}, which is saved: --resume goes on from there")
 
     def _lr(self, step: int) -> float:
         steps_per_epoch = self._order.steps_per_epoch
@@ -456,6 +496,9 @@ class _Run:
             raise TrainingError(f"{path} cannot be published: {problem}")
         checkpoint.save(checkpoint.load(path), folder / PUBLISHED_FILE)
         progress.draw_curves(folder, title=self._spec.network.name)
+        if self._best is not None:
+            epochs = self._best["step"] / self._order.steps_per_epoch
+            self.reporter.line(f"best validation: {self._best['percent']:.2f} % after {epochs:g} epochs")
 
 
 def _seed(options: Options, saved: State | None) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from i3d_deploy import files
 from i3d_deploy.errors import MissingExtraError
@@ -54,10 +55,11 @@ class Reporter:
             return
         self._console = Console(stderr=True)
         self._progress = Progress(
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
+            # On a narrow terminal the description takes a second line; the others are always whole.
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=10, table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", table_column=Column()),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -91,7 +93,8 @@ class Reporter:
         self._records.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
-        text = "  ".join(f"{_NAMES.get(name, name)} {_formatted(name, value)}" for name, value in values.items())
+        shown = {name: value for name, value in values.items() if name != "videos"}
+        text = "  ".join(f"{_NAMES.get(name, name)} {_formatted(name, value)}" for name, value in shown.items())
         if kind == "train" and self._console.is_terminal:
             self._progress.update(self._task, description=text)
         else:
@@ -142,7 +145,8 @@ def draw_curves(folder: Path, *, title: str) -> Path:
     loss.plot(epochs, [entry["loss"] for entry in train], color="tab:blue")
     loss.set_ylabel("training loss")
     accuracy.plot(epochs, [entry["top1"] for entry in train], color="tab:blue", alpha=0.5, label="training, top-1")
-    for name in _PERCENTS:
+    # The one that counts is drawn last: on a balanced list the mean class lies exactly on it.
+    for name in reversed(_PERCENTS):
         points = [(entry["epoch"], entry[name]) for entry in validation if name in entry]
         if points:
             accuracy.plot(*zip(*points, strict=True), marker="o", label=f"validation, {_NAMES.get(name, name)}")

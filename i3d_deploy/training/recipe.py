@@ -89,8 +89,13 @@ class Data(Part):
         Raises:
             InputError: The list cannot be read or is malformed.
         """
+        path = self.list_path(split)
+        if not path.exists():
+            raise InputError(
+                f"list {path}: no such file: training/prepare.py makes it, --set data.folder=FOLDER says where it is"
+            )
         return lists.read(
-            self.list_path(split),
+            path,
             kind=self.kind,
             root=self.root(split),
             num_classes=num_classes,
@@ -106,8 +111,18 @@ class Data(Part):
             InputError: It is neither a shipped set nor a readable file.
         """
         if self.labels in labels.LABEL_SETS:
+            self._check_prepared_labels(labels.load(self.labels))
             return self.labels, labels.load(self.labels)
         return "custom", labels.read(Path(self.folder, self.labels))
+
+    def _check_prepared_labels(self, names: tuple[str, ...]) -> None:
+        """The lists of a part of a data set are numbered by the labels that were written with them."""
+        path = Path(self.folder, "labels.txt")
+        if path.exists() and (prepared := labels.read(path)) != names:
+            raise InputError(
+                f"{path} has {len(prepared)} other classes than the label set {self.labels} of the recipe: "
+                f"--set data.labels=labels.txt --set network.num_classes={len(prepared)}"
+            )
 
 
 class Test(Part):
@@ -334,7 +349,9 @@ class Recipe(Part):
             # Strict, so that neither true is taken for 1 nor text for a number.
             return type(self).model_validate_json(json.dumps(document), strict=True)
         except ValidationError as error:
-            raise InputError(f"--set: {first_problem(error)}") from error
+            given = error.errors()[0]["input"]
+            said = "" if isinstance(given, dict) else f", not {given!r}"
+            raise InputError(f"--set: {first_problem(error)}{said}") from error
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

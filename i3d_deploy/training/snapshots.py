@@ -57,9 +57,15 @@ class Snapshots:
         Args:
             state: Tensors and plain values.
             path: One of :meth:`path` or :attr:`best`.
+
+        Raises:
+            TrainingError: It cannot be written.
         """
         with files.replacing(path, _sum_path(path)) as (target, sum_target):
-            torch.save(state, target)
+            try:
+                torch.save(state, target)
+            except RuntimeError as error:  # PyTorch's own, of a write that came out short
+                raise TrainingError(f"{path} cannot be written whole (is the disk full?)") from error
             sum_target.write_text(f"{files.sha256(target)}  {path.name}\n", encoding="utf-8")
 
     def newest(self, *, on_damaged: Callable[[str], None] = lambda text: None) -> State | None:
@@ -78,7 +84,10 @@ class Snapshots:
                 return read(self.path(step))
             on_damaged(f"{self.path(step)} is passed over: {problem}")
         if steps:
-            raise TrainingError(f"{self._folder}: none of the {len(steps)} checkpoints is whole: start another run")
+            best = "" if what_is_wrong(self.best) else f" with --init {self.best}, which is"
+            raise TrainingError(
+                f"{self._folder}: none of the {len(steps)} checkpoints is whole: start another run{best}"
+            )
         return None
 
     def prune(self, *, newest: int, keep: Callable[[int], bool]) -> None:

@@ -20,6 +20,7 @@ from i3d_deploy import artifact, checkpoint, lists
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CheckpointError, InputError, TrainingError
 from i3d_deploy.training import clips, loop, snapshots
+from i3d_deploy.training.learner import Learner
 from i3d_deploy.training.progress import read_records
 from i3d_deploy.training.recipe import Recipe
 from tests import goldens
@@ -160,6 +161,41 @@ def test_a_run_killed_within_an_epoch_goes_on_there(
     # How often checkpoints are written may change.
     loop.train(small_recipe, options(work_dir, resume=True))
     assert_bitwise_equal(work_dir / LAST, finished / LAST)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_its_step_and_goes_on_there(
+    finished: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    step = Learner.step
+
+    def interrupting(learner: Learner, *arguments: Any, **kwargs: Any) -> Any:
+        if kwargs["step"] == 5:
+            os.kill(os.getpid(), number)
+        return step(learner, *arguments, **kwargs)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", interrupting)
+        with pytest.raises(
+            TrainingError, match="interrupted after step 6, which is saved: --resume goes on from there"
+        ):
+            loop.train(small_recipe, options(tmp_path))
+    assert signal.getsignal(number) == before
+    assert snapshots.Snapshots(tmp_path / "checkpoints").steps == [6]
+    loop.train(small_recipe, options(tmp_path, resume=True))
+    assert_bitwise_equal(tmp_path / LAST, finished / LAST)
+
+
+def test_a_run_that_was_refused_leaves_its_work_dir_usable(small_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nope.pth: no such file"):
+        loop.train(small_recipe, options(tmp_path / "run", init=tmp_path / "nope.pth"))
+    loop.train(small_recipe.overridden(["epochs=1"]), options(tmp_path / "run"))
+
+
+def test_resuming_nothing_says_so(small_recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop.train(small_recipe.overridden(["epochs=1"]), options(tmp_path, resume=True))
+    assert "holds no checkpoint to go on from: starting at the beginning" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_where_its_data_have_moved(
@@ -458,7 +494,8 @@ def test_the_script_prints_the_recipe_and_says_what_it_wrote(
     arguments = ("--work-dir", tmp_path / "run", "--seed", "1", "--set", "epochs=1")
     done = run_script("train.py", recipe_file, *arguments)
     assert done.returncode == 0, done.stderr
-    assert '"epochs": 1' in done.stdout
+    assert "epochs=1" in done.stdout.splitlines()
+    assert "optimizer.lr=0.05" in done.stdout.splitlines()
     assert done.stderr.rstrip().endswith("model.safetensors written")
     again = run_script("train.py", recipe_file, *arguments)
     assert again.returncode == 1

@@ -122,8 +122,8 @@ def test_log_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err.splitlines() == [
         "[bold]a file[/bold] of 3 videos: /some/path  :smile:",
         "train  epoch 0.75  step 3  loss 2.079  top-1 12.5 %  lr 1.25e-02  videos/s 31.2  data wait 8%",
-        "val  epoch 1.00  step 4  top-1 25.0 %  top-5 62.5 %  mean class 24.2 %  videos 8",
-        "val  epoch 1.00  step 4  mean average precision 33.3 %  videos 8",
+        "val  epoch 1.00  step 4  top-1 25.0 %  top-5 62.5 %  mean class 24.2 %",
+        "val  epoch 1.00  step 4  mean average precision 33.3 %",
     ]
 
 
@@ -137,7 +137,8 @@ def test_a_terminal_shows_a_bar_with_the_last_values(
         reporter.record("train", step=3, epoch=0.75, values=TRAIN)
         reporter.record("val", step=4, epoch=1.0, values=VAL)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
-    assert "3/12 loss 2.079  top-1 12.5 %  lr 1.25e-02  videos/s 31.2  data wait 8%" in text
+    assert " 3/12 " in text
+    assert "loss 2.079  top-1 12.5 %  lr 1.25e-02  videos/s 31.2  data wait 8%" in text
     assert "val  epoch 1.00  step 4  top-1 25.0 %" in text
     assert "train  epoch" not in text
 

@@ -147,7 +147,7 @@ def test_settings_override_named_fields(small_recipe: Recipe) -> None:
         ("epochs=1.5", r"--set: epochs: Input should be a valid integer"),
         ("epochs=true", r"--set: epochs: Input should be a valid integer"),
         ("epochs=0", r"--set: epochs: .*greater than or equal to 1"),
-        ("epochs=many", r"--set: epochs: Input should be a valid integer"),
+        ("epochs=many", r"--set: epochs: Input should be a valid integer, not 'many'"),
         ("optimizer.kind=adam", r"--set: optimizer.kind: Input should be 'sgd' or 'adamw'"),
         ("data.labels=5", r"--set: data.labels: Input should be a valid string"),
         ("data.image_name=img.jpg", r"image_name 'img.jpg' has no place for the number"),
@@ -186,8 +186,22 @@ def test_an_unknown_recipe_lists_near_ones() -> None:
         load("motion_tyni")
 
 
+def test_lists_prepared_for_other_classes_are_refused(small_recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("Archery\nBowling\n")
+    subset = small_recipe.overridden([f"data.folder={tmp_path}", "data.labels=ucf101", "network.num_classes=101"])
+    with pytest.raises(
+        InputError, match=r"labels.txt has 2 other classes than the label set ucf101 .*--set data.labels"
+    ):
+        subset.card()
+
+
+def test_a_missing_list_says_how_to_make_it(small_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train.txt: no such file: training/prepare.py makes it, --set data.folder"):
+        small_recipe.overridden([f"data.folder={tmp_path}"]).data.read("train", num_classes=8)
+
+
 def test_labels_that_do_not_fit_are_refused(small_recipe: Recipe) -> None:
-    wrong = small_recipe.overridden(["data.labels=ucf101"])
+    wrong = small_recipe.overridden(["data.labels=ucf101", "data.folder=elsewhere"])
     with pytest.raises(
         InputError, match=r"ucf101\) has 101 names for a network of 8 classes: --set network.num_classes"
     ):
