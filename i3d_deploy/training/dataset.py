@@ -6,6 +6,7 @@ neither the number of worker processes nor a resumed run changes what the networ
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -253,3 +254,5 @@ def read(
 def _start_worker(_: int) -> None:
     # The workers share the cores already; OpenCV would start a thread for every core in each of them.
     cv2.setNumThreads(0)
+    # Ctrl-C reaches all processes of a terminal; the training process ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -296,8 +296,11 @@ def test_the_loss_falls(small_recipe: Recipe, tmp_path: Path) -> None:
         ["compute.channels_last=false"],
         pytest.param(
             ["compute.compile=true"],
-            # PyTorch's own compiler still uses its old one.
-            marks=pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+            marks=[
+                # PyTorch's own compiler still uses its old one.
+                pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+                pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
+            ],
         ),
         ["norm.precise_batches=2"],
         ["norm.freeze=true"],
