@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from i3d_deploy import checkpoint, model, network
+from i3d_deploy import checkpoint, labels, model, network
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, CheckpointError, InputError
 from tests import goldens
@@ -314,12 +314,17 @@ def test_an_unknown_network_name_is_refused(zoo_file: Path) -> None:
         checkpoint.load(zoo_file, network="i3d_r18")
 
 
-def test_inflation_equals_the_original() -> None:
+def test_inflation_equals_the_original(tmp_path: Path) -> None:
     golden = goldens.load_npz("inflation_r50.npz")
     keys = goldens.load_json("keys_mmaction_i3d_r50.json")
     filled = {name: torch.from_numpy(value) for name, value in goldens.filled_state(keys).items()}
     net = checkpoint.build_from_mmaction(filled, network.i3d_r50())
-    checkpoint.inflate(resnet50_state(), net)
+    # From a file as torchvision publishes it, which is what --init takes.
+    torch.save(
+        {**resnet50_state(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, tmp_path / "r.pth"
+    )
+    said = checkpoint.initialize(net, tmp_path / "r.pth", label_names=labels.load("kinetics400"))
+    assert said == "weights of the 2D network r.pth, inflated; a new classifier"
     ours = mmaction_state(net)
     for name, expected in zip(golden["r50/sum_keys"], golden["r50/sum_values"], strict=True):
         values = ours[str(name)].double().numpy().ravel()
@@ -365,3 +370,26 @@ def test_inflation_of_another_network_is_refused() -> None:
     del state["layer3.5.conv2.weight"]
     with pytest.raises(CheckpointError, match=r"missing layer3\.5\.conv2\.weight"):
         checkpoint.inflate(state, model.build(network.i3d_r50(5)))
+
+
+def test_fine_tuning_begins_with_a_checkpoint_of_the_zoo_and_a_new_classifier(tmp_path: Path) -> None:
+    keys = goldens.load_json("keys_mmaction_i3d_r50.json")
+    state = {name: torch.from_numpy(value) for name, value in goldens.filled_state(keys).items()}
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "i3d.pth")
+    net = model.build(network.i3d_r50(51))
+    fresh = net.fc.weight.clone()
+    said = checkpoint.initialize(net, tmp_path / "i3d.pth", label_names=labels.load("hmdb51"))
+    assert said == "weights of i3d.pth (i3d_r50), a new classifier for 51 classes"
+    assert torch.equal(net.conv1.weight, state["backbone.conv1.conv.weight"])
+    assert torch.equal(net.get_parameter("layer4.2.conv3.weight"), state["backbone.layer4.2.conv3.conv.weight"])
+    assert torch.equal(net.fc.weight, fresh)
+    same = model.build(network.i3d_r50())
+    said = checkpoint.initialize(same, tmp_path / "i3d.pth", label_names=labels.load("kinetics400"))
+    assert said == "weights of i3d.pth (i3d_r50), with its classifier"
+    assert torch.equal(same.fc.weight, state["cls_head.fc_cls.weight"])
+
+
+def test_initial_weights_of_neither_kind_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other.pth: not an I3D of mmaction2"):
+        checkpoint.initialize(model.build(network.i3d_r50()), tmp_path / "other.pth", label_names=("a",))
