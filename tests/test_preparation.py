@@ -671,6 +671,7 @@ def test_file_that_never_ends_is_given_up_and_others_go_on(tmp_path: Path) -> No
     (tmp_path / "file").write_bytes(b"1234")
     calls = [("first", tmp_path / "file"), ("hangs", tmp_path / "pipe"), ("last", tmp_path / "file")]
     seen: list[tuple[int, int]] = []
+    num_threads = threading.active_count()
     start = time.monotonic()
     found = list(
         preparation.findings(
@@ -687,7 +688,7 @@ def test_file_that_never_ends_is_given_up_and_others_go_on(tmp_path: Path) -> No
         Finding(name="last", verdict="ok", num_frames=4),
     ]
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert threading.active_count() == 1
+    assert threading.active_count() <= num_threads
 
 
 def test_crash_of_the_decoder_costs_one_file(tmp_path: Path) -> None:
