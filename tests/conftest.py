@@ -57,3 +57,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
     generated.write_clip(path, num_frames=40, height=48, width=64)
     return path
+
+
+@pytest.fixture(scope="session")
+def clip20(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 20 frames of 48x32."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    generated.write_clip(path, num_frames=20, height=32, width=48)
+    return path

@@ -1,0 +1,178 @@
+"""Frames and windows of videos, from the files to the lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from i3d_deploy import extraction, generated, lists, preparation, video
+from i3d_deploy.errors import InputError
+from i3d_deploy.extraction import Resize
+from tests.test_preparation import QUICK, UCF101, bad_files, place, run, write_files
+
+
+def test_frames_are_extracted_and_listed(tmp_path: Path, clip20: Path) -> None:
+    videos, folder, output = tmp_path / "videos", tmp_path / "frames", tmp_path / "lists"
+    place(clip20, videos, "Archery/v_a.avi", "BabyCrawling/v_b.avi", "BabyCrawling/v_c.avi")
+    bad_files(videos, clip20)
+    done = run("frames", "--videos", videos, "--output", folder, "--short-side", "16")
+    assert done.exit_code == 0, done.output
+    assert "9 videos: 3 ok, 5 broken, 1 short\n" in done.stderr
+    assert sorted(str(path.relative_to(folder)) for path in folder.glob("*/*")) == [
+        *("Archery/v_a", "BabyCrawling/v_b", "BabyCrawling/v_c"),
+    ]
+    names = sorted(path.name for path in (folder / "Archery" / "v_a").iterdir())
+    assert names == [f"img_{number:05}.jpg" for number in range(1, 21)]
+    images = [cv2.imread(str(folder / "Archery" / "v_a" / name)) for name in names]
+    for image, frame in zip(images, video.read(clip20), strict=True):
+        assert image is not None
+        expected = cv2.resize(frame, (24, 16), interpolation=cv2.INTER_LINEAR)[..., ::-1]
+        # JPEG halves the colour resolution. Red and blue exchanged would give about 60.
+        assert np.abs(image.astype(np.float64) - expected).mean() < 20
+
+    (folder / "BabyCrawling" / "v_c" / "img_00007.jpg").write_bytes(b"\xff\xd8 no picture")
+    more = {
+        "testlist01.txt": UCF101["testlist01.txt"] + "Archery/v_a.avi\n",
+        "trainlist02.txt": UCF101["trainlist02.txt"] + "BabyCrawling/v_b.avi 2\n",
+    }
+    splits = write_files(tmp_path / "splits", UCF101 | more)
+    done = run("ucf101", "--splits", splits, "--videos", folder, "--output", output, "--kind", "frames")
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
+        "labels.txt": "Archery\nBabyCrawling\n",
+        "ucf101_train_split_1_rawframes.txt": "Archery/v_a 20 0\nBabyCrawling/v_b 20 1\n",
+        "ucf101_val_split_1_rawframes.txt": "Archery/v_a 20 0\n",
+        "ucf101_train_split_2_rawframes.txt": "BabyCrawling/v_b 20 1\n",
+        "ucf101_val_split_2_rawframes.txt": "Archery/v_a 20 0\n",
+    }
+    report = json.loads((output / "report.json").read_text())
+    assert [(entry["name"], entry["verdict"], entry["reason"]) for entry in report["bad"]] == [
+        ("BabyCrawling/v_c", "broken", "BabyCrawling/v_c/img_00007.jpg: the image cannot be decoded"),
+        ("Archery/v_gone.avi", "missing", "no such folder of frames"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ("img_00001.jpg", "video/img_00001.jpg: no such file"),
+        ("img_00009.jpg", "video/img_00009.jpg: no such file"),
+        ("img_*.jpg", "no frames named img_00001.jpg and so on"),
+    ],
+)
+def test_folder_of_frames_with_a_gap_is_broken(tmp_path: Path, clip20: Path, lost: str, reason: str) -> None:
+    extraction.extract("video", clip20, tmp_path / "video", Resize(), QUICK)
+    for path in list((tmp_path / "video").glob(lost)):
+        path.unlink()
+    found = preparation.judge("video", tmp_path, "frames", QUICK)
+    assert (found.verdict, found.reason) == ("broken", reason)
+
+
+def test_extraction_goes_on_where_it_was(tmp_path: Path, clip20: Path) -> None:
+    videos, folder = tmp_path / "videos", tmp_path / "frames"
+    place(clip20, videos, "a.mp4", "deep/b.mp4")
+    options = ("frames", "--videos", videos, "--output", folder, "--size", "20x10")
+    assert run(*options).exit_code == 0
+    kept = folder / "a" / "img_00001.jpg"
+    image = cv2.imread(str(kept))
+    assert image is not None
+    assert image.shape == (10, 20, 3)
+    when = kept.stat().st_mtime_ns
+    # What a run leaves that was killed in the middle of a video.
+    half = folder / "deep" / ".writing-b"
+    (folder / "deep" / "b").rename(half)
+    for number in range(11, 21):
+        (half / f"img_{number:05}.jpg").unlink()
+    (half / "img_00099.jpg").write_bytes(b"")
+    done = run(*options)
+    assert done.exit_code == 0, done.output
+    assert kept.stat().st_mtime_ns == when
+    assert not half.exists()
+    assert len(list((folder / "deep" / "b").iterdir())) == 20
+    done = run("frames", "--videos", videos, "--output", folder)
+    assert done.exit_code == 1
+    assert "has frames of another size (frames.json): give another folder or remove this one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size", "20x10", "--short-side", "8"), "give --short-side or --size, not both"),
+        (("--size", "20*10"), "'20*10' is not width x height, such as 340x256"),
+    ],
+)
+def test_wrong_sizes_are_usage_errors(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    done = run("frames", "--videos", tmp_path, "--output", tmp_path, *options)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "videos: no videos: give the folder of the videos"),
+        (("a.avi", "a.mp4"), r"a\.avi and a\.mp4 would get the same folder of frames: rename one"),
+        (("a.avi", "a/b.avi"), r"the frames of a/b\.avi would lie among those of a\.avi: rename one"),
+    ],
+)
+def test_names_that_cannot_be_folders_are_refused(
+    tmp_path: Path, clip20: Path, names: tuple[str, ...], message: str
+) -> None:
+    place(clip20, tmp_path / "videos", *names)
+    with pytest.raises(InputError, match=message):
+        extraction.extract_all(tmp_path / "videos", output=tmp_path / "out", resize=Resize(), limits=QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_window_starts_lie_wholly_on_one_side() -> None:
+    # 100 frames, 60 % of them to train on: windows of 20 start up to frame 40, and from frame 60 up to frame 80.
+    assert extraction.window_starts(100, train_share=0.6, window=20, stride=15) == ([0, 15, 30], [60, 75])
+    assert extraction.window_starts(100, train_share=0.6, window=20, stride=10) == ([0, 10, 20, 30, 40], [60, 70, 80])
+    assert extraction.window_starts(100, train_share=0.6, window=61, stride=1) == ([], [])
+    # 0.29 * 100 is less than 29 in floating point.
+    assert extraction.window_starts(100, train_share=0.29, window=29, stride=29) == ([0], [29, 58])
+    for share, window, stride in ((0, 4, 4), (1, 4, 4), (0.5, 0, 4), (0.5, 4, 0)):
+        with pytest.raises(
+            InputError, match=r"train_share \(.*\) must be between 0 and 1, window and stride \(.*\) > 0"
+        ):
+            extraction.window_starts(9, train_share=share, window=window, stride=stride)
+
+
+def test_windows_of_long_videos_are_listed_with_offsets(tmp_path: Path, clip20: Path) -> None:
+    generated.write_clip(tmp_path / "knead dough.mp4", num_frames=40, height=32, width=48)
+    place(clip20, tmp_path, "cut.mp4")
+    (tmp_path / "broken.mp4").write_text("nothing")
+    output = tmp_path / "out"
+    files = (tmp_path / "broken.mp4", tmp_path / "knead dough.mp4", tmp_path / "cut.mp4")
+    options = ("--train-share", "0.5", "--window", "8", "--stride", "6", "--short-side", "16", "--output", output)
+    done = run("windows", *files, *options)
+    assert done.exit_code == 0, done.output
+    assert (output / "labels.txt").read_text() == "knead dough\ncut\n"
+    assert (output / "train.txt").read_text() == (
+        "knead dough 0 8 0\nknead dough 6 8 0\nknead dough 12 8 0\ncut 0 8 1\n"
+    )
+    assert (output / "test.txt").read_text() == (
+        "knead dough 20 8 0\nknead dough 26 8 0\nknead dough 32 8 0\ncut 10 8 1\n"
+    )
+    read = lists.read(output / "test.txt", kind="frames", root=output, num_classes=2, with_offset=True)
+    last = video.collect(read[2].source, choose=lambda count: np.array([[count - 1]]), transform=lambda frame: frame)
+    assert (last.num_frames, last.by_index[7].shape) == (8, (16, 24, 3))
+    assert "Warning: broken.mp4: broken: no video stream that can be decoded\n" in done.stderr
+    assert "train.txt: 4 windows\n" in done.stderr
+    # 20 frames have 10 on each side.
+    done = run("windows", *files[1:], *options, "--window", "12")
+    assert done.exit_code == 0, done.output
+    assert "Warning: cut.mp4: short: 20 frames leave no window of 12 for training\n" in done.stderr
+    assert (output / "labels.txt").read_text() == "knead dough\n"
+
+
+def test_windows_of_two_videos_of_one_name_are_refused(tmp_path: Path) -> None:
+    done = run("windows", tmp_path / "a.mp4", tmp_path / "b" / "a.mp4", "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert done.stderr == "Error: two videos have the same name, which is their class: rename one\n"
+    done = run("windows", tmp_path / "a.mp4", tmp_path / "b" / "a.avi", "--output", tmp_path / "out")
+    assert done.stderr == "Error: a.mp4 and a.avi would get the same folder of frames: rename one\n"
