@@ -33,7 +33,7 @@ class TorchRunner(Runner):
     def __init__(self, source: checkpoint.Checkpoint, *, device: str = "auto", threads: int | None = None) -> None:
         self.card = source.card
         self.notes = source.notes
-        self.device = _choose(device)
+        self.device = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = source.model.to(self.device)
@@ -59,7 +59,15 @@ class TorchRunner(Runner):
         return np.asarray(logits.cpu().numpy(), np.float32)
 
 
-def _choose(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Check a device's name, and that PyTorch can use it.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        DeviceError: PyTorch has not that device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -67,5 +75,7 @@ def _choose(device: str) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise DeviceError(f"PyTorch {torch.__version__} cannot use device {device!r}: {reason}") from error
+        raise DeviceError(
+            f"PyTorch {torch.__version__} cannot use device {device!r}: give auto, cpu, cuda or cuda:N ({reason})"
+        ) from error
     return chosen

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from i3d_deploy import processes
-from i3d_deploy.errors import DeviceError, InputError
+from i3d_deploy.errors import InputError
 from i3d_deploy.processes import Processes
+from i3d_deploy.runners.torch_runner import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,21 +62,14 @@ def joined(device: str = "auto") -> Iterator[Process]:
 
 
 def _choose(device: str, found: Processes) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Give each process its own GPU, where there are any."""
+    if device == "auto" and torch.cuda.is_available():
+        device = "cuda"
     if device == "cuda":
         device = f"cuda:{found.local_rank}"
     elif device.startswith("cuda:") and found.world_size > 1:
         raise InputError(f"device {device}: {found.world_size} processes need a GPU each, give cuda")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DeviceError(
-            f"PyTorch {torch.__version__} cannot use device {device!r}: give auto, cpu, cuda or cuda:N ({reason})"
-        ) from error
-    return chosen
+    return choose_device(device)
 
 
 def synchronize_norms(network: nn.Module, process: Process) -> nn.Module:
