@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo r50 test
+.PHONY: demo peers r50 test
 .DEFAULT_GOAL := test
 
 # torch goes first and alone: packages that find it missing would choose a build of their own.
@@ -12,6 +12,27 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) torch hatchling editables
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
+
+# What users pick instead of this library, in an environment of its own. torch goes first and alone here too. mmaction2 and
+# pytorchvideo declare video readers that their networks do not need, and one of them owns the same cv2: they go in without
+# what they declare. A line that fails (-) costs one contestant, which the comparison then reports.
+PEERS := .venv-peers
+PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint bench/peers/constraints.txt --no-build-isolation
+
+$(PEERS)/.installed: bench/peers/constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) torch hatchling editables setuptools
+	$(PEERS_PIP) click numpy opencv-python pydantic rich safetensors onnx onnxruntime onnxscript openvino
+	$(PEERS_PIP) --no-deps --editable .
+	-$(PEERS_PIP) addict einops matplotlib pillow pyyaml scipy termcolor yapf
+	-$(PEERS_PIP) --no-deps mmaction2 mmcv-lite mmengine
+	-$(PEERS_PIP) fvcore iopath
+	-$(PEERS_PIP) --no-deps pytorchvideo torchvision
+	touch $@
+
+peers: $(VENV)/.installed $(PEERS)/.installed
+	$(BIN)/python bench/peers/compare.py
 
 demo: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/demo.sh

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import click
 
-from i3d_deploy import benchmark, files, generated
+from i3d_deploy import files, generated
+from i3d_deploy.benchmark import meters
 
 PREDICT = """
 import json, resource, sys
@@ -47,7 +48,11 @@ def main(artifacts: tuple[Path, ...], lengths: tuple[int, ...], json_path: Path 
                 click.echo(f"{row['artifact']:32} {length:6} frames  {row['peak_mib']:6.0f} MiB  {row['runner']}")
                 rows.append(row)
     if json_path is not None:
-        record = {"machine": benchmark.machine(), "opencv": version("opencv-python"), "results": rows}
+        record = {
+            "machine": meters.machine().model_dump(mode="json"),
+            "opencv": version("opencv-python"),
+            "results": rows,
+        }
         with files.replacing(json_path) as (target,):
             target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -58,7 +58,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from i3d_deploy import __version__, benchmark, files, generated, model
+from i3d_deploy import __version__, files, generated, model
+from i3d_deploy.benchmark import meters
 from i3d_deploy.commands.options import reports_errors, steps
 from i3d_deploy.training import clips, distributed, loop, optimization, recipe
 from i3d_deploy.training.progress import Reporter, Values
@@ -493,7 +494,7 @@ def _versions() -> dict[str, str]:
 
 def _machine(protocol: Protocol) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(protocol.device) if protocol.device.startswith("cuda") else None
-    return {**benchmark.machine(), "gpu": gpu}
+    return {**meters.machine().model_dump(mode="json"), "gpu": gpu}
 
 
 def _figures(protocol: Protocol, trained: Sequence[Round]) -> dict[str, float]:

@@ -163,6 +163,20 @@ class Pixels(Part):
         return self
 
 
+class Work(Part):
+    """How much an engine multiplies for one view.
+
+    Attributes:
+        macs: Multiply-accumulates: output elements times weights per output, of every convolution, linear layer and
+            matrix product. Biases, normalisation, ReLU, pooling, softmax and additions are not counted.
+        elements: Elements of the inputs, weights and outputs of those layers, each once per layer; times the bytes of
+            an element the least memory traffic of a network whose layers run one by one.
+    """
+
+    macs: Annotated[int, Field(ge=0)]
+    elements: Annotated[int, Field(ge=0)]
+
+
 class Engine(Part):
     """How an exported engine is fed and what it computes in.
 
@@ -170,11 +184,13 @@ class Engine(Part):
         input: "uint8_nthwc": ``frames`` uint8 (N, T, H, W, 3), normalised inside; "float32_ncthw": normalised floats.
         precision: Type of the convolutions; normalisation, pooling and the classifier stay float32.
         profile: Smallest, best and largest N.
+        work: Of one view, counted in the ONNX graph that the engine was made from; None: it was not counted.
     """
 
     input: EngineInput = "uint8_nthwc"
     precision: Precision = "fp32"
     profile: tuple[Count, Count, Count] = (1, 30, 30)
+    work: Work | None = None
 
     @model_validator(mode="after")
     def _check_profile(self) -> Engine:

@@ -156,7 +156,7 @@ def build_from_mmaction(state: Mapping[str, Tensor], network: Network) -> I3DRes
     Raises:
         CheckpointError: Entries are missing, left over or of another shape; listed by their names in ``state``.
     """
-    return _build(network, state, foreign_name=_mmaction_name)
+    return _build(network, state, foreign_name=mmaction_name)
 
 
 def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
@@ -237,7 +237,8 @@ def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
     return tensor.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
 
 
-def _mmaction_name(name: str) -> str:
+def mmaction_name(name: str) -> str:
+    """What mmaction2 calls an entry of our ``state_dict``."""
     for pattern, replacement in _MMACTION_NAMES:
         name = re.sub(pattern, replacement, name)
     return name

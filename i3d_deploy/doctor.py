@@ -338,6 +338,12 @@ def look_at_package(name: str) -> Package:
     )
 
 
+def installed_versions() -> dict[str, str]:
+    """Versions of the distributions of :data:`PACKAGES` that pip lists as installed; none is imported."""
+    found = {name: _installed_version(name) for names in PACKAGES.values() for name in names}
+    return {name: version for name, version in found.items() if version is not None}
+
+
 def _installed_version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
@@ -421,7 +427,7 @@ def look_at_machine() -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         system=_system(),
         cpu=cpu,
-        cores=_usable_cores(),
+        cores=usable_cores(),
         cpu_features=features,
         memory_gib=_usable_memory_gib(),
         gpus=_gpus(),
@@ -448,7 +454,8 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     return name, tuple(feature for feature in _CPU_FEATURES if feature in flags)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Of a container: microseconds per period, and the period.
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from i3d_deploy import artifact, checkpoint, doctor, parity, video, views
-from i3d_deploy.card import Card, Engine, Parity
+from i3d_deploy.card import Card, Engine, Parity, Work
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import DeviceError, InputError, MissingExtraError
 from i3d_deploy.parity import Answer, Clip
@@ -140,7 +140,7 @@ def export(
         proof = _reference(source, clips=clips, scratch=Path(scratch), num_clips=proof_clips, on_step=on_step)
         exported = []
         for target, write in writers.items():
-            card = _card(source, target, engine=engine)
+            card = _card(source, target, engine=engine, work=builders.work.get(target))
             path = output / f"{name}{SUFFIXES[target]}"
             path, card = _prove_and_keep(write, card, path=path, scratch=Path(scratch), proof=proof, on_step=on_step)
             exported.append(Exported(path=path, card=card, warnings=builders.warnings.get(target, ())))
@@ -157,6 +157,7 @@ class _Builders:
         self._on_step = on_step
         self._graphs: dict[Engine, onnx.ModelProto] = {}
         self.warnings: dict[Target, tuple[str, ...]] = {}
+        self.work: dict[Target, Work] = {}
 
     def build(self, target: Target) -> Write:
         """Build one target and return the function that writes it."""
@@ -164,14 +165,16 @@ class _Builders:
         if target == "safetensors":
             return lambda card, path: checkpoint.save(Checkpoint(model=self._source.model, card=card), path)
         from i3d_deploy import to_onnx
+        from i3d_deploy import work as works
 
+        engine = self._engine.model_copy(update={"precision": "fp32"}) if target == "openvino" else self._engine
+        graph = self._graph(engine)
+        self.work[target] = works.count(graph)
         if target == "openvino":
             from i3d_deploy import to_openvino
 
-            graph = self._graph(self._engine.model_copy(update={"precision": "fp32"}))
             self._on_step("converting to OpenVINO")
             return partial(to_openvino.write, to_openvino.convert(graph))
-        graph = self._graph(self._engine)
         if target == "onnx":
             return partial(to_onnx.write, graph)
         from i3d_deploy import to_tensorrt
@@ -195,12 +198,12 @@ class _Builders:
         return self._graphs[engine]
 
 
-def _card(source: Checkpoint, target: Target, *, engine: Engine) -> Card:
+def _card(source: Checkpoint, target: Target, *, engine: Engine, work: Work | None) -> Card:
     versions = {tool: importlib.metadata.version(tool) for tool in _TOOLS[target]}
     provenance = source.card.provenance
     provenance = provenance.model_copy(update={"tools": {**provenance.tools, **versions}})
-    update = {"provenance": provenance, "engine": None if target == "safetensors" else engine}
-    return source.card.model_copy(update=update)
+    found = None if target == "safetensors" else engine.model_copy(update={"work": work})
+    return source.card.model_copy(update={"provenance": provenance, "engine": found})
 
 
 def _reference(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.benchmark.records import sample_record
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 2
@@ -57,3 +60,72 @@ def test_training_speed_compares_the_loops_and_times_the_decoding(kind: str, tmp
             assert entry["frames"] == 16 * draws
         else:
             assert 16 * draws <= entry["frames"] <= FRAMES * draws
+
+
+MARKED = "# Speed\n\n<!-- records:r50 -->\nold\n<!-- /records -->\n\n<!-- records:other -->\nkept\n<!-- /records -->\n"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A record, and a Markdown file with a place for it."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "r50.json").write_text(sample_record().to_json(), encoding="utf-8")
+    (tmp_path / "README.md").write_text(MARKED, encoding="utf-8")
+    return tmp_path
+
+
+def fill(kept: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("readme_chart.py", kept / "records" / "r50.json", "--into", kept / "README.md", *arguments)
+
+
+def test_a_kept_record_becomes_a_table_and_a_chart(kept: Path) -> None:
+    done = fill(kept)
+    assert done.returncode == 0, done.stderr
+    text = (kept / "README.md").read_text(encoding="utf-8")
+    assert text.startswith(
+        "# Speed\n\n<!-- records:r50 -->\n\n![videos/s of 6 artifacts](records/r50.svg)\n\n| artifact |"
+    )
+    assert text.endswith("<!-- /records -->\n\n<!-- records:other -->\nkept\n<!-- /records -->\n")
+    assert "old" not in text.replace("i3d_r50_old.onnx", "")
+    row = "| `i3d_r50_int8.xml` | openvino 2026.4.1, cpu | int8 | 0.585 | 1.71 | 1.8 % | 11.1 | 92 % | 229 MiB |"
+    assert row in text
+    assert "| 0.107 | 9.31 | 14 %, noisy | 2.05, noisy | 61 % | 512 MiB |" in text
+    assert "| `i3d_r50_<fp8>.engine` | not timed: built for TensorRT-RTX 1.7; no NVIDIA driver was found |" in text
+    last = next(line for line in text.splitlines() if line.startswith("2 cores of AMD EPYC"))
+    for part in ("openvino 2026.4.1", "320x3: 30 views", "3 rounds in turns", "2026-11-25", "(records/r50.json)"):
+        assert part in last
+    chart = (kept / "records" / "r50.svg").read_text(encoding="utf-8")
+    assert chart.startswith("<svg ")
+    assert "fill: #ffffff" in chart  # on which dark text can be read in dark mode
+    before = (text, chart)
+    assert fill(kept).stdout == ""  # nothing to write
+    assert before == ((kept / "README.md").read_text(encoding="utf-8"), chart)
+
+
+def test_check_finds_what_is_stale_and_writes_nothing(kept: Path) -> None:
+    done = fill(kept, "--check")
+    assert done.returncode == 1
+    assert re.search(
+        r"^Error: not up to date: .*r50\.svg, .*README\.md: run python bench/readme_chart\.py", done.stderr
+    )
+    assert (kept / "README.md").read_text(encoding="utf-8") == MARKED
+    assert not (kept / "records" / "r50.svg").exists()
+    fill(kept)
+    assert fill(kept, "--check").returncode == 0
+    (kept / "README.md").write_text((kept / "README.md").read_text(encoding="utf-8").replace("0.585", "0.685"))
+    assert fill(kept, "--check").returncode == 1
+
+
+def test_a_file_without_a_place_for_a_record_is_told_how_to_get_one(kept: Path) -> None:
+    (kept / "README.md").write_text("# Speed\n", encoding="utf-8")
+    done = fill(kept)
+    assert done.returncode == 1
+    assert "has no place for r50: write <!-- records:r50 --> and below it <!-- /records -->" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_record_of_another_version_is_refused(kept: Path) -> None:
+    (kept / "records" / "r50.json").write_text('{"version": 1, "results": []}', encoding="utf-8")
+    done = fill(kept)
+    assert done.returncode == 1
+    assert "not a record of i3d-bench that can be read here (version 1, not 2)" in done.stderr

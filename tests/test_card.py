@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from i3d_deploy import card as cards
-from i3d_deploy.card import Card, Engine, Pixels, Sampling, Spatial
+from i3d_deploy.card import Card, Engine, Pixels, Sampling, Spatial, Work
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, InputError
 from tests import goldens
@@ -33,6 +33,18 @@ def changed(card: Card, **changes: Any) -> str:
 def test_a_card_survives_json(tiny_checkpoint: Checkpoint) -> None:
     card = tiny_checkpoint.card.model_copy(update={"engine": Engine(precision="bf16")})
     assert Card.from_json(card.to_json(), where="here") == card
+
+
+def test_a_card_from_before_work_was_counted_is_read(tiny_checkpoint: Checkpoint) -> None:
+    card = tiny_checkpoint.card.replaced(engine=Engine(work=Work(macs=3, elements=4)))
+    older = Card.from_json(changed(card, engine__work=None), where="here")
+    assert older.engine == Engine()
+
+
+def test_negative_work_is_refused(tiny_checkpoint: Checkpoint) -> None:
+    card = tiny_checkpoint.card.replaced(engine=Engine(work=Work(macs=3, elements=4)))
+    with pytest.raises(CardError, match=r"engine\.work\.macs: Input should be greater than or equal to 0"):
+        Card.from_json(changed(card, engine__work__macs=-1), where="here")
 
 
 def test_equal_cards_give_equal_bytes(tiny_checkpoint: Checkpoint) -> None:

@@ -1,101 +1,217 @@
-"""``i3d-bench``: videos per second."""
+"""``i3d-bench``: videos per second, and where the time goes."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from i3d_deploy.commands.options import reports_errors, steps
+from i3d_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from i3d_deploy.benchmark import Measurement, Protocol
+    from rich.console import Console
+
+    from i3d_deploy.benchmark.record import Record
 
 
-@click.command(epilog="Example: i3d-bench i3d_r50_fp32.onnx i3d_r50_fp32.xml --videos 5 --json bench.json")
+def _print_schema(context: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:
+    if not is_wanted or context.resilient_parsing:
+        return
+    from i3d_deploy.benchmark.record import Record
+
+    click.echo(json.dumps(Record.model_json_schema(mode="serialization"), indent=2))
+    context.exit()
+
+
+@click.command(epilog="Example: i3d-bench i3d_r50_fp32.onnx i3d_r50_fp32.xml --json bench.json --html bench.html")
 @click.argument("artifacts", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--protocol",
     default="320x3",
     show_default=True,
     metavar="FRAMESxCROPS",
-    help="Frames and crops per video; 320x3 is 10 clips of 32 frames under 3 crops.",
+    help="Frames of all clips and crops of a video; 320x3 is 10 clips of 32 frames under 3 crops.",
 )
-@click.option("--videos", type=click.IntRange(min=1), default=5, show_default=True, help="Timed videos per artifact.")
-@click.option("--warmup", type=click.IntRange(min=1), default=1, show_default=True, help="Videos before that.")
+@click.option("--clips", type=click.IntRange(min=1), help="Clips per video, in place of the protocol's.")
+@click.option("--crops", type=click.Choice(["1", "3"]), help="Crops per clip, in place of the protocol's.")
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Views per run of the engine.  [default: as suits the device]"
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
+@click.option(
+    "--videos", type=click.IntRange(min=1), default=5, show_default=True, help="Timed videos per artifact at least."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, max=1e6),
+    default=10.0,
+    show_default=True,
+    help="Timed seconds per artifact at least.",
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Videos before that at most; fewer where two in a row take the same time.",
+)
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    default=("auto",),
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N. Repeat it to compare.",
+)
+@click.option(
+    "--threads",
+    multiple=True,
+    type=click.IntRange(min=1),
+    help="CPU threads. Repeat it to compare.  [default: the backend's choice]",
+)
+@click.option(
+    "--end-to-end",
+    "video",
+    type=click.Path(path_type=Path),
+    metavar="VIDEO",
+    help="Also time predictions from this file, stage by stage and as a whole.",
+)
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="SIZES",
+    help="Also measure how cost grows: batch=1,2,4, clips=1,5,10 or frames=100,1000 (length of the video).",
+)
+@click.option("--profile", is_flag=True, help="Also list the slowest layers.")
+@click.option(
+    "--ceilings",
+    "ceiling_seconds",
+    type=click.FloatRange(min=0, max=60),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for each kind of work to find what the machine can do at best; 0: do not.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the whole record.")
+@click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with charts.")
+@click.option(
+    "--baseline",
+    "baseline_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="An earlier --json: print the change, exit 1 where an artifact lost too much.",
+)
+@click.option(
+    "--max-regression",
+    type=click.FloatRange(min=0, max=100, max_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="How much of its videos/s an artifact may lose against the baseline.",
+)
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON Schema of --json and exit.",
+)
 @reports_errors
 def main(
     artifacts: tuple[Path, ...],
     protocol: str,
-    videos: int,
-    warmup: int,
+    clips: int | None,
+    crops: str | None,
     batch: int | None,
-    device: str,
-    threads: int | None,
+    videos: int,
+    seconds: float,
+    warmup: int,
+    devices: tuple[str, ...],
+    threads: tuple[int, ...],
+    video: Path | None,
+    sweeps: tuple[str, ...],
+    profile: bool,
+    ceiling_seconds: float,
     json_path: Path | None,
+    html_path: Path | None,
+    baseline_path: Path | None,
+    max_regression: float,
 ) -> None:
-    """Measure videos per second of ARTIFACTS in turns, model only.
+    """Measure videos per second of ARTIFACTS in turns.
 
-    The clock runs from uint8 views in host memory to averaged probabilities in host memory. Only figures of one run may
-    be compared: machines drift.
+    The clock runs from uint8 views in host memory to averaged probabilities in host memory. All artifacts must answer
+    as the first one does. Only figures of one run may be compared: machines drift.
+
+    Exit code 1: an artifact does not run here, answers otherwise, or lost too much against the baseline.
     """
-    from i3d_deploy import benchmark, files
+    from i3d_deploy.benchmark import baseline, record, schedule, table, workers
+    from i3d_deploy.benchmark.plan import Plan, SweepPlan, frames_and_crops
 
-    match = re.fullmatch(r"(\d+)x([13])", protocol)
-    if match is None:
-        raise click.UsageError(f"--protocol {protocol} must be FRAMESxCROPS with 1 or 3 crops, such as 320x3")
-    measured = benchmark.Protocol(
-        frames=int(match[1]), crops=int(match[2]), batch=batch, videos=videos, warmup_videos=warmup
-    )
-    if json_path is not None and (json_path.is_dir() or not json_path.absolute().parent.is_dir()):
-        raise click.UsageError(f"--json {json_path}: give a file in a folder that exists")
+    try:
+        frames, protocol_crops = frames_and_crops(protocol)
+        plan = Plan(
+            frames=frames,
+            crops=int(crops or protocol_crops),
+            clips=clips,
+            batch=batch,
+            min_rounds=videos,
+            min_seconds=seconds,
+            max_warmup=warmup,
+            video=video,
+            sweeps=tuple(SweepPlan.parse(text) for text in sweeps),
+            profiles=profile,
+            ceiling_seconds=ceiling_seconds,
+        )
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
+    _check_outputs(json_path, html_path)
+    before = None if baseline_path is None else record.read(baseline_path)
+    subjects = workers.subjects(artifacts, devices=devices, threads=threads or (None,))
     with steps() as on_step:
-        measurements = benchmark.run(artifacts, measured, device=device, threads=threads, on_step=on_step)
-    _print(measurements, measured)
+        found = schedule.run(subjects, plan, on_step=on_step)
+    _write(found, json_path=json_path, html_path=html_path)
+    console = _console()
+    table.show(found, console)
+    has_failed = bool(found.failures)
+    if before is not None:
+        comparison = baseline.compare(found, before, max_regression=max_regression / 100)
+        table.show_comparison(comparison, console)
+        has_failed = has_failed or comparison.has_regression
+    for failure in found.failures:
+        click.echo(f"Error: {failure.artifact} was not timed: {failure.reason}", err=True)
+    if has_failed:
+        raise SystemExit(1)
+
+
+def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:
+    """Before the long run: whatever is written at its end can be."""
+    for name, path in (("--json", json_path), ("--html", html_path)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise click.UsageError(f"{name} {path}: give a file in a folder that exists")
+    if html_path is not None:
+        from i3d_deploy.benchmark import page as page  # its packages may be missing
+
+
+def _write(found: Record, *, json_path: Path | None, html_path: Path | None) -> None:
+    from i3d_deploy import files
+
     if json_path is not None:
         with files.replacing(json_path) as (target,):
-            target.write_text(json.dumps(benchmark.record(measurements, measured), indent=2) + "\n", encoding="utf-8")
+            target.write_text(found.to_json(), encoding="utf-8")
+    if html_path is not None:
+        from i3d_deploy.benchmark import page
+
+        with files.replacing(html_path) as (target,):
+            target.write_text(page.render(found), encoding="utf-8")
 
 
-def _print(measurements: Sequence[Measurement], protocol: Protocol) -> None:
+def _console() -> Console:
     from rich.console import Console
-    from rich.table import Table
 
-    from i3d_deploy import benchmark
-
-    machine = benchmark.machine()
     terminal = Console()
     # Where it goes to a file or a pipe, a row stays a line.
-    console = terminal if terminal.is_terminal else Console(width=200)
-    console.print(
-        f"{protocol.frames}x{protocol.crops}: {measurements[0].views} views per video, model only, {protocol.videos} "
-        f"timed videos after {protocol.warmup_videos}, on {machine['cpu']} ({machine['cores']} cores)"
-    )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("artifact", "videos/s", "s/video", "spread", "ratio", "batch", "max diff"):
-        table.add_column(heading, overflow="fold")
-    for entry in measurements:
-        noisy = " noisy" if entry.spread > benchmark.NOISY_SPREAD else ""
-        table.add_row(
-            entry.artifact,
-            f"{entry.videos_per_second:.3g}",
-            f"{entry.median_seconds:.3f}",
-            f"{entry.spread:.0%}{noisy}" if len(entry.seconds) > 1 else "-",
-            f"{measurements[0].median_seconds / entry.median_seconds:.2f}",
-            str(entry.batch),
-            f"{entry.difference:.1e}",
-        )
-    console.print(table)
-    console.print("\nratio: to the first artifact; max diff: of a logit, from the first artifact's")
-    for entry in measurements:
-        console.print(f"{entry.artifact}: {entry.runner}")
+    return terminal if terminal.is_terminal else Console(width=200)

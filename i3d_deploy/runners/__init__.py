@@ -6,9 +6,9 @@ from pathlib import Path
 
 from i3d_deploy import artifact
 from i3d_deploy.errors import InputError
-from i3d_deploy.runners.runner import Runner, RunnerInfo
+from i3d_deploy.runners.runner import LayerTime, Runner, RunnerInfo
 
-__all__ = ["Runner", "RunnerInfo", "open_runner"]
+__all__ = ["LayerTime", "Runner", "RunnerInfo", "open_runner"]
 
 
 def open_runner(path: Path, *, device: str = "auto", threads: int | None = None) -> Runner:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy.artifact import read_engine_card
-from i3d_deploy.card import Card, Engine
+from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 
@@ -18,7 +23,11 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnxruntime", extra="cpu", cause=error) from error
 
+Providers = list[str | tuple[str, dict[str, str]]]
+
 _LOG_FATAL = 4
+_CPU = "CPUExecutionProvider"
+_KERNEL_TIME = "_kernel_time"
 _NOT_IMPLEMENTED = getattr(onnxruntime.capi.onnxruntime_pybind11_state, "NotImplemented")  # noqa: B009
 
 
@@ -39,15 +48,16 @@ class OnnxRunner(Runner):
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
         self.card, engine = read_engine_card(path)
         threads = threads or len(os.sched_getaffinity(0))
-        self._session: onnxruntime.InferenceSession | None = _open(path, providers=_providers(device), threads=threads)
-        _check_fit(path, self.card, engine, self._session)
+        self._path, self._providers = path, _providers(device)
+        self._session: onnxruntime.InferenceSession | None = _open(path, providers=self._providers, threads=threads)
+        _check_fit(path, self.card, self._session)
         provider = self._session.get_providers()[0]
         if device.startswith("cuda") and provider != "CUDAExecutionProvider":
             raise DeviceError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot use {device}, only "
                 f"{', '.join(self._session.get_providers())}: pip install 'i3d-deploy[gpu]' on a machine with a GPU"
             )
-        is_cpu = provider == "CPUExecutionProvider"
+        is_cpu = provider == _CPU
         self.preferred_batch = 1 if is_cpu else engine.profile[1]
         self.info = RunnerInfo(
             backend=f"onnxruntime {onnxruntime.__version__}",
@@ -60,11 +70,27 @@ class OnnxRunner(Runner):
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         assert self._session is not None, "infer checks that the runner is open"
+        return _infer(self._session, inputs)
+
+    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+        with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
+            trace = Path(folder, "profile")
+            session = _open(self._path, providers=self._providers, threads=self.info.threads, trace=trace)
+            try:
+                for _ in range(1 + runs):
+                    _infer(session, inputs)
+            finally:
+                written = Path(session.end_profiling())
+            return sum_layers(json.loads(written.read_text(encoding="utf-8")))
+
+    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+        number = int(self.info.device.partition(":")[2])
         try:
-            (logits,) = self._session.run(["logits"], {"frames": inputs})
+            onnxruntime.OrtValue.ortvalue_from_numpy(inputs, "cuda", number)  # returns when the copy is there
         except Exception as error:  # the bindings' exceptions share no narrower base
-            raise ArtifactError(f"ONNX Runtime cannot run {len(inputs)} views: {_reason(error)}") from error
-        return np.asarray(logits, np.float32)
+            raise DeviceError(
+                f"ONNX Runtime cannot copy {len(inputs)} views to {self.info.device}: {_reason(error)}"
+            ) from error
 
     def close(self) -> None:
         """Free the session; a second call does nothing."""
@@ -72,7 +98,52 @@ class OnnxRunner(Runner):
         self._session = None
 
 
-def _check_fit(path: Path, card: Card, engine: Engine, session: onnxruntime.InferenceSession) -> None:
+def sum_layers(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """Add up the layers of a profile that ONNX Runtime wrote, without its first run.
+
+    Args:
+        events: The document: one entry per run, per executed node and per kernel of a GPU. A node's time is that of the
+            host, which on a GPU is done when the kernels are queued; there those count. Only builds of ONNX Runtime
+            with CUPTI record them, and they do not find the node of every kernel: such a kernel stands for itself.
+
+    Returns:
+        Seconds of all runs but the first, by name and operation; nothing of a GPU whose kernels were not recorded.
+
+    Source:
+        ONNX Runtime, core/common/profiler.cc and gpu_profiler_common.h.
+    """
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for name, kind, event in _layer_events(events):
+        if event["ts"] >= starts[1]:
+            seconds[name, kind] += event["dur"] * 1e-6
+    return dict(seconds)
+
+
+def _layer_events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith(_KERNEL_TIME)]
+    kernels = [event for event in events if event["cat"] == "Kernel"]
+    if not kernels and any(event["args"]["provider"] != _CPU for event in nodes):
+        return
+    for event in nodes:
+        if event["args"]["provider"] == _CPU:
+            yield event["name"].removesuffix(_KERNEL_TIME), event["args"]["op_name"], event
+    for event in kernels:
+        name = event["args"].get("parent_name", event["name"]).removesuffix(_KERNEL_TIME)
+        yield name, event["args"].get("op_name", "kernel"), event
+
+
+def _infer(
+    session: onnxruntime.InferenceSession, inputs: NDArray[np.uint8] | NDArray[np.float32]
+) -> NDArray[np.float32]:
+    try:
+        (logits,) = session.run(["logits"], {"frames": inputs})
+    except Exception as error:  # the bindings' exceptions share no narrower base
+        raise ArtifactError(f"ONNX Runtime cannot run {len(inputs)} views: {_reason(error)}") from error
+    return np.asarray(logits, np.float32)
+
+
+def _check_fit(path: Path, card: Card, session: onnxruntime.InferenceSession) -> None:
     if (len(session.get_inputs()), len(session.get_outputs())) != (1, 1):
         raise ArtifactError(f"{path}: the graph must have one input and one output")
     (frames,), (logits,) = session.get_inputs(), session.get_outputs()
@@ -80,30 +151,30 @@ def _check_fit(path: Path, card: Card, engine: Engine, session: onnxruntime.Infe
     source, result = (
         Tensor(dtype=dtypes.get(tensor.type, tensor.type), shape=tuple(tensor.shape[1:])) for tensor in (frames, logits)
     )
-    check_fit(path, card, engine, source=source, result=result)
+    check_fit(path, card, source=source, result=result)
 
 
 def _cuda_name(device: str) -> str:
     return device if ":" in device else "cuda:0"
 
 
-def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+def _providers(device: str) -> Providers:
     if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()):
-        return ["CPUExecutionProvider"]
+        return [_CPU]
     if device != "auto" and not device.startswith("cuda"):
         raise DeviceError(f"device {device!r} is not one ONNX Runtime is used with here: auto, cpu, cuda, cuda:N")
     number = _cuda_name(device).partition(":")[2] if device != "auto" else "0"
     # TF32 has ten bits of mantissa: an fp32 engine must not use it.
     cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"})
-    return [cuda, "CPUExecutionProvider"]
+    return [cuda, _CPU]
 
 
-def _open(
-    path: Path, *, providers: list[str | tuple[str, dict[str, str]]], threads: int
-) -> onnxruntime.InferenceSession:
+def _open(path: Path, *, providers: Providers, threads: int, trace: Path | None = None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _LOG_FATAL  # what matters is raised or reported by RunnerInfo
+    if trace is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(trace)
     names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     installed = onnxruntime.get_available_providers()
     usable = [provider for provider, name in zip(providers, names, strict=True) if name in installed]

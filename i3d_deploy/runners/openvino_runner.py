@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ class OpenVINORunner(Runner):
             Tensor(dtype=_DTYPES.get(port.element_type.to_string(), port.element_type.to_string()), shape=_shape(port))
             for port in (compiled.input(0), compiled.output(0))
         )
-        check_fit(path, self.card, engine, source=source, result=result)
+        check_fit(path, self.card, source=source, result=result)
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.info = RunnerInfo(
             backend=f"openvino {openvino.__version__.partition('-')[0]}",
@@ -78,20 +80,34 @@ class OpenVINORunner(Runner):
     def _request(self, num_views: int) -> Any:
         """Compile for a number of views on first use: static shapes are faster than dynamic ones."""
         if num_views not in self._requests:
-            try:
-                model = self._core.read_model(self._path)
-                model.reshape([num_views, *_shape(model.input(0))])
-                compiled = self._core.compile_model(model, self._device, self._options)
-            except RuntimeError as error:
-                reason = str(error).strip().rpartition("\n")[2]
-                raise ArtifactError(f"{self._path}: OpenVINO cannot load it: {reason}") from error
-            self._requests[num_views] = compiled.create_infer_request()
+            self._requests[num_views] = self._compile(num_views, self._options)
         return self._requests[num_views]
+
+    def _compile(self, num_views: int, options: dict[str, Any]) -> Any:
+        try:
+            model = self._core.read_model(self._path)
+            model.reshape([num_views, *_shape(model.input(0))])
+            return self._core.compile_model(model, self._device, options).create_infer_request()
+        except RuntimeError as error:
+            reason = str(error).strip().rpartition("\n")[2]
+            raise ArtifactError(f"{self._path}: OpenVINO cannot load it: {reason}") from error
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         request = self._request(len(inputs))
         request.infer([inputs], share_inputs=True)
         return np.array(request.get_output_tensor(0).data, np.float32)
+
+    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+        request = self._compile(len(inputs), {**self._options, "PERF_COUNT": True})
+        request.infer([inputs], share_inputs=True)
+        seconds: dict[tuple[str, str], float] = defaultdict(float)
+        for _ in range(runs):
+            request.infer([inputs], share_inputs=True)
+            for node in request.profiling_info:
+                # The others were fused into one that was, or found out when the model was compiled.
+                if node.status == openvino.ProfilingInfo.Status.EXECUTED:
+                    seconds[node.node_name, node.node_type] += node.real_time.total_seconds()
+        return seconds
 
     def close(self) -> None:
         """Free the compiled models; a second call does nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy.card import Card, Engine, normalize
+from i3d_deploy.card import Card, normalize
 from i3d_deploy.errors import ArtifactError, InputError
 
 
@@ -39,6 +40,21 @@ class RunnerInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """What one layer of an engine takes.
+
+    Attributes:
+        name: The backend's name for it; of fused layers, of one of them or of all.
+        kind: Its operation, in the backend's word.
+        seconds: Of one run of the engine, mean over the profiled runs; 0 below the resolution of the backend's clock.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """Type and shape of an engine's input or output, without N.
 
@@ -54,27 +70,28 @@ class Tensor:
         return f"{self.dtype} of shape (N, {', '.join(map(str, self.shape))})"
 
 
-def check_fit(path: Path, card: Card, engine: Engine, *, source: Tensor, result: Tensor) -> None:
+def input_of(card: Card) -> Tensor:
+    """What an engine takes, or PyTorch's network, which takes floats."""
+    frames, height, width, channels = card.view_shape
+    if card.engine is not None and card.engine.input == "uint8_nthwc":
+        return Tensor(dtype="uint8", shape=card.view_shape)
+    return Tensor(dtype="float32", shape=(channels, frames, height, width))
+
+
+def check_fit(path: Path, card: Card, *, source: Tensor, result: Tensor) -> None:
     """Hold an engine against its card: views are made after the card and must fit the engine.
 
     Args:
         path: The engine, for messages.
         card: Its card.
-        engine: The card's engine part.
         source: The engine's input.
         result: The engine's output.
 
     Raises:
         ArtifactError: They differ.
     """
-    frames, height, width, channels = card.view_shape
-    views = (
-        Tensor(dtype="uint8", shape=card.view_shape)
-        if engine.input == "uint8_nthwc"
-        else Tensor(dtype="float32", shape=(channels, frames, height, width))
-    )
     logits = Tensor(dtype="float32", shape=(card.network.num_classes,))
-    for what, found, expected in (("input", source, views), ("output", result, logits)):
+    for what, found, expected in (("input", source, input_of(card)), ("output", result, logits)):
         if found != expected:
             raise ArtifactError(f"{path}: the {what} of the engine is {found}, its card says {expected}")
 
@@ -96,6 +113,7 @@ class Runner(ABC):
     preferred_batch: int = 1
     notes: tuple[str, ...] = ()
     _is_closed = False
+    _copied: NDArray[np.uint8] | NDArray[np.float32] | None = None
 
     def infer(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the network.
@@ -110,28 +128,93 @@ class Runner(ABC):
         Raises:
             InputError: Wrong shape or type, or the runner is closed.
         """
+        return self._run(self._prepare(views))[: len(views)]
+
+    def profile(self, views: NDArray[np.uint8], *, runs: int = 3) -> tuple[LayerTime, ...]:
+        """Time every layer by itself.
+
+        The engine is loaded a second time, or watched for the length of this call, so that :meth:`infer` is as fast
+        after it as before; meanwhile it takes up to twice the memory. A profiled run is slower than one of
+        :meth:`infer`: read the shares, not the sum.
+
+        Args:
+            views: As for :meth:`infer`.
+            runs: Runs to average over, after one that is not counted.
+
+        Returns:
+            Every layer that was executed, the slowest first; nothing where the backend cannot tell.
+
+        Raises:
+            InputError: Wrong shape or type, no run, or the runner is closed.
+            DeviceError: The device has not the memory.
+        """
+        if runs < 1:
+            raise InputError(f"runs ({runs}) must be > 0")
+        seconds = self._profile(self._prepare(views), runs)
+        layers = [LayerTime(name=name, kind=kind, seconds=of_all / runs) for (name, kind), of_all in seconds.items()]
+        return tuple(sorted(layers, key=lambda layer: layer.seconds, reverse=True))
+
+    def transfer(self, views: NDArray[np.uint8]) -> None:
+        """Copy to the device what the engine takes, wait until it is there, and do nothing else: to time the copy.
+
+        On a CPU nothing is copied and this does nothing. Where the engine takes other than the views, normalised or
+        filled up, something of that type and shape is copied, made by the first call of its size: time a later one.
+
+        Args:
+            views: As for :meth:`infer`.
+
+        Raises:
+            InputError: Wrong shape or type, or the runner is closed.
+            DeviceError: The device has not the memory.
+        """
+        self._check(views)
+        if self.info.device.startswith("cuda"):
+            self._transfer(self._like_input(views))
+
+    def _check(self, views: NDArray[np.uint8]) -> None:
         if self._is_closed:
             raise InputError("the runner is closed")
         expected = self.card.view_shape
         if views.dtype != np.uint8 or views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
             wanted = "(N, " + ", ".join(map(str, expected)) + ")"
             raise InputError(f"views must be uint8 of shape {wanted}, not {views.dtype} of shape {views.shape}")
+
+    def _prepare(self, views: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """What :meth:`_run` takes: the engine's input, or the views themselves for a network that is no engine."""
+        self._check(views)
         engine, count = self.card.engine, len(views)
         if engine is None:
-            return self._run(views)
+            return views
         if count < engine.profile[0]:
             # The last batch of a video may be smaller than the engine takes.
             views = np.concatenate([views, np.repeat(views[-1:], engine.profile[0] - count, axis=0)])
-        inputs = normalize(views, self.card.pixels) if engine.input == "float32_ncthw" else views
-        return self._run(inputs)[:count]
+        return normalize(views, self.card.pixels) if engine.input == "float32_ncthw" else views
+
+    def _like_input(self, views: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """The views where the engine takes them as they are, else an array like its input: a copy reads no meaning."""
+        expected, engine = input_of(self.card), self.card.engine
+        count = max(len(views), engine.profile[0] if engine else 1)
+        if expected.dtype == "uint8" and count == len(views):
+            return views
+        if self._copied is None or len(self._copied) < count:
+            self._copied = np.ones((count, *expected.shape), expected.dtype)
+        return self._copied[:count]
 
     @abstractmethod
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the engine on the input it was built for."""
 
+    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+        """Seconds of all the runs together by name and kind of the layer; an uncounted run goes before them."""
+        return {}
+
+    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:  # noqa: B027
+        """Copy the engine's input to a CUDA device and wait."""
+
     def close(self) -> None:
         """Free the engine and its memory; further calls of :meth:`infer` fail, a second close does nothing."""
         self._is_closed = True
+        self._copied = None
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy.artifact import EngineNote, identify, read_engine_note
-from i3d_deploy.card import Engine
 from i3d_deploy.errors import ArtifactError, CardError, DeviceError, InputError
 from i3d_deploy.runners.device_memory import Gpu, find_gpu, open_device_memory
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
@@ -37,6 +38,7 @@ class TensorRTRunner(Runner):
         engine = note.card.engine
         if engine is None:
             raise CardError(f"{path}: the card beside it describes no engine; export it again")
+        self._path = path
         self._flavor = load_flavor(note.flavor)
         _check_version(note, self._flavor)
         gpu = find_gpu(device)
@@ -53,13 +55,13 @@ class TensorRTRunner(Runner):
         self._memory = open_device_memory(device)
         try:
             with self._memory.current(), self._flavor.listening() as messages:
-                self._load(path, note, engine, gpu, messages)
+                self._load(path, note, gpu, messages)
                 self._allocate(messages)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, path: Path, note: EngineNote, engine: Engine, gpu: Gpu, messages: Messages) -> None:
+    def _load(self, path: Path, note: EngineNote, gpu: Gpu, messages: Messages) -> None:
         trt = self._flavor.module
         try:
             self._runtime = trt.Runtime(self._flavor.logger)
@@ -77,10 +79,8 @@ class TensorRTRunner(Runner):
         self._input_name, self._output_name = _find_names(path, self._flavor, self._engine)
         self._input = _describe(path, self._flavor, self._engine, self._input_name)
         self._output = _describe(path, self._flavor, self._engine, self._output_name)
-        check_fit(path, note.card, engine, source=self._input, result=self._output)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise DeviceError(f"{path}: {self._flavor} cannot prepare this engine: {messages.reason()}")
+        check_fit(path, note.card, source=self._input, result=self._output)
+        self._context = self._make_context(messages)
 
     def _allocate(self, messages: Messages) -> None:
         """Give the engine its buffers, once: their addresses never change."""
@@ -91,27 +91,66 @@ class TensorRTRunner(Runner):
         self._host_output = self._memory.allocate_pinned((largest, *self._output.shape), np.dtype(self._output.dtype))
         self._input_address = self._memory.allocate(self._host_input.nbytes)
         self._output_address = self._memory.allocate(self._host_output.nbytes)
+        self._attach_buffers(self._context, messages)
+
+    def _make_context(self, messages: Messages) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise DeviceError(f"{self._path}: {self._flavor} cannot prepare this engine: {messages.reason()}")
+        return context
+
+    def _attach_buffers(self, context: Any, messages: Messages) -> None:
         addresses = {self._input_name: self._input_address, self._output_name: self._output_address}
         for name, address in addresses.items():
-            self._require(self._context.set_tensor_address(name, address), f"the address of {name}", messages)
+            self._require(context.set_tensor_address(name, address), f"the address of {name}", messages)
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        source, result = self._fill(inputs), self._host_output[: len(inputs)]
+        with self._memory.current(), self._flavor.listening() as messages:
+            self._memory.copy_to_device(self._input_address, source)
+            self._execute(self._context, len(inputs), messages)
+            self._memory.copy_to_host(result, self._output_address)
+            self._memory.synchronize()
+        return result.copy()
+
+    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+        profiler = make_profiler(self._flavor.module)
+        self._transfer(inputs)
+        with self._memory.current(), self._flavor.listening() as messages:
+            context = self._make_context(messages)
+            self._attach_buffers(context, messages)
+            context.profiler = profiler
+            for run in range(1 + runs):
+                self._execute(context, len(inputs), messages)
+                self._memory.synchronize()
+                if run == 0:
+                    profiler.seconds.clear()
+            del context  # while the device is current, and before the profiler, which it does not own
+        return {(name, "layer"): seconds for name, seconds in profiler.seconds.items()}
+
+    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+        source = self._fill(inputs)
+        with self._memory.current():
+            self._memory.copy_to_device(self._input_address, source)
+            self._memory.synchronize()
+
+    def _fill(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[Any]:
+        """Put the views where copies to the device start."""
         num_views = len(inputs)
         if not self._smallest <= num_views <= self._largest:
             raise InputError(
                 f"{num_views} views in one call, the profile of this engine takes {self._smallest} to {self._largest}: "
                 "give fewer at a time, or export it with another profile"
             )
-        source, result = self._host_input[:num_views], self._host_output[:num_views]
+        source = self._host_input[:num_views]
         source[...] = inputs
+        return source
+
+    def _execute(self, context: Any, num_views: int, messages: Messages) -> None:
+        """Put a run on the stream."""
         shape = (num_views, *self._input.shape)
-        with self._memory.current(), self._flavor.listening() as messages:
-            self._memory.copy_to_device(self._input_address, source)
-            self._require(self._context.set_input_shape(self._input_name, shape), f"the shape {shape}", messages)
-            self._require(self._context.execute_async_v3(self._memory.stream), "to run", messages)
-            self._memory.copy_to_host(result, self._output_address)
-            self._memory.synchronize()
-        return result.copy()
+        self._require(context.set_input_shape(self._input_name, shape), f"the shape {shape}", messages)
+        self._require(context.execute_async_v3(self._memory.stream), "to run", messages)
 
     def _require(self, accepted: bool, what: str, messages: Messages) -> None:
         if not accepted:
@@ -127,6 +166,29 @@ class TensorRTRunner(Runner):
                 self._engine = None
                 self._runtime = None
         self._memory.close()
+
+
+def make_profiler(module: Any) -> Any:
+    """A collector of layer times for ``IExecutionContext.profiler``.
+
+    TensorRT names the layers, by the nodes it fused, and tells no kind of them.
+
+    Args:
+        module: TensorRT's package.
+
+    Returns:
+        An ``IProfiler`` with ``seconds``, the sum of all runs by name of the layer.
+    """
+
+    class Profiler(module.IProfiler):  # type: ignore[misc] # the package has no type hints
+        def __init__(self) -> None:
+            module.IProfiler.__init__(self)  # super() would leave the C++ half unmade
+            self.seconds: dict[str, float] = defaultdict(float)
+
+        def report_layer_time(self, name: str, milliseconds: float) -> None:
+            self.seconds[name] += milliseconds * 1e-3
+
+    return Profiler()
 
 
 def _check_version(note: EngineNote, flavor: Flavor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import importlib.util
 import json
@@ -148,12 +149,17 @@ class StandInEngine:
         self.num_classes = NUM_CLASSES
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
+        self.profiler: Any = None
+        self.contexts: list[StandInEngine] = []
 
     def deserialize_cuda_engine(self, content: bytes) -> Any:
         return self if self.loads else None
 
     def create_execution_context(self) -> Any:
-        return self
+        context = copy.copy(self)
+        context.addresses = {}
+        self.contexts.append(context)
+        return context
 
     def get_tensor_name(self, index: int) -> str:
         return ("frames", "logits")[index]
@@ -185,6 +191,10 @@ class StandInEngine:
         views = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.addresses["frames"]))
         logits = tiny_logits(views.reshape(self.shape)).astype(np.float32)
         ctypes.memmove(self.addresses["logits"], logits.ctypes.data, logits.nbytes)
+        if self.profiler is not None:
+            first_run = self.calls.count("execute") == 1
+            self.profiler.report_layer_time("convolution", 90.0 if first_run else 3.0)
+            self.profiler.report_layer_time("transpose + cast", 4.0)
         return self.refuses != "run"
 
 
@@ -205,9 +215,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandInEngine:
     calls: list[str] = []
     engine = StandInEngine(calls)
     real = load_flavor("tensorrt_rtx")
-    module = type(
-        "module", (), {"Runtime": Runtime(engine), "DataType": rtx.DataType, "TensorIOMode": rtx.TensorIOMode}
-    )
+    content = {name: getattr(rtx, name) for name in ("DataType", "IProfiler", "TensorIOMode")}
+    module = type("module", (), {"Runtime": Runtime(engine), **content})
     flavor = Flavor(name=real.name, version=real.version, module=module, logger=real.logger)
     monkeypatch.setattr(tensorrt_runner, "load_flavor", lambda name: flavor)
     monkeypatch.setattr(tensorrt_runner, "find_gpu", lambda device: Gpu(name="NVIDIA L4", compute_capability="8.9"))
@@ -233,9 +242,40 @@ def test_answers_are_the_callers_own(engine_path: Path, stand_in: StandInEngine)
     np.testing.assert_array_equal(first, before)
 
 
-def test_batch_beyond_the_profile_is_refused(engine_path: Path, stand_in: StandInEngine) -> None:
+def test_layers_are_timed_in_a_context_of_their_own(engine_path: Path, stand_in: StandInEngine) -> None:
+    with TensorRTRunner(engine_path) as runner:
+        layers = runner.profile(random_views(2), runs=2)
+    assert [(layer.name, layer.kind) for layer in layers] == [("transpose + cast", "layer"), ("convolution", "layer")]
+    assert [layer.seconds for layer in layers] == pytest.approx([4e-3, 3e-3])  # without the first run
+    assert stand_in.calls == ["copy to device", "synchronize", *["execute", "synchronize"] * 3, "close memory"]
+    used, profiled = stand_in.contexts
+    assert used.profiler is None
+    assert used.shape == ()
+    assert profiled.addresses == used.addresses
+
+
+def test_answers_are_the_same_after_a_profile(engine_path: Path, stand_in: StandInEngine) -> None:
+    views = random_views(3)
+    with TensorRTRunner(engine_path) as runner:
+        before = runner.infer(views)
+        runner.profile(random_views(1))
+        np.testing.assert_array_equal(runner.infer(views), before)
+
+
+def test_transfer_copies_the_views_and_waits(engine_path: Path, stand_in: StandInEngine) -> None:
+    views = random_views(2)
+    with TensorRTRunner(engine_path) as runner:
+        runner.transfer(views)
+        address = stand_in.contexts[0].addresses["frames"]
+        content = bytes((ctypes.c_uint8 * views.nbytes).from_address(address))
+    assert content == views.tobytes()
+    assert stand_in.calls == ["copy to device", "synchronize", "close memory"]
+
+
+@pytest.mark.parametrize("method", ["infer", "profile", "transfer"])
+def test_batch_beyond_the_profile_is_refused(engine_path: Path, stand_in: StandInEngine, method: str) -> None:
     with TensorRTRunner(engine_path) as runner, pytest.raises(InputError, match=r"^6 views .* takes 1 to 5"):
-        runner.infer(random_views(6))
+        getattr(runner, method)(random_views(6))
 
 
 def test_info_tells_what_runs(engine_path: Path, stand_in: StandInEngine) -> None:
@@ -292,8 +332,9 @@ def test_closed_runner_refuses_views(engine_path: Path, stand_in: StandInEngine)
     runner = TensorRTRunner(engine_path)
     runner.close()
     runner.close()
-    with pytest.raises(InputError, match="the runner is closed"):
-        runner.infer(random_views(1))
+    for refuse in (runner.infer, runner.profile, runner.transfer):
+        with pytest.raises(InputError, match="the runner is closed"):
+            refuse(random_views(1))
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")
@@ -322,6 +363,21 @@ def test_engine_answers_as_arithmetic_does(
     with TensorRTRunner(path) as runner:
         logits = runner.infer(views)
     np.testing.assert_allclose(logits, tiny_logits(views), rtol=0, atol=TOLERANCES[precision])
+
+
+@pytest.mark.gpu
+def test_layers_are_timed_on_a_gpu(card: Card, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.engine"
+    write(build(tiny_model().SerializeToString(), profile=PROFILE), card, path)
+    views = random_views(3)
+    with TensorRTRunner(path) as runner:
+        before = runner.infer(views)
+        layers = runner.profile(views)
+        runner.transfer(views)
+        np.testing.assert_array_equal(runner.infer(views), before)
+    assert layers
+    assert layers[0].seconds > 0
+    assert layers[0].seconds == max(layer.seconds for layer in layers)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,183 @@
+"""Who takes part: artifacts that run here and answer as the first one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy import generated, parity, views
+from i3d_deploy.benchmark.plan import Plan
+from i3d_deploy.benchmark.record import Failure, Protocol
+from i3d_deploy.benchmark.workers import Opened, Subject, Worker
+from i3d_deploy.card import Card
+from i3d_deploy.errors import I3DError
+
+
+@dataclass(kw_only=True)
+class Entrant:
+    """An artifact that takes part.
+
+    Attributes:
+        worker: Its process.
+        opened: What it is.
+        difference: Largest difference of a logit from the first one's; None where it need not answer alike.
+        difference_allowed: The limit.
+        notes: What a reader of the record must know.
+    """
+
+    worker: Worker
+    opened: Opened
+    difference: float | None = None
+    difference_allowed: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What the record calls it."""
+        return self.worker.subject.name
+
+    def batch(self, plan: Plan) -> int:
+        """Views per run of its engine."""
+        return plan.batch or self.opened.preferred_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admitted:
+    """The field of a run.
+
+    Attributes:
+        entrants: In the order given; the first is what the others were compared with.
+        failures: Who does not run here, or answers otherwise.
+        protocol: For the first one's card.
+        views: ``.npy`` file of the views that all see.
+        video_frames: Frames of the video that they were cut from.
+    """
+
+    entrants: tuple[Entrant, ...]
+    failures: tuple[Failure, ...]
+    protocol: Protocol
+    views: Path
+    video_frames: int
+
+
+class WrongAnswerError(I3DError):
+    """An artifact answers otherwise than the first one."""
+
+
+def admit(
+    subjects: Sequence[Subject],
+    plan: Plan,
+    *,
+    stack: ExitStack,
+    scratch: Path,
+    on_step: Callable[[str], None],
+) -> Admitted:
+    """Open artifacts and hold their answers against the first one's.
+
+    Args:
+        subjects: What to open.
+        plan: What will be measured.
+        stack: Ends the processes.
+        scratch: Folder for views and answers.
+        on_step: Called with a line as it goes on.
+
+    Raises:
+        InputError: The plan does not fit the first artifact.
+        VideoError: The video of the plan cannot be read.
+        I3DError: Nothing runs here.
+    """
+    opened, failures = _open(subjects, stack=stack, on_step=on_step)
+    card = _first(opened, failures).opened.card
+    protocol = plan.protocol(card)
+    file = scratch / "views.npy"
+    prepared = _views(plan, card, protocol)
+    np.save(file, next(prepared.batches(len(prepared))), allow_pickle=False)
+    entrants: list[Entrant] = []
+    reference: NDArray[np.float32] | None = None
+    for entrant in opened:
+        on_step(f"checking the answer: {entrant.name}")
+        try:
+            logits = _answer(entrant, card, file, plan=plan, count=protocol.views)
+            if reference is None:
+                reference = logits
+            _compare(entrant, logits, reference, card)
+        except I3DError as error:
+            failures.append(
+                Failure(artifact=entrant.name, reason=str(error), is_wrong=isinstance(error, WrongAnswerError))
+            )
+            entrant.worker.close()
+        else:
+            entrants.append(entrant)
+    _first(entrants, failures)
+    return Admitted(
+        entrants=tuple(entrants),
+        failures=tuple(failures),
+        protocol=protocol,
+        views=file,
+        video_frames=prepared.num_frames,
+    )
+
+
+def _open(
+    subjects: Sequence[Subject], *, stack: ExitStack, on_step: Callable[[str], None]
+) -> tuple[list[Entrant], list[Failure]]:
+    entrants, failures = [], []
+    for subject in subjects:
+        on_step(f"opening: {subject.name}")
+        worker = stack.enter_context(Worker(subject))
+        try:
+            entrants.append(Entrant(worker=worker, opened=worker.opened, notes=list(worker.opened.notes)))
+        except I3DError as error:
+            failures.append(Failure(artifact=subject.name, reason=str(error)))
+            worker.close()
+    return entrants, failures
+
+
+def _first(entrants: Sequence[Entrant], failures: Sequence[Failure]) -> Entrant:
+    if not entrants:
+        reasons = "; ".join(f"{failure.artifact}: {failure.reason}" for failure in failures)
+        raise I3DError(f"nothing can be measured: {reasons}")
+    return entrants[0]
+
+
+def _views(plan: Plan, card: Card, protocol: Protocol) -> views.Views:
+    """The views of the plan's video, or of the generated clip."""
+    source = np.stack(list(generated.frames())) if plan.video is None else plan.video
+    return views.prepare(source, card, clips=protocol.clips, crops=protocol.crops)
+
+
+def _answer(entrant: Entrant, card: Card, file: Path, *, plan: Plan, count: int) -> NDArray[np.float32]:
+    own = entrant.opened.card
+    shapes = [(*each.view_shape, each.network.num_classes) for each in (own, card)]
+    if shapes[0] != shapes[1]:
+        raise I3DError(
+            f"it takes views of {_sizes(own)}, the first artifact views of {_sizes(card)}: measure it in another run"
+        )
+    output = file.with_name("logits.npy")
+    entrant.worker.ask("answer", views=str(file), count=count, batch=plan.batch, output=str(output))
+    return np.asarray(np.load(output, allow_pickle=False), np.float32)
+
+
+def _sizes(card: Card) -> str:
+    frames, height, width, _ = card.view_shape
+    return f"{frames}x{height}x{width} and gives {card.network.num_classes} classes"
+
+
+def _compare(entrant: Entrant, logits: NDArray[np.float32], reference: NDArray[np.float32], card: Card) -> None:
+    if not np.isfinite(logits).all():
+        raise WrongAnswerError(f"{np.count_nonzero(~np.isfinite(logits))} of its logits are not finite")
+    if not entrant.opened.is_comparable:
+        return
+    # Each may be off by the limit of its own precision.
+    limit = max(parity.logits_limit(each, reference) for each in (entrant.opened.card, card))
+    difference = float(np.abs(logits - reference).max())
+    entrant.difference, entrant.difference_allowed = difference, limit
+    if difference > limit:
+        raise WrongAnswerError(
+            f"it answers otherwise than the first artifact: logits differ by {difference:.2g}, allowed {limit:.2g}"
+        )

@@ -1,0 +1,106 @@
+"""A run against an earlier one."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from i3d_deploy.benchmark.record import NOISY_SPREAD, Record
+from i3d_deploy.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One artifact, then and now.
+
+    Attributes:
+        artifact: Its name, the same in both records.
+        before: Videos per second in the baseline.
+        now: Videos per second in this run.
+        is_regression: It lost more than was allowed.
+    """
+
+    artifact: str
+    before: float
+    now: float
+    is_regression: bool
+
+    @property
+    def change(self) -> float:
+        """Growth of videos per second: 0.1 is a tenth more."""
+        return self.now / self.before - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All artifacts that both records have.
+
+    Attributes:
+        changes: In the order of this run.
+        warnings: What makes the two records hard to compare.
+        missing: Artifacts of the baseline that this run did not time.
+    """
+
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def has_regression(self) -> bool:
+        """Whether an artifact lost more than was allowed, or was not timed at all."""
+        return bool(self.missing) or any(change.is_regression for change in self.changes)
+
+
+def compare(record: Record, baseline: Record, *, max_regression: float) -> Comparison:
+    """Compare by the artifacts' names.
+
+    Args:
+        record: This run.
+        baseline: The earlier one.
+        max_regression: Share of videos per second that an artifact may lose.
+
+    Raises:
+        InputError: They measured other protocols, or have no artifact in common.
+    """
+    if _what(record) != _what(baseline):
+        raise InputError(
+            f"the baseline measured {baseline.protocol.name} with batch {baseline.protocol.batch or 'as suits'}, this "
+            f"run {record.protocol.name} with batch {record.protocol.batch or 'as suits'}: give both the same"
+        )
+    before = {result.artifact: result.videos_per_second for result in baseline.results}
+    now = {result.artifact: result.videos_per_second for result in record.results}
+    both = [name for name in now if name in before]
+    missing = tuple(name for name in before if name not in now)
+    if not both:
+        raise InputError(f"the baseline has no artifact of this run, only {', '.join(before)}: names must be the same")
+    changes = tuple(
+        Change(
+            artifact=name,
+            before=before[name],
+            now=now[name],
+            is_regression=now[name] < before[name] * (1 - max_regression),
+        )
+        for name in both
+    )
+    return Comparison(changes=changes, warnings=_warnings(record, baseline, changes), missing=missing)
+
+
+def _what(record: Record) -> tuple[str, int | None]:
+    return record.protocol.name, record.protocol.batch
+
+
+def _warnings(record: Record, baseline: Record, changes: tuple[Change, ...]) -> tuple[str, ...]:
+    warnings = []
+    for part in ("cpu", "cores", "gpus"):
+        ours, theirs = getattr(record.machine, part), getattr(baseline.machine, part)
+        if part == "gpus":
+            ours, theirs = [gpu.name for gpu in ours], [gpu.name for gpu in theirs]
+        if ours != theirs:
+            warnings.append(f"other machine: {part} was {theirs}, is {ours}")
+    growth = [change.change for change in changes]
+    is_alike = len(growth) > 1 and max(growth) - min(growth) <= NOISY_SPREAD
+    if is_alike and abs(statistics.median(growth)) > NOISY_SPREAD:
+        warnings.append(
+            f"all artifacts changed alike, by {statistics.median(growth):+.0%}: the machine, rather than the artifacts"
+        )
+    return tuple(warnings)

@@ -1,0 +1,294 @@
+"""A process that holds one artifact and times it on request.
+
+Each artifact has a process of its own: its peak memory and processor time are then its own, its thread pools disturb no
+other, and a crash costs one artifact and not the run. Programs from other environments take part in a run by calling
+:func:`serve` with a function that opens their network.
+
+Requests and answers are JSON objects, one a line, on standard input and output: ``{"do": NAME, ...arguments}`` is
+answered by ``{"value": ...}``, or by ``{"error": one line}``. The clock is read here, so that the messages are not
+timed. What libraries print on standard output goes to standard error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy import doctor, video, views
+from i3d_deploy.benchmark import meters
+from i3d_deploy.card import Work
+from i3d_deploy.errors import I3DError
+from i3d_deploy.recognizer import Recognizer, average_views
+from i3d_deploy.runners import Runner, open_runner
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRequest:
+    """What to open.
+
+    Attributes:
+        path: The artifact.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        threads: CPU threads; None: the backend's choice.
+    """
+
+    path: Path
+    device: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsOf:
+    """Which views of one video, and how they are cut from a file.
+
+    Attributes:
+        clips: Clips per video.
+        crops: Crops per clip.
+        batch: Views per run of the engine; None: what suits the runner.
+    """
+
+    clips: int
+    crops: int
+    batch: int | None = None
+
+
+class Session:
+    """One opened artifact; each public method answers one request, with values that JSON holds.
+
+    Args:
+        open_subject: Opens it.
+    """
+
+    def __init__(self, open_subject: Callable[[OpenRequest], Runner]) -> None:
+        self._open_subject = open_subject
+        self._loaded: tuple[str, int] | None = None
+        self._video: NDArray[np.uint8] = np.empty((0, 0, 0, 0, 3), np.uint8)
+
+    def open(self, path: str, device: str, threads: int | None) -> dict[str, Any]:
+        """Open the artifact, its backend's import included in the time."""
+        used = meters.device_memory_used(device)
+        start = time.perf_counter()
+        runner = self._open_subject(OpenRequest(path=Path(path), device=device, threads=threads))
+        seconds = time.perf_counter() - start
+        work = work_of(runner, Path(path))
+        self._runner = runner
+        self._device_memory_before = used
+        self._meters = {kind: meters.Meter(runner.info.device) for kind in ("model", "end_to_end")}
+        return {
+            "info": asdict(runner.info),
+            "runner": str(runner.info),
+            "card": runner.card.model_dump(mode="json"),
+            "card_sha256": hashlib.sha256(runner.card.to_json().encode()).hexdigest(),
+            "preferred_batch": runner.preferred_batch,
+            "work": None if work is None else work.model_dump(),
+            "is_comparable": getattr(runner, "is_comparable", True),
+            "notes": list(runner.notes),
+            "seconds": seconds,
+        }
+
+    def answer(self, views: str, count: int, batch: int | None, output: str) -> None:
+        """Write the logits of the first ``count`` views of a ``.npy`` file into another."""
+        np.save(output, infer_all(self._runner, self._load(views, count), batch=batch), allow_pickle=False)
+
+    def time(self, views: str, count: int, batch: int | None, seconds: float) -> list[float]:
+        """Seconds of one video after the other, model only, until ``seconds`` have passed; of one at least."""
+        loaded = self._load(views, count)
+        return self._repeat("model", lambda: time_video(self._runner, loaded, batch=batch), seconds)
+
+    def predict(self, video: str, clips: int, crops: int, batch: int | None, seconds: float) -> list[float]:
+        """Seconds of one prediction from the file after the other, until ``seconds`` have passed; of one at least."""
+        recognizer = Recognizer(self._runner)
+
+        def once() -> float:
+            start = time.perf_counter()
+            recognizer.predict(video, clips=clips, crops=crops, batch=batch)
+            return time.perf_counter() - start
+
+        return self._repeat("end_to_end", once, seconds)
+
+    def stages(self, video: str, clips: int, crops: int, batch: int | None, times: int) -> dict[str, float]:
+        """Median seconds of each stage of a prediction, each run alone."""
+        wanted = ViewsOf(clips=clips, crops=crops, batch=batch)
+        found = [time_stages(self._runner, video, wanted) for _ in range(times)]
+        return {name: statistics.median(entry[name] for entry in found) for name in found[0]}
+
+    def usage(self, kind: str) -> dict[str, Any]:
+        """What the timed videos used: fields of :class:`i3d_deploy.benchmark.timing.Usage`."""
+        meter = self._meters[kind]
+        return {
+            "wall_seconds": meter.wall_seconds,
+            "cpu_seconds": meter.cpu_seconds,
+            "cores": doctor.usable_cores(),
+            "joules": meter.joules,
+            "energy_source": meter.energy_source,
+        }
+
+    def memory(self) -> dict[str, int | None]:
+        """Peak bytes on the host since the last reset, and what the device holds more than before."""
+        before, after = self._device_memory_before, meters.device_memory_used(self._runner.info.device)
+        device = after - before if before is not None and after is not None else None
+        return {"host": meters.peak_memory_bytes(), "device": device}
+
+    def reset_memory(self) -> bool:
+        """Forget the peak so far."""
+        self._loaded = None
+        self._video = self._video[:0].copy()
+        return meters.reset_peak_memory()
+
+    def profile(self, views: str, batch: int, runs: int) -> list[dict[str, Any]]:
+        """Every layer with its seconds, slowest first; empty where the backend does not tell."""
+        return [asdict(layer) for layer in self._runner.profile(self._load(views, batch), runs=runs)]
+
+    def _load(self, path: str, count: int) -> NDArray[np.uint8]:
+        if self._loaded != (path, count):
+            self._video = self._video[:0].copy()  # both at once would count as peak memory
+            self._video = np.array(np.load(path, mmap_mode="r", allow_pickle=False)[:count])
+            self._loaded = (path, count)
+        return self._video
+
+    def _repeat(self, kind: str, once: Callable[[], float], seconds: float) -> list[float]:
+        times: list[float] = []
+        with self._meters[kind].running():
+            while not times or sum(times) < seconds:
+                times.append(once())
+        return times
+
+
+def work_of(runner: Runner, path: Path) -> Work | None:
+    """What one view costs.
+
+    Args:
+        runner: The engine. Its card has what was counted from its graph at the export; a checkpoint has no graph, so
+            that what PyTorch runs is counted.
+        path: Its file; an ``.onnx`` of before the card had it is counted where onnx is installed.
+    """
+    engine = runner.card.engine
+    if engine is None:
+        from i3d_deploy import torch_work
+
+        return torch_work.work_of_network(runner.card.network, runner.card.view_shape)
+    if engine.work is None and path.suffix == ".onnx" and importlib.util.find_spec("onnx") is not None:
+        import onnx
+
+        from i3d_deploy import work
+
+        return work.count(onnx.load(path, load_external_data=False))
+    return engine.work
+
+
+def infer_all(runner: Runner, video: NDArray[np.uint8], *, batch: int | None) -> NDArray[np.float32]:
+    """Run the engine over all views of a video.
+
+    Args:
+        runner: The engine.
+        video: (V, T, H, W, 3) uint8.
+        batch: Views per run; None: what suits the runner.
+
+    Returns:
+        (V, K) float32 logits in host memory.
+    """
+    size = batch or runner.preferred_batch
+    return np.concatenate([runner.infer(video[first : first + size]) for first in range(0, len(video), size)])
+
+
+def time_video(runner: Runner, video: NDArray[np.uint8], *, batch: int | None) -> float:
+    """Seconds from uint8 views in host memory to averaged probabilities in host memory.
+
+    The runners return host memory, so the device has finished when they do.
+    """
+    start = time.perf_counter()
+    average_views(infer_all(runner, video, batch=batch), over=runner.card.averaging)
+    return time.perf_counter() - start
+
+
+def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float]:
+    """Seconds of each stage of a prediction, fields of :class:`i3d_deploy.benchmark.record.Stages`.
+
+    Args:
+        runner: The engine.
+        source: A video file.
+        wanted: Which views.
+    """
+    card, clock = runner.card, time.perf_counter
+    start = clock()
+    video.collect(
+        source,
+        choose=lambda num_frames: card.sampling.frame_indices(num_frames, num_clips=wanted.clips),
+        transform=lambda frame: frame[:1, :1].copy(),
+    )
+    decode = clock() - start
+    start = clock()
+    prepared = views.prepare(source, card, clips=wanted.clips, crops=wanted.crops)
+    resize = max(0.0, clock() - start - decode)
+    cut = transfer = infer = 0.0
+    rows = []
+    start = clock()
+    for group in prepared.batches(wanted.batch or runner.preferred_batch):
+        cut += clock() - start
+        start = clock()
+        runner.transfer(group)
+        transfer += clock() - start
+        start = clock()
+        rows.append(runner.infer(group))
+        infer += clock() - start
+        start = clock()
+    start = clock()
+    average_views(np.concatenate(rows), over=card.averaging)
+    # What infer copies itself was just timed alone.
+    compute = max(0.0, infer - transfer) + clock() - start
+    return {"decode": decode, "views": resize + cut, "transfer": transfer, "compute": compute}
+
+
+def serve(open_subject: Callable[[OpenRequest], Runner]) -> None:
+    """Answer requests until standard input ends.
+
+    Args:
+        open_subject: Opens what this process is to time.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run that asks is interrupted and ends this process
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    session = Session(open_subject)
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(_answered(session, request)), file=answers, flush=True)
+
+
+def _answered(session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    method = getattr(session, request.pop("do"))
+    try:
+        return {"value": method(**request)}
+    except I3DError as error:
+        return {"error": str(error)}
+    except Exception as error:  # of a backend: it costs this artifact and not the run
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+
+
+def open_artifact(request: OpenRequest) -> Runner:
+    """Open a file that :func:`i3d_deploy.load` takes."""
+    return open_runner(request.path, device=request.device, threads=request.threads)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve artifacts of this library."""
+    assert not arguments, "everything is said in requests"
+    serve(open_artifact)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

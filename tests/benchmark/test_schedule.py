@@ -1,0 +1,229 @@
+"""Whole runs on small artifacts; speed itself is never asserted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from i3d_deploy import checkpoint, export, model
+from i3d_deploy.benchmark import record, schedule
+from i3d_deploy.benchmark.plan import Plan, SweepPlan
+from i3d_deploy.benchmark.record import Record
+from i3d_deploy.benchmark.workers import Subject, subjects
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import I3DError, InputError, VideoError
+
+QUICK = Plan(frames=16, crops=3, min_rounds=2, min_seconds=0, max_warmup=1, ceiling_seconds=0)
+NAMES = ["tiny.onnx", "tiny.xml", "tiny.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(tiny_exports: Path, clip: Path, lines: list[str]) -> Record:
+    """A run of three artifacts with everything that can be asked for."""
+    plan = Plan(
+        frames=16,
+        crops=3,
+        min_rounds=2,
+        min_seconds=0,
+        max_warmup=1,
+        video=clip,
+        sweeps=(SweepPlan.parse("batch=1,2"), SweepPlan.parse("clips=1,3"), SweepPlan.parse("frames=20,60")),
+        profiles=True,
+        ceiling_seconds=0.02,
+    )
+    made = subjects([tiny_exports / name for name in NAMES], devices=["cpu"])
+    return schedule.run(made, plan, on_step=lines.append)
+
+
+def test_every_artifact_has_the_same_videos_in_turns(found: Record, lines: list[str]) -> None:
+    assert [result.artifact for result in found.results] == NAMES
+    assert [[len(turn) for turn in result.model.rounds] for result in found.results] == [[1, 1]] * 3
+    turns = [line.removeprefix("timing, model: ") for line in lines if line.startswith("timing, model: ")]
+    steps = ["warm-up 1", "round 1 of 2", "round 2 of 2"]
+    assert turns == [f"{step}, {name}" for step in steps for name in NAMES]
+
+
+def test_the_record_says_what_ran(found: Record, tiny_checkpoint: Checkpoint) -> None:
+    assert (found.protocol.name, found.protocol.views, found.failures) == ("16x3", 6, ())
+    assert [result.backend.split()[0] for result in found.results] == ["onnxruntime", "openvino", "torch"]
+    assert {result.precision for result in found.results} == {"fp32"}
+    assert {result.network for result in found.results} == {"tiny"}
+    assert len({result.card_sha256 for result in found.results}) == 3
+    assert found.results[0].difference == 0
+    assert all(0 < (result.difference or 0) < 1e-3 for result in found.results[1:])
+    assert found.videos_per_second == max(result.videos_per_second for result in found.results)
+    assert all(result.peak_host_bytes > 2**20 for result in found.results)
+    assert {"numpy", "torch", "onnxruntime", "openvino"} <= set(found.versions)
+
+
+def test_there_is_a_ratio_of_every_pair(found: Record) -> None:
+    pairs = [(ratio.against, ratio.artifact) for ratio in found.ratios]
+    assert pairs == list(itertools.combinations(NAMES, 2))
+    first, second = (result.model.rounds for result in found.results[:2])
+    ratios = sorted(theirs[0] / ours[0] for theirs, ours in zip(first, second, strict=True))
+    assert found.ratios[0].ratio == pytest.approx(sum(ratios) / 2)
+
+
+def test_predictions_from_the_file_are_timed_whole_and_by_stage(found: Record, clip: Path) -> None:
+    for result in found.results:
+        entry = result.end_to_end
+        assert entry is not None
+        assert (entry.video, entry.frames, entry.timing.videos) == (clip.name, 40, 2)
+        assert min(entry.open, entry.first, entry.stages.decode, entry.stages.compute) > 0
+        assert entry.stages.transfer < entry.stages.compute
+        assert entry.overlap == pytest.approx(entry.stages.total / entry.timing.median)
+
+
+def test_the_roofline_follows_from_the_work_and_the_ceilings(found: Record) -> None:
+    for result in found.results:
+        line = result.roofline
+        assert line is not None
+        assert line.operations_per_second == pytest.approx(2 * line.macs_per_view * 6 / result.model.median)
+        assert line.share == pytest.approx(line.operations_per_second / line.ceiling)
+    highest = max(
+        ceiling.per_second for ceiling in found.ceilings if ceiling.precision == "fp32" and ceiling.work != "copy"
+    )
+    assert {result.roofline.ceiling for result in found.results if result.roofline} == {highest}
+
+
+def test_sweeps_measure_every_artifact_at_every_size(found: Record) -> None:
+    sizes = {"batch": [1, 2], "clips": [1, 3], "frames": [20, 60]}
+    expected = [(name, over, numbers) for over, numbers in sizes.items() for name in NAMES]
+    assert [(sweep.artifact, sweep.over, [point.size for point in sweep.points]) for sweep in found.sweeps] == expected
+    for sweep in found.sweeps:
+        small, large = sweep.points
+        assert len(small.seconds) == len(large.seconds) == 2
+        slope = (large.median - small.median) / (large.size - small.size)
+        assert sweep.seconds_per_unit == pytest.approx(slope)
+
+
+def test_the_slowest_layers_are_listed(found: Record) -> None:
+    assert all(result.slowest_layers for result in found.results)
+
+
+def test_a_record_is_json_without_places(found: Record, tiny_exports: Path, tmp_path: Path) -> None:
+    text = found.to_json()
+    assert str(tiny_exports) not in text
+    document = json.loads(text)
+    assert document["results"][0]["videos_per_second"] == found.results[0].videos_per_second
+    path = tmp_path / "bench.json"
+    path.write_text(text, encoding="utf-8")
+    assert record.read(path) == found
+
+
+@pytest.fixture(scope="module")
+def other_weights(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network with other weights."""
+    net = model.build(tiny_checkpoint.card.network)
+    model.randomize(net, seed=4)
+    made = Checkpoint(model=net, card=tiny_checkpoint.card)
+    folder = tmp_path_factory.mktemp("other")
+    export.export(made, targets=["onnx"], output=folder, name="other")
+    return folder / "other.onnx"
+
+
+def test_a_wrong_artifact_is_not_timed_and_the_others_are(tiny_exports: Path, other_weights: Path) -> None:
+    paths = [tiny_exports / "tiny.onnx", other_weights, tiny_exports / "tiny.xml"]
+    found = schedule.run(subjects(paths, devices=["cpu"]), QUICK)
+    assert [result.artifact for result in found.results] == ["tiny.onnx", "tiny.xml"]
+    (failure,) = found.failures
+    assert (failure.artifact, failure.is_wrong) == ("other.onnx", True)
+    assert failure.reason.startswith("it answers otherwise than the first artifact: logits differ by ")
+
+
+def test_what_does_not_run_here_does_not_stop_the_others(tiny_exports: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    shutil.copy(tiny_exports / "tiny.onnx", broken)
+    broken.write_bytes(broken.read_bytes()[:2000])
+    found = schedule.run(subjects([broken, tmp_path / "none.xml", tiny_exports / "tiny.xml"], devices=["cpu"]), QUICK)
+    assert [result.artifact for result in found.results] == ["tiny.xml"]
+    assert [(failure.artifact, failure.is_wrong) for failure in found.failures] == [
+        ("broken.onnx", False),
+        ("none.xml", False),
+    ]
+    assert "no such file" in found.failures[1].reason
+
+
+def test_other_views_are_measured_in_another_run(
+    tiny_checkpoint: Checkpoint, tiny_exports: Path, tmp_path: Path
+) -> None:
+    card = tiny_checkpoint.card
+    longer = Checkpoint(
+        model=tiny_checkpoint.model,
+        card=card.replaced(sampling=card.sampling.replaced(clip_len=16)),
+    )
+    checkpoint.save(longer, tmp_path / "longer.safetensors")
+    found = schedule.run(
+        subjects([tiny_exports / "tiny.onnx", tmp_path / "longer.safetensors"], devices=["cpu"]), QUICK
+    )
+    (failure,) = found.failures
+    assert failure.reason.startswith(
+        "it takes views of 16x32x32 and gives 7 classes, the first artifact views of 8x32x32"
+    )
+
+
+DIES = """
+import os, signal
+from i3d_deploy.benchmark import worker
+class Dying(worker.Session):
+    def time(self, **arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+worker.Session = Dying
+worker.serve(worker.open_artifact)
+"""
+
+
+def test_an_artifact_that_kills_its_process_costs_itself_alone(tiny_exports: Path) -> None:
+    path = tiny_exports / "tiny.onnx"
+    dying = Subject(name="dying", path=path, device="cpu", command=(sys.executable, "-c", DIES))
+    found = schedule.run([dying, Subject(name="sound", path=path, device="cpu")], QUICK)
+    assert [result.artifact for result in found.results] == ["sound"]
+    assert [(failure.artifact, failure.reason) for failure in found.failures] == [
+        ("dying", "its process was ended by signal 9 (out of memory?)")
+    ]
+
+
+def test_a_size_that_an_artifact_cannot_take_is_left_out_and_noted(tiny_exports: Path) -> None:
+    plan = Plan(
+        frames=8,
+        crops=1,
+        min_rounds=1,
+        min_seconds=0,
+        max_warmup=1,
+        sweeps=(SweepPlan.parse("batch=1,2,31"),),
+        ceiling_seconds=0,
+    )
+    found = schedule.run(subjects([tiny_exports / "tiny.onnx"], devices=["cpu"]), plan)
+    (sweep,) = found.sweeps
+    assert [point.size for point in sweep.points] == [1, 2, 31]
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    with pytest.raises(InputError, match="give at least one artifact"):
+        schedule.run([], Plan())
+
+
+def test_nothing_that_runs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(I3DError, match=r"nothing can be measured: none.onnx: .*no such file"):
+        schedule.run(subjects([tmp_path / "none.onnx"]), QUICK)
+
+
+def test_a_plan_that_does_not_fit_is_an_error(tiny_exports: Path) -> None:
+    with pytest.raises(InputError, match="20 frames per video are no multiple of the clip's 8"):
+        schedule.run(subjects([tiny_exports / "tiny.onnx"], devices=["cpu"]), Plan(frames=20))
+
+
+def test_a_video_that_is_not_there_is_known_at_once(tiny_exports: Path, tmp_path: Path) -> None:
+    plan = Plan(video=tmp_path / "none.mp4")
+    with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
+        schedule.run(subjects([tiny_exports / "tiny.onnx"]), plan)
