@@ -110,14 +110,15 @@ def answer(
     return Answer(card=recognizer.card, prepared=prepared, logits=logits, probabilities=probabilities)
 
 
-def logits_limit(card: Card, reference: NDArray[np.float32]) -> float:
+def logits_limit(card: Card, reference: NDArray[np.float32], *, computed_in: Precision = "fp32") -> float:
     """How far an artifact's logits may be from its source's: Note [Limits on logits].
 
     Args:
         card: The artifact's.
         reference: (V, K) logits of the source.
+        computed_in: What a backend that chooses by itself computes in, where that is less than the card says.
     """
-    limit = LOGITS_LIMITS["fp32" if card.engine is None else card.engine.precision]
+    limit = max(LOGITS_LIMITS["fp32" if card.engine is None else card.engine.precision], LOGITS_LIMITS[computed_in])
     if card.network.non_local_mode is not None:
         limit = max(limit, NON_LOCAL_LIMITS[card.network.non_local_mode])
     return limit * max(1.0, float(reference.std()))

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import generated, parity, views
+from i3d_deploy.benchmark.ceilings import base_precision
 from i3d_deploy.benchmark.plan import Plan
 from i3d_deploy.benchmark.record import Failure, Protocol
 from i3d_deploy.benchmark.workers import Opened, Subject, Worker
-from i3d_deploy.card import Card
+from i3d_deploy.card import Card, Precision
 from i3d_deploy.errors import I3DError
 
 
@@ -174,10 +175,21 @@ def _compare(entrant: Entrant, logits: NDArray[np.float32], reference: NDArray[n
     if not entrant.opened.is_comparable:
         return
     # Each may be off by the limit of its own precision.
-    limit = max(parity.logits_limit(each, reference) for each in (entrant.opened.card, card))
+    limit = max(
+        parity.logits_limit(card, reference),
+        parity.logits_limit(entrant.opened.card, reference, computed_in=_computed_in(entrant)),
+    )
     difference = float(np.abs(logits - reference).max())
     entrant.difference, entrant.difference_allowed = difference, limit
     if difference > limit:
         raise WrongAnswerError(
             f"it answers otherwise than the first artifact: logits differ by {difference:.2g}, allowed {limit:.2g}"
         )
+
+
+def _computed_in(entrant: Entrant) -> Precision:
+    """What it really computes in: other programs choose by themselves."""
+    precision = base_precision(entrant.opened.info.precision)
+    if precision == "tf32":
+        return "fp16"  # as many bits of mantissa
+    return next((known for known in parity.LOGITS_LIMITS if known == precision), "fp32")

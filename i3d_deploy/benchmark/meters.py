@@ -20,20 +20,10 @@ from i3d_deploy.benchmark.record import Gpu, Machine
 
 _PROC = Path("/proc")
 _POWERCAP = Path("/sys/class/powercap")
-_RESET_PEAK = "5"  # proc(5), clear_refs: sets the peak resident size to the present one
-
-
-def reset_peak_memory() -> bool:
-    """Forget the peak of resident memory so far; whether the system allows it."""
-    try:
-        (_PROC / "self/clear_refs").write_text(_RESET_PEAK)
-    except OSError:
-        return False
-    return True
 
 
 def peak_memory_bytes() -> int:
-    """Peak resident memory of this process since the last reset."""
+    """Peak resident memory of this process."""
     for line in (_PROC / "self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

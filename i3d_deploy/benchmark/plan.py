@@ -58,7 +58,7 @@ class Plan:
         clips: Clips per video, in place of ``frames``.
         batch: Views per run of the engine; None: what suits each runner.
         min_rounds: Rounds at least; in each, every artifact has a turn of one video or more.
-        min_seconds: Timed seconds per artifact at least.
+        min_seconds: Timed seconds per artifact at least; a turn has no more than 1000 videos, though.
         max_warmup: Videos at most before the first timed one; fewer, where two in a row take the same time.
         video: A file to time predictions from, whose frames are also the views; None: a generated clip, model only.
         sweeps: Sizes at which to measure the cost as well.

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, computed_field
+from pydantic import Field, ValidationError, computed_field, model_validator
 
 from i3d_deploy.card import Part, first_problem
 from i3d_deploy.errors import InputError
@@ -399,6 +399,13 @@ class Record(Part):
     failures: tuple[Failure, ...] = ()
     ceilings: tuple[Ceiling, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Record:
+        names = [result.artifact for result in self.results]
+        if len(set(names)) < len(names):
+            raise ValueError("two results have the same name, so that a ratio between them means nothing")
+        return self
 
     def to_json(self) -> str:
         """The record as JSON, two spaces deep, with a last line break."""

@@ -46,8 +46,7 @@ from i3d_deploy.errors import I3DError, InputError
 Report = Callable[[str], None]
 
 _PROFILE_RUNS = 3
-_SLOWEST_LAYERS = 15
-_STAGE_RUNS = 3
+_SLOWEST_LAYERS = 10
 
 
 def run(subjects: Sequence[Subject], plan: Plan, *, on_step: Report = lambda text: None) -> Record:
@@ -157,34 +156,36 @@ def _timing(entrant: Entrant, own: Turns, kind: str, *, views: int) -> Timing:
 def _measure_end_to_end(admitted: Admitted, plan: Plan, path: Path, measured: _Measured, on_step: Report) -> None:
     protocol = admitted.protocol
     wanted = {"video": str(path), "clips": protocol.clips, "crops": protocol.crops, "batch": plan.batch}
+    stages: dict[str, list[Stages]] = {entrant.name: [] for entrant in admitted.entrants}
 
     def once(entrant: Entrant, seconds: float) -> list[float]:
         times: list[float] = entrant.worker.ask("predict", **wanted, seconds=seconds)
+        # In the same turn, so that a drift of the machine meets both.
+        stages[entrant.name].append(Stages(**entrant.worker.ask("stages", **wanted)))
         return times
 
     turns = _turns(admitted, once, plan, what="from the file", on_step=on_step)
     for entrant, own in zip(admitted.entrants, turns, strict=True):
+        on_step(f"timing a cold start: {entrant.name}")
         try:
             if own.reason is not None:
                 raise I3DError(own.reason)
-            on_step(f"timing the stages: {entrant.name}")
-            stages = Stages(**entrant.worker.ask("stages", **wanted, times=_STAGE_RUNS))
-            # Cold means a process of its own.
             with Worker(entrant.worker.subject) as fresh:
                 opened = fresh.opened.seconds
                 (first,) = fresh.ask("predict", **wanted, seconds=0)
+            found = _timing(entrant, own, "end_to_end", views=protocol.views)
         except I3DError as error:
             entrant.notes.append(f"not measured from the file: {error}")
             continue
-        found = _timing(entrant, own, "end_to_end", views=protocol.views)
+        timed_stages = stages[entrant.name][len(own.warmup) :]
         measured.end_to_end[entrant.name] = EndToEnd(
             video=path.name,
             frames=admitted.video_frames,
             open=opened,
             first=first,
             timing=found,
-            stages=stages,
-            overlap=stages.total / found.median,
+            stages=timing.median_stages(timed_stages),
+            overlap=timing.overlap(timed_stages, own.rounds),
         )
 
 

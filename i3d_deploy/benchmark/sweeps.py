@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,21 @@ from i3d_deploy import generated
 from i3d_deploy.benchmark import timing
 from i3d_deploy.benchmark.admission import Admitted, Entrant
 from i3d_deploy.benchmark.plan import Plan, SweepPlan
-from i3d_deploy.benchmark.record import Protocol, Sweep, SweepPoint
+from i3d_deploy.benchmark.record import Sweep, SweepPoint
 from i3d_deploy.benchmark.turns import Turns, take_turns
+from i3d_deploy.benchmark.workers import Worker
+from i3d_deploy.errors import I3DError
+
+Ask = Callable[[Worker, int, float], list[float]]
+"""Has a worker time a size: the worker, the size, and seconds that must pass."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Point:
     """One artifact at one size."""
 
     entrant: Entrant
     size: int
-    peak_host_bytes: int = 0
 
 
 def measure(
@@ -42,51 +45,56 @@ def measure(
         on_step: Called with a line as it goes on.
     """
     points = [_Point(entrant=entrant, size=size) for size in sweep.sizes for entrant in admitted.entrants]
+    ask = _ask_for(admitted, sweep, plan, scratch=scratch)
     turns = take_turns(
         points,
-        _once(admitted, sweep, plan, scratch=scratch),
+        lambda point, seconds: ask(point.entrant.worker, point.size, seconds),
         min_rounds=plan.min_rounds,
         min_seconds=0,
         max_warmup=1,
         on_turn=lambda point, text: on_step(f"sweep over {sweep.over}: {point.size}, {text}, {point.entrant.name}"),
     )
+    by_name: dict[str, list[SweepPoint]] = {entrant.name: [] for entrant in admitted.entrants}
     for point, own in zip(points, turns, strict=True):
-        if own.reason is not None:
-            point.entrant.notes.append(f"{sweep.over} {point.size} was not measured: {own.reason}")
-    measured = [(point, own) for point, own in zip(points, turns, strict=True) if own.reason is None]
-    by_entrant = [[pair for pair in measured if pair[0].entrant is entrant] for entrant in admitted.entrants]
-    return tuple(_summarize(sweep, pairs) for pairs in by_entrant if pairs)
+        on_step(f"memory: {sweep.over} {point.size}, {point.entrant.name}")
+        try:
+            if own.reason is not None:
+                raise I3DError(own.reason)
+            by_name[point.entrant.name].append(_summarize_point(point, own, peak_host_bytes=_peak(point, ask)))
+        except I3DError as error:
+            point.entrant.notes.append(f"{sweep.over} {point.size} was not measured: {error}")
+    return tuple(_summarize(name, sweep, found) for name, found in by_name.items() if found)
 
 
-def _once(
-    admitted: Admitted, sweep: SweepPlan, plan: Plan, *, scratch: Path
-) -> Callable[[_Point, float], Sequence[float]]:
+def _ask_for(admitted: Admitted, sweep: SweepPlan, plan: Plan, *, scratch: Path) -> Ask:
+    """Prepare what the sizes need, and return what times one of them."""
     protocol = admitted.protocol
     if sweep.over == "frames":
-        videos = {size: scratch / f"{size}_frames.mp4" for size in sweep.sizes}
-        for size, path in videos.items():
-            generated.write_clip(path, num_frames=size)
-        wanted = {"clips": protocol.clips, "crops": protocol.crops, "batch": plan.batch, "seconds": 0}
-        return lambda point, _: _ask(point, "predict", video=str(videos[point.size]), **wanted)
+        for size in sweep.sizes:
+            generated.write_clip(scratch / f"{size}.mp4", num_frames=size)
+        wanted = {"clips": protocol.clips, "crops": protocol.crops, "batch": plan.batch}
+        return lambda worker, size, seconds: worker.ask(
+            "predict", video=str(scratch / f"{size}.mp4"), seconds=seconds, **wanted
+        )
+    crops = protocol.crops if sweep.over == "clips" else 1
     file = scratch / f"{sweep.over}.npy"
-    _write_views(admitted.views, file, count=max(sweep.sizes) * (protocol.crops if sweep.over == "clips" else 1))
-    return partial(_time_views, file=file, sweep=sweep, protocol=protocol, plan=plan)
+    _write_views(admitted.views, file, count=max(sweep.sizes) * crops)
+    return lambda worker, size, seconds: worker.ask(
+        "time",
+        views=str(file),
+        count=size * crops,
+        batch=size if sweep.over == "batch" else plan.batch,
+        seconds=seconds,
+    )
 
 
-def _time_views(
-    point: _Point, _: float, *, file: Path, sweep: SweepPlan, protocol: Protocol, plan: Plan
-) -> Sequence[float]:
-    count = point.size if sweep.over == "batch" else point.size * protocol.crops
-    batch = point.size if sweep.over == "batch" else plan.batch
-    return _ask(point, "time", views=str(file), count=count, batch=batch, seconds=0)
-
-
-def _ask(point: _Point, do: str, **arguments: object) -> Sequence[float]:
-    worker = point.entrant.worker
-    worker.ask("reset_memory")
-    seconds: list[float] = worker.ask(do, **arguments)
-    point.peak_host_bytes = max(point.peak_host_bytes, worker.ask("memory")["host"])
-    return seconds
+def _peak(point: _Point, ask: Ask) -> int:
+    """Peak memory at one size, in a process that has seen no other: backends keep what a larger one took."""
+    with Worker(point.entrant.worker.subject) as fresh:
+        _ = fresh.opened
+        ask(fresh, point.size, 0)
+        peak: int = fresh.ask("memory")["host"]
+    return peak
 
 
 def _write_views(source: Path, target: Path, *, count: int) -> None:
@@ -98,22 +106,21 @@ def _write_views(source: Path, target: Path, *, count: int) -> None:
     repeated.flush()
 
 
-def _summarize(sweep: SweepPlan, pairs: Sequence[tuple[_Point, Turns]]) -> Sweep:
-    points = tuple(_summarize_point(point, own) for point, own in pairs)
+def _summarize(name: str, sweep: SweepPlan, points: Sequence[SweepPoint]) -> Sweep:
     sizes = [point.size for point in points]
     seconds = timing.fit(sizes, [point.median for point in points])
     memory = timing.fit(sizes, [float(point.peak_host_bytes) for point in points])
     return Sweep(
-        artifact=pairs[0][0].entrant.name,
+        artifact=name,
         over=sweep.over,
-        points=points,
+        points=tuple(points),
         fixed_seconds=None if seconds is None else seconds.fixed,
         seconds_per_unit=None if seconds is None else seconds.slope,
         bytes_per_unit=None if memory is None else memory.slope,
     )
 
 
-def _summarize_point(point: _Point, own: Turns) -> SweepPoint:
+def _summarize_point(point: _Point, own: Turns, *, peak_host_bytes: int) -> SweepPoint:
     seconds = tuple(value for turn in own.rounds for value in turn)
     spread = timing.spread_of(seconds)
     return SweepPoint(
@@ -122,5 +129,5 @@ def _summarize_point(point: _Point, own: Turns) -> SweepPoint:
         median=statistics.median(seconds),
         spread=spread,
         is_noisy=timing.is_noisy(spread),
-        peak_host_bytes=point.peak_host_bytes,
+        peak_host_bytes=peak_host_bytes,
     )

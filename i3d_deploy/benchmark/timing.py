@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i3d_deploy.benchmark.record import NOISY_SPREAD, Ratio, Timing
+from i3d_deploy.benchmark.record import NOISY_SPREAD, Ratio, Stages, Timing
 
 Rounds = Sequence[Sequence[float]]
 """Per round, the seconds of each video of the turn."""
@@ -97,6 +97,27 @@ def ratio(artifact: str, rounds: Rounds, against: str, against_rounds: Rounds) -
     return Ratio(
         artifact=artifact, against=against, ratio=statistics.median(ratios), spread=spread, is_noisy=is_noisy(spread)
     )
+
+
+def median_stages(stages: Sequence[Stages]) -> Stages:
+    """The median of each stage.
+
+    Args:
+        stages: One entry per round.
+    """
+    names = Stages.model_fields
+    return Stages(**{name: statistics.median(getattr(entry, name) for entry in stages) for name in names})
+
+
+def overlap(stages: Sequence[Stages], rounds: Rounds) -> float:
+    """How much of a video's work happens at the same time: sum of the stages over the time of a prediction.
+
+    Args:
+        stages: One entry per round.
+        rounds: Seconds of the predictions of the same rounds.
+    """
+    pairs = zip(stages, rounds, strict=True)
+    return statistics.median(entry.total / statistics.median(turn) for entry, turn in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

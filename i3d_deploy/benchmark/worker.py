@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import signal
-import statistics
 import sys
 import time
 import traceback
@@ -34,6 +33,10 @@ from i3d_deploy.card import Work
 from i3d_deploy.errors import I3DError
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, open_runner
+
+
+MAX_VIDEOS = 1000
+"""Videos of one turn at most: more would say nothing new, and lengthen the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,9 @@ class Session:
         start = time.perf_counter()
         runner = self._open_subject(OpenRequest(path=Path(path), device=device, threads=threads))
         seconds = time.perf_counter() - start
-        work = work_of(runner, Path(path))
+        is_comparable = getattr(runner, "is_comparable", True)
+        # Another network's work is not what the card says.
+        work = work_of(runner, Path(path)) if is_comparable else None
         self._runner = runner
         self._device_memory_before = used
         self._meters = {kind: meters.Meter(runner.info.device) for kind in ("model", "end_to_end")}
@@ -95,7 +100,7 @@ class Session:
             "card_sha256": hashlib.sha256(runner.card.to_json().encode()).hexdigest(),
             "preferred_batch": runner.preferred_batch,
             "work": None if work is None else work.model_dump(),
-            "is_comparable": getattr(runner, "is_comparable", True),
+            "is_comparable": is_comparable,
             "notes": list(runner.notes),
             "seconds": seconds,
         }
@@ -120,11 +125,9 @@ class Session:
 
         return self._repeat("end_to_end", once, seconds)
 
-    def stages(self, video: str, clips: int, crops: int, batch: int | None, times: int) -> dict[str, float]:
-        """Median seconds of each stage of a prediction, each run alone."""
-        wanted = ViewsOf(clips=clips, crops=crops, batch=batch)
-        found = [time_stages(self._runner, video, wanted) for _ in range(times)]
-        return {name: statistics.median(entry[name] for entry in found) for name in found[0]}
+    def stages(self, video: str, clips: int, crops: int, batch: int | None) -> dict[str, float]:
+        """Seconds of each stage of a prediction, each run alone."""
+        return time_stages(self._runner, video, ViewsOf(clips=clips, crops=crops, batch=batch))
 
     def usage(self, kind: str) -> dict[str, Any]:
         """What the timed videos used: fields of :class:`i3d_deploy.benchmark.timing.Usage`."""
@@ -138,16 +141,10 @@ class Session:
         }
 
     def memory(self) -> dict[str, int | None]:
-        """Peak bytes on the host since the last reset, and what the device holds more than before."""
+        """Peak bytes on the host, and what the device holds more than before opening."""
         before, after = self._device_memory_before, meters.device_memory_used(self._runner.info.device)
         device = after - before if before is not None and after is not None else None
         return {"host": meters.peak_memory_bytes(), "device": device}
-
-    def reset_memory(self) -> bool:
-        """Forget the peak so far."""
-        self._loaded = None
-        self._video = self._video[:0].copy()
-        return meters.reset_peak_memory()
 
     def profile(self, views: str, batch: int, runs: int) -> list[dict[str, Any]]:
         """Every layer with its seconds, slowest first; empty where the backend does not tell."""
@@ -163,7 +160,8 @@ class Session:
     def _repeat(self, kind: str, once: Callable[[], float], seconds: float) -> list[float]:
         times: list[float] = []
         with self._meters[kind].running():
-            while not times or sum(times) < seconds:
+            end = time.perf_counter() + seconds
+            while not times or (time.perf_counter() < end and len(times) < MAX_VIDEOS):
                 times.append(once())
         return times
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from i3d_deploy.benchmark import timing
+from i3d_deploy.benchmark.record import Stages
 from i3d_deploy.benchmark.timing import Usage
 
 
@@ -54,6 +55,19 @@ def test_ratios_that_differ_are_noisy() -> None:
     assert found.ratio == 2.1
     assert found.spread == pytest.approx(0.2 / 2.1)
     assert found.is_noisy
+
+
+def test_stages_are_medians_and_overlap_is_taken_round_by_round() -> None:
+    # The second round is twice as slow throughout, the third decodes slowly beside it.
+    rounds = [[4.0], [8.0, 8.0], [5.0]]
+    stages = [
+        Stages(decode=1.0, views=0.5, transfer=0.0, compute=3.5),
+        Stages(decode=2.0, views=1.0, transfer=0.0, compute=7.0),
+        Stages(decode=4.0, views=0.5, transfer=0.0, compute=3.5),
+    ]
+    assert timing.median_stages(stages) == Stages(decode=2.0, views=0.5, transfer=0.0, compute=3.5)
+    # 5/4, 10/8, 8/5.
+    assert timing.overlap(stages, rounds) == 1.25
 
 
 def test_the_fitted_line_has_fixed_cost_and_slope() -> None:

@@ -57,8 +57,10 @@ def test_a_turn_is_one_video_at_least_and_goes_on_until_its_seconds_have_passed(
 ) -> None:
     asked = {"views": str(six_views), "count": 6, "batch": None}
     assert len(worker.ask("time", **asked, seconds=0)) == 1
+    before = worker.ask("usage", kind="model")["wall_seconds"]
     longer = worker.ask("time", **asked, seconds=0.2)
-    assert sum(longer) >= 0.2 > sum(longer[:-1])
+    assert worker.ask("usage", kind="model")["wall_seconds"] - before >= 0.2
+    assert len(longer) > 1
     usage = worker.ask("usage", kind="model")
     assert usage["wall_seconds"] >= sum(longer)
     assert usage["cpu_seconds"] > 0
@@ -69,19 +71,16 @@ def test_a_turn_is_one_video_at_least_and_goes_on_until_its_seconds_have_passed(
 def test_predictions_and_stages_are_timed_from_the_file(worker: Worker, clip: Path) -> None:
     wanted = {"video": str(clip), "clips": 2, "crops": 3, "batch": None}
     (seconds,) = worker.ask("predict", **wanted, seconds=0)
-    stages = worker.ask("stages", **wanted, times=2)
+    stages = worker.ask("stages", **wanted)
     assert seconds > 0
     assert set(stages) == {"decode", "views", "transfer", "compute"}
     assert min(stages["decode"], stages["compute"]) > 0
 
 
-def test_peak_memory_can_be_measured_anew(worker: Worker, six_views: Path) -> None:
-    before = worker.ask("memory")
-    assert before["host"] > 50 * 2**20  # a Python process with ONNX Runtime
-    assert before["device"] is None
-    if not worker.ask("reset_memory"):
-        pytest.skip("this system does not allow to reset the peak")
-    assert worker.ask("memory")["host"] <= before["host"]
+def test_memory_is_that_of_the_process(worker: Worker) -> None:
+    memory = worker.ask("memory")
+    assert 50 * 2**20 < memory["host"] < 2**30  # Python with ONNX Runtime and a tiny network
+    assert memory["device"] is None
 
 
 def test_an_error_costs_no_process(worker: Worker, tmp_path: Path, six_views: Path) -> None:
