@@ -2,8 +2,8 @@
 
     python bench/overhead.py engines/i3d_r50.onnx
 
-The idle runner takes the same views in the same batches and answers zeros at once, so that its time is the harness's
-own: cutting batches, checking them, joining logits and averaging them.
+The idle runner takes the same views, one by one unless ``--batch`` says otherwise, and answers zeros at once, so that
+its time is the harness's own: cutting batches, checking them, joining logits and averaging them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import artifact, files
+from i3d_deploy import artifact
 from i3d_deploy.benchmark import schedule, workers
 from i3d_deploy.benchmark.plan import Plan, frames_and_crops
 from i3d_deploy.benchmark.worker import OpenRequest, serve
@@ -43,22 +43,24 @@ class IdleRunner(Runner):
 @click.command()
 @click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--protocol", default="320x3", show_default=True, metavar="FRAMESxCROPS")
+@click.option("--batch", type=click.IntRange(min=1), help="Views per run of both.")
 @click.option("--videos", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the whole record.")
 @reports_errors
-def main(path: Path, protocol: str, videos: int, json_path: Path | None) -> None:
+def main(path: Path, protocol: str, batch: int | None, videos: int, json_path: Path | None) -> None:
     """Measure ARTIFACT and a runner that does nothing, and print the share of the one's time that the other takes."""
     frames, crops = frames_and_crops(protocol)
-    plan = Plan(frames=frames, crops=crops, min_rounds=videos, ceiling_seconds=0)
+    plan = Plan(frames=frames, crops=crops, batch=batch, min_rounds=videos, ceiling_seconds=0)
     (real,) = workers.subjects([path])
     idle = dataclasses.replace(real, name=IDLE, command=(sys.executable, str(Path(__file__).absolute()), SERVE))
     with steps() as on_step:
         found = schedule.run([real, idle], plan, on_step=on_step)
-    ours, theirs = (result.model.median for result in found.results)
-    click.echo(f"{path.name}: {ours:.4f} s/video; {IDLE}: {theirs:.6f} s/video, {theirs / ours:.4%} of it")
+    ours, theirs = (result.model for result in found.results)
+    noisy = " (noisy)" if ours.is_noisy or theirs.is_noisy else ""
+    share = f"{theirs.median / ours.median:.4%} of it{noisy}"
+    click.echo(f"{path.name}: {ours.median:.4f} s/video; {IDLE}: {theirs.median:.6f} s/video, {share}")
     if json_path is not None:
-        with files.replacing(json_path) as (target,):
-            target.write_text(found.to_json(), encoding="utf-8")
+        found.write(json_path)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text()
 ZOO_FILE = "i3d_r50_32x2x1_100e_kinetics400_rgb_20200614-c25ef9a4.pth"
 COMMANDS = re.findall(r"^    ((?:i3d-|python ).*)$", README, re.MULTILINE)
 SMALLER = {
+    "i3d-bench": "--seconds 0 --ceilings 0.02",
     "training/prepare.py": "--train 16 --val 8 --test 8",
     "training/train.py": "--set epochs=1 --set batch.videos=8",
 }

@@ -17,7 +17,7 @@ import torch
 from contestants import CONTESTANTS
 from rich.console import Console
 
-from i3d_deploy import checkpoint, export, files
+from i3d_deploy import checkpoint, export
 from i3d_deploy.benchmark import record as records
 from i3d_deploy.benchmark import schedule, table, timing, wording, workers
 from i3d_deploy.benchmark.plan import Plan, frames_and_crops
@@ -26,6 +26,7 @@ from i3d_deploy.benchmark.workers import Subject
 from i3d_deploy.card import Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.commands.options import reports_errors, steps
+from i3d_deploy.errors import I3DError
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -65,8 +66,7 @@ def main(
         subjects = (*workers.subjects(ours, devices=["cpu"]), *contestants(ours[0], only or tuple(CONTESTANTS)))
         found = schedule.run(subjects, plan, on_step=on_step)
     if json_path is not None:
-        with files.replacing(json_path) as (target,):
-            target.write_text(found.to_json(), encoding="utf-8")
+        found.write(json_path)
     table.show(found, Console(width=200))
     click.echo("\n" + report(found))
     if any(failure.is_wrong for failure in found.failures):
@@ -116,6 +116,8 @@ def contestants(source: Path, names: tuple[str, ...]) -> tuple[Subject, ...]:
 def report(found: Record) -> str:
     """A Markdown table: how many times as fast as each contestant ours are."""
     ours = [result for result in found.results if result.artifact not in CONTESTANTS]
+    if not ours:
+        raise I3DError("the record has none of our artifacts to compare with")
     best = max(ours, key=lambda result: result.videos_per_second)
     lines = [
         "| contestant | what ran | videos/s | spread | like for like | ratio | our best | ratio |",

@@ -42,9 +42,9 @@ class Entrant:
         """What the record calls it."""
         return self.worker.subject.name
 
-    def batch(self, plan: Plan) -> int:
+    def batch(self, protocol: Protocol) -> int:
         """Views per run of its engine."""
-        return plan.batch or self.opened.preferred_batch
+        return min(protocol.batch or self.opened.preferred_batch, protocol.views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +98,8 @@ def admit(
     file = scratch / "views.npy"
     prepared = _views(plan, card, protocol)
     np.save(file, next(prepared.batches(len(prepared))), allow_pickle=False)
-    entrants: list[Entrant] = []
-    reference: NDArray[np.float32] | None = None
-    for entrant in opened:
-        on_step(f"checking the answer: {entrant.name}")
-        try:
-            logits = _answer(entrant, card, file, plan=plan, count=protocol.views)
-            if reference is None:
-                reference = logits
-            _compare(entrant, logits, reference, card)
-        except I3DError as error:
-            failures.append(
-                Failure(artifact=entrant.name, reason=str(error), is_wrong=isinstance(error, WrongAnswerError))
-            )
-            entrant.worker.close()
-        else:
-            entrants.append(entrant)
+    entrants, wrong = _check(opened, card, protocol, file=file, on_step=on_step)
+    failures += wrong
     _first(entrants, failures)
     return Admitted(
         entrants=tuple(entrants),
@@ -130,12 +116,34 @@ def _open(
     entrants, failures = [], []
     for subject in subjects:
         on_step(f"opening: {subject.name}")
-        worker = stack.enter_context(Worker(subject))
         try:
+            worker = stack.enter_context(Worker(subject))
             entrants.append(Entrant(worker=worker, opened=worker.opened, notes=list(worker.opened.notes)))
         except I3DError as error:
             failures.append(Failure(artifact=subject.name, reason=str(error)))
-            worker.close()
+    return entrants, failures
+
+
+def _check(
+    opened: Sequence[Entrant], card: Card, protocol: Protocol, *, file: Path, on_step: Callable[[str], None]
+) -> tuple[list[Entrant], list[Failure]]:
+    """Who answers as the first one does that should answer alike."""
+    entrants, failures = [], []
+    reference: NDArray[np.float32] | None = None
+    for entrant in opened:
+        on_step(f"checking the answer: {entrant.name}")
+        try:
+            logits = _answer(entrant, card, file, protocol)
+            if entrant.opened.is_comparable and reference is not None:
+                _compare(entrant, logits, reference, card)
+        except I3DError as error:
+            is_wrong = isinstance(error, WrongAnswerError)
+            failures.append(Failure(artifact=entrant.name, reason=str(error), is_wrong=is_wrong))
+            entrant.worker.close()
+            continue
+        if entrant.opened.is_comparable and reference is None:
+            reference = logits
+        entrants.append(entrant)
     return entrants, failures
 
 
@@ -152,7 +160,7 @@ def _views(plan: Plan, card: Card, protocol: Protocol) -> views.Views:
     return views.prepare(source, card, clips=protocol.clips, crops=protocol.crops)
 
 
-def _answer(entrant: Entrant, card: Card, file: Path, *, plan: Plan, count: int) -> NDArray[np.float32]:
+def _answer(entrant: Entrant, card: Card, file: Path, protocol: Protocol) -> NDArray[np.float32]:
     own = entrant.opened.card
     shapes = [(*each.view_shape, each.network.num_classes) for each in (own, card)]
     if shapes[0] != shapes[1]:
@@ -160,8 +168,12 @@ def _answer(entrant: Entrant, card: Card, file: Path, *, plan: Plan, count: int)
             f"it takes views of {_sizes(own)}, the first artifact views of {_sizes(card)}: measure it in another run"
         )
     output = file.with_name("logits.npy")
-    entrant.worker.ask("answer", views=str(file), count=count, batch=plan.batch, output=str(output))
-    return np.asarray(np.load(output, allow_pickle=False), np.float32)
+    asked = {"views_path": str(file), "count": protocol.views, "batch": protocol.batch, "output": str(output)}
+    entrant.worker.ask("answer", **asked)
+    logits = np.asarray(np.load(output, allow_pickle=False), np.float32)
+    if not np.isfinite(logits).all():
+        raise WrongAnswerError(f"{np.count_nonzero(~np.isfinite(logits))} of its logits are not finite")
+    return logits
 
 
 def _sizes(card: Card) -> str:
@@ -170,10 +182,6 @@ def _sizes(card: Card) -> str:
 
 
 def _compare(entrant: Entrant, logits: NDArray[np.float32], reference: NDArray[np.float32], card: Card) -> None:
-    if not np.isfinite(logits).all():
-        raise WrongAnswerError(f"{np.count_nonzero(~np.isfinite(logits))} of its logits are not finite")
-    if not entrant.opened.is_comparable:
-        return
     # Each may be off by the limit of its own precision.
     limit = max(
         parity.logits_limit(card, reference),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from i3d_deploy.benchmark.record import NOISY_SPREAD, Record
+from i3d_deploy.benchmark.record import NOISY_SPREAD, Protocol, Record
 from i3d_deploy.errors import InputError
 
 
@@ -18,12 +18,14 @@ class Change:
         before: Videos per second in the baseline.
         now: Videos per second in this run.
         is_regression: It lost more than was allowed.
+        is_noisy: One of the two measurements is noisy.
     """
 
     artifact: str
     before: float
     now: float
     is_regression: bool
+    is_noisy: bool = False
 
     @property
     def change(self) -> float:
@@ -62,13 +64,11 @@ def compare(record: Record, baseline: Record, *, max_regression: float) -> Compa
     Raises:
         InputError: They measured other protocols, or have no artifact in common.
     """
-    if _what(record) != _what(baseline):
-        raise InputError(
-            f"the baseline measured {baseline.protocol.name} with batch {baseline.protocol.batch or 'as suits'}, this "
-            f"run {record.protocol.name} with batch {record.protocol.batch or 'as suits'}: give both the same"
-        )
-    before = {result.artifact: result.videos_per_second for result in baseline.results}
-    now = {result.artifact: result.videos_per_second for result in record.results}
+    ours, theirs = _what(record.protocol), _what(baseline.protocol)
+    if ours != theirs:
+        raise InputError(f"the baseline measured {theirs}, this run {ours}: give both the same")
+    before = {result.artifact: result for result in baseline.results}
+    now = {result.artifact: result for result in record.results}
     both = [name for name in now if name in before]
     missing = tuple(name for name in before if name not in now)
     if not both:
@@ -76,17 +76,19 @@ def compare(record: Record, baseline: Record, *, max_regression: float) -> Compa
     changes = tuple(
         Change(
             artifact=name,
-            before=before[name],
-            now=now[name],
-            is_regression=now[name] < before[name] * (1 - max_regression),
+            before=before[name].videos_per_second,
+            now=now[name].videos_per_second,
+            is_regression=now[name].videos_per_second < before[name].videos_per_second * (1 - max_regression),
+            is_noisy=now[name].model.is_noisy or before[name].model.is_noisy,
         )
         for name in both
     )
     return Comparison(changes=changes, warnings=_warnings(record, baseline, changes), missing=missing)
 
 
-def _what(record: Record) -> tuple[str, int | None]:
-    return record.protocol.name, record.protocol.batch
+def _what(protocol: Protocol) -> str:
+    batch = protocol.batch or "that suits"
+    return f"{protocol.name} in clips of {protocol.clip_len} ({protocol.views} views) with a batch {batch}"
 
 
 def _warnings(record: Record, baseline: Record, changes: tuple[Change, ...]) -> tuple[str, ...]:
@@ -94,9 +96,16 @@ def _warnings(record: Record, baseline: Record, changes: tuple[Change, ...]) -> 
     for part in ("cpu", "cores", "gpus"):
         ours, theirs = getattr(record.machine, part), getattr(baseline.machine, part)
         if part == "gpus":
-            ours, theirs = [gpu.name for gpu in ours], [gpu.name for gpu in theirs]
+            ours, theirs = ([gpu.name for gpu in gpus] for gpus in (ours, theirs))
         if ours != theirs:
             warnings.append(f"other machine: {part} was {theirs}, is {ours}")
+    before = {result.artifact: result for result in baseline.results}
+    pairs = ((result, before[result.artifact]) for result in record.results if result.artifact in before)
+    warnings += [
+        f"{ours.artifact} was run by {theirs.runner}, is by {ours.runner}"
+        for ours, theirs in pairs
+        if ours.runner != theirs.runner
+    ]
     growth = [change.change for change in changes]
     is_alike = len(growth) > 1 and max(growth) - min(growth) <= NOISY_SPREAD
     if is_alike and abs(statistics.median(growth)) > NOISY_SPREAD:

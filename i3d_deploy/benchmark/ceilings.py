@@ -23,6 +23,7 @@ from itertools import groupby
 
 import click
 
+from i3d_deploy import doctor
 from i3d_deploy.benchmark import trials
 from i3d_deploy.benchmark.record import Ceiling
 from i3d_deploy.benchmark.trials import Run, Trial
@@ -38,6 +39,7 @@ _CPU_SECTIONS: dict[str, Section] = {
     "onnxruntime": trials.onnx_trials,
 }
 _CUDA_SECTIONS: dict[str, Section] = {"torch": trials.cuda_trials}
+_TIMEOUT_SECONDS = 600
 _DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 _PRECISIONS = re.compile(r"fp32|tf32|fp16|bf16|int8|fp8")
 
@@ -157,7 +159,7 @@ def _checked(device: str, threads: int | None) -> tuple[str, int]:
     if threads is not None and threads < 1:
         raise InputError(f"threads ({threads}) must be > 0")
     device = _auto() if device == "auto" else "cuda:0" if device == "cuda" else device
-    return device, threads or len(os.sched_getaffinity(0))
+    return device, threads or doctor.usable_cores()
 
 
 def _auto() -> str:
@@ -199,7 +201,12 @@ def _measured_by_process(name: str, *, device: str, threads: int, seconds_each: 
     command = [sys.executable, "-m", "i3d_deploy.benchmark.ceilings", *options]
     # Threads of OpenMP that wait actively would disturb whatever runs next to them.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8")
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8", timeout=_TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise I3DError(f"what {name} can do on {device} was not found out in {_TIMEOUT_SECONDS} seconds") from error
     code = done.returncode
     if code != 0:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"

@@ -55,9 +55,11 @@ def draw(record: Record) -> tuple[Chart, ...]:
         charts.append(Chart(name="latency", title="Time of a video", caption=_LATENCY, svg=_latency(record)))
     if any(result.end_to_end for result in record.results):
         charts.append(Chart(name="stages", title="From file to answer", caption=_END_TO_END, svg=_stages(record)))
-    if any(result.roofline for result in record.results):
-        svg = curves.roofline(record, colors(record), width=WIDTH)
-        charts.append(Chart(name="roofline", title="Roofline", caption=_ROOFLINE, svg=svg))
+    devices = dict.fromkeys(result.device for result in record.results if result.roofline)
+    for device in devices:
+        svg = curves.roofline(record, device, colors(record), width=WIDTH)
+        name, title = ("roofline", "Roofline") if len(devices) == 1 else (f"roofline-{device}", f"Roofline on {device}")
+        charts.append(Chart(name=name, title=title, caption=_ROOFLINE, svg=svg))
     for over, title in curves.SWEEPS.items():
         if any(sweep.over == over for sweep in record.sweeps):
             svg = curves.sweep(record, over, colors(record), width=WIDTH)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from i3d_deploy.benchmark import drawing, wording
-from i3d_deploy.benchmark.record import Record, Roofline, Sweep
+from i3d_deploy.benchmark.ceilings import on_device
+from i3d_deploy.benchmark.record import Ceiling, Record, Roofline, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,18 +28,21 @@ _LEFT = 0.68
 _NAME_LENGTH = 34
 
 
-def roofline(record: Record, colors: Mapping[str, str], *, width: float) -> str:
-    """Achieved operations per second under the machine's ceilings, both scales logarithmic.
+def roofline(record: Record, device: str, colors: Mapping[str, str], *, width: float) -> str:
+    """Achieved operations per second under a device's ceilings, both scales logarithmic.
 
     Args:
-        record: At least one result has a roofline.
+        record: At least one result on the device has a roofline.
+        device: Such as "cpu" or "cuda:0".
         colors: Of the artifacts.
         width: Inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    points = [(result.artifact, result.roofline) for result in record.results if result.roofline]
+    found_here = [result for result in record.results if result.device == device]
+    points = [(result.artifact, result.roofline) for result in found_here if result.roofline]
+    ceilings = on_device(record.ceilings, device)
     names = wording.short_names([name for name, _ in points], _NAME_LENGTH)
     tall = 3.1
     numbers = {result.artifact: number for number, result in enumerate(record.results, start=1)}
@@ -49,8 +53,8 @@ def roofline(record: Record, colors: Mapping[str, str], *, width: float) -> str:
 
     def paint(figure: Figure) -> None:
         axes = drawing.place(figure, left=_LEFT, top=0.1, width=width - _LEFT - 0.12, height=tall)
-        _set_limits(axes, record, [found for _, found in points])
-        _draw_ceilings(axes, record, tall)
+        _set_limits(axes, ceilings, [found for _, found in points])
+        _draw_ceilings(axes, ceilings, tall)
         _draw_points(axes, [(numbers[artifact], colors[artifact], found) for artifact, found in points], tall)
         drawing.legend(figure, lines, top=0.1 + tall + drawing.SCALE)
 
@@ -59,26 +63,26 @@ def roofline(record: Record, colors: Mapping[str, str], *, width: float) -> str:
     return drawing.svg(paint, name="roofline", title=title, width=width, height=total)
 
 
-def _ceilings(record: Record) -> dict[str, float]:
+def _highest(ceilings: Sequence[Ceiling]) -> dict[str, float]:
     """The highest ceiling of each precision."""
     highest: dict[str, float] = {}
-    for ceiling in record.ceilings:
+    for ceiling in ceilings:
         if ceiling.work != "copy":
             highest[ceiling.precision] = max(highest.get(ceiling.precision, 0), ceiling.per_second)
     return highest
 
 
-def _bandwidth(record: Record) -> float | None:
-    return max((ceiling.per_second for ceiling in record.ceilings if ceiling.work == "copy"), default=None)
+def _bandwidth(ceilings: Sequence[Ceiling]) -> float | None:
+    return max((ceiling.per_second for ceiling in ceilings if ceiling.work == "copy"), default=None)
 
 
-def _set_limits(axes: Axes, record: Record, found: Sequence[Roofline]) -> None:
+def _set_limits(axes: Axes, ceilings: Sequence[Ceiling], found: Sequence[Roofline]) -> None:
     """Room for everything, and beside the points for the ceilings' names."""
-    rates = [*_ceilings(record).values(), *(one.operations_per_second for one in found)]
+    rates = [*_highest(ceilings).values(), *(one.operations_per_second for one in found)]
     places = [one.intensity for one in found]
-    bandwidth = _bandwidth(record)
+    bandwidth = _bandwidth(ceilings)
     if bandwidth is not None:
-        places += [rate / bandwidth for rate in _ceilings(record).values()]
+        places += [rate / bandwidth for rate in _highest(ceilings).values()]
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(min(places) / 8, max(places) * 14)
@@ -91,18 +95,18 @@ def _set_limits(axes: Axes, record: Record, found: Sequence[Roofline]) -> None:
     axes.set_ylabel("TFLOP/s (int8: TOP/s)")
 
 
-def _draw_ceilings(axes: Axes, record: Record, tall: float) -> None:
-    bandwidth, (left, right) = _bandwidth(record), axes.get_xlim()
-    ceilings = _ceilings(record)
-    for rate in ceilings.values():
+def _draw_ceilings(axes: Axes, ceilings: Sequence[Ceiling], tall: float) -> None:
+    bandwidth, (left, right) = _bandwidth(ceilings), axes.get_xlim()
+    rates = _highest(ceilings)
+    for rate in rates.values():
         knee = left if bandwidth is None else rate / bandwidth
         axes.plot((knee, right), (rate, rate), color=drawing.MUTED, linewidth=1.2)
-    if bandwidth is not None and ceilings:
-        top = max(ceilings.values())
+    if bandwidth is not None and rates:
+        top = max(rates.values())
         axes.plot((left, top / bandwidth), (left * bandwidth, top), color=drawing.MUTED, linewidth=1.2)
         _name_slope(axes, bandwidth)
-    heights = drawing.spread_apart([_inches(axes, rate, tall) for rate in ceilings.values()], 0.17, limit=tall - 0.2)
-    for (precision, rate), height in zip(ceilings.items(), heights, strict=True):
+    heights = drawing.spread_apart([_inches(axes, rate, tall) for rate in rates.values()], 0.17, limit=tall - 0.2)
+    for (precision, rate), height in zip(rates.items(), heights, strict=True):
         text = f"{precision} {wording.rate(rate, precision)}"
         axes.text(0.99, (height + 0.05) / tall, text, transform=axes.transAxes, ha="right", fontsize=drawing.SMALL)
 

@@ -68,6 +68,18 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def require() -> None:
+    """Check that figures can be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", extra="report", cause=error) from error
+
+
 def svg(
     paint: Callable[[Figure], None], *, name: str, title: str, width: float, height: float, background: str = "none"
 ) -> str:
@@ -84,12 +96,11 @@ def svg(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", extra="report", cause=error) from error
+    require()
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     stream = io.StringIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
         # Names may have letters that the font for measuring lacks; readers' fonts have them.

@@ -41,6 +41,7 @@ class Meter:
         cpu_seconds: Of all threads of this process so far.
         joules: Of the device so far; None where it does not report energy.
         energy_source: What reports it.
+        clocks_mhz: Clock at the end of each turn.
     """
 
     def __init__(self, device: str) -> None:
@@ -49,6 +50,8 @@ class Meter:
         self.wall_seconds = 0.0
         self.cpu_seconds = 0.0
         self.joules = None if self.energy_source is None else 0.0
+        self.clocks_mhz: list[float] = []
+        self._device = device
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -57,7 +60,8 @@ class Meter:
         yield
         self.wall_seconds += time.perf_counter() - wall
         self.cpu_seconds += time.process_time() - cpu
-        after = self._energy.read()
+        after, clock = self._energy.read(), clock_mhz(self._device)
+        self.clocks_mhz += [] if clock is None else [clock]
         if self.joules is not None and joules is not None and after is not None:
             self.joules += self._energy.difference(joules, after)
 
@@ -73,7 +77,9 @@ class _Energy:
             self._gpu = _nvml_handle(device)
             self.source = "NVML, whole GPU" if self._gpu is not None else None
         else:
-            self._packages = tuple(sorted(_POWERCAP.glob("*-rapl:[0-9]*/energy_uj")))
+            # Zones within a package, such as intel-rapl:0:1, are part of it.
+            found = sorted(_POWERCAP.glob("*-rapl:[0-9]*/energy_uj"))
+            self._packages = tuple(path for path in found if path.parent.name.count(":") == 1)
             self.source = "powercap, processor packages" if self._packages else None
         if self.read() is None:
             self.source = None
@@ -83,17 +89,26 @@ class _Energy:
         try:
             if self._gpu is not None:
                 return (_nvml().nvmlDeviceGetTotalEnergyConsumption(self._gpu) / 1e3,)
-            values = tuple(int(path.read_text()) / 1e6 for path in self._packages if path.parent.name.count(":") == 1)
+            values = tuple(int(path.read_text()) / 1e6 for path in self._packages)
         except Exception:  # NVML's error has no public base before it is imported; powercap gives OSError
             return None
         return values or None
 
     def difference(self, before: tuple[float, ...], after: tuple[float, ...]) -> float:
-        """Joules between two readings; a counter that ran over starts again at zero."""
-        return sum(late - early if late >= early else late for early, late in zip(before, after, strict=True))
+        """Joules between two readings; a counter that ran over has begun again at zero."""
+        ranges = [self._range(path) for path in self._packages] or [0.0]
+        grown = zip(before, after, ranges, strict=True)
+        return sum(late - early if late >= early else late - early + full for early, late, full in grown)
+
+    def _range(self, path: Path) -> float:
+        """Joules at which a package's counter begins again."""
+        try:
+            return int(path.with_name("max_energy_range_uj").read_text()) / 1e6
+        except (OSError, ValueError):
+            return 0.0
 
 
-def device_memory_used(device: str) -> int | None:
+def gpu_memory_used(device: str) -> int | None:
     """Bytes in use on a GPU by all processes; None of a CPU, and where NVML is not installed."""
     handle = _nvml_handle(device) if device.startswith("cuda") else None
     return None if handle is None else int(_nvml().nvmlDeviceGetMemoryInfo(handle).used)
@@ -115,18 +130,18 @@ def _nvml_handle(device: str) -> Any:
         if visible:
             # NVML counts all GPUs, CUDA those that are visible.
             name = visible.split(",")[number].strip()
-            return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else _by_uuid(nvml, name)
+            by_number, by_uuid = nvml.nvmlDeviceGetHandleByIndex, nvml.nvmlDeviceGetHandleByUUID
+            return by_number(int(name)) if name.isdecimal() else by_uuid(name)
         return nvml.nvmlDeviceGetHandleByIndex(number)
     except Exception:  # as in read
         return None
 
 
-def _by_uuid(nvml: Any, name: str) -> Any:
-    return nvml.nvmlDeviceGetHandleByUUID(name)
-
-
-def clock_mhz() -> float | None:
-    """Mean clock of the cores now; None where the system does not tell."""
+def clock_mhz(device: str) -> float | None:
+    """Clock now: of a GPU's multiprocessors, or the mean of the cores; None where the system does not tell."""
+    if device.startswith("cuda"):
+        handle = _nvml_handle(device)
+        return None if handle is None else float(_nvml().nvmlDeviceGetClockInfo(handle, _nvml().NVML_CLOCK_SM))
     try:
         lines = (_PROC / "cpuinfo").read_text().splitlines()
     except OSError:
@@ -135,14 +150,9 @@ def clock_mhz() -> float | None:
     return round(statistics.mean(clocks), 1) if clocks else None
 
 
-def machine(*, clock_at_start: float | None = None) -> Machine:
-    """The machine in words, never its name or user.
-
-    Args:
-        clock_at_start: :func:`clock_mhz` from before the run.
-    """
+def machine() -> Machine:
+    """The machine in words, never its name or user."""
     seen = doctor.look_at_machine()
-    now = clock_mhz()
     return Machine(
         cpu=seen.cpu,
         cores=seen.cores,
@@ -150,7 +160,6 @@ def machine(*, clock_at_start: float | None = None) -> Machine:
         memory_bytes=round(seen.memory_gib * 2**30),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        clock_mhz=None if now is None else (clock_at_start or now, now),
         gpus=_gpus(),
     )
 
@@ -165,7 +174,6 @@ def _gpus() -> tuple[Gpu, ...]:
                 name=nvml.nvmlDeviceGetName(handle),
                 driver=nvml.nvmlSystemGetDriverVersion(),
                 memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-                clock_mhz=nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
                 max_clock_mhz=nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
             )
             for handle in handles

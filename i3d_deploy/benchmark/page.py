@@ -66,13 +66,23 @@ def render(record: Record) -> str:
     return environment.from_string(source).render(
         record=record,
         rows=rows,
-        fastest=max(rows, key=lambda row: row.result.videos_per_second),
+        fastest=max(rows, key=lambda row: (row.result.is_comparable, row.result.videos_per_second)),
         matrix=_matrix(record),
         charts=[(chart, _follow_the_scheme(chart.svg)) for chart in charts.draw(record)],
         wording=wording,
         fitted=curves.fitted,
         json=_json(record),
     )
+
+
+def require() -> None:
+    """Check that the page can be made, before a long run.
+
+    Raises:
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    _environment()
+    drawing.require()
 
 
 def _environment() -> Environment:

@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, computed_field, model_validator
 
+from i3d_deploy import files
 from i3d_deploy.card import Part, first_problem
 from i3d_deploy.errors import InputError
 
 VERSION = 2
-"""Version of this document's form. 1 had one list of seconds per artifact and no more."""
+"""Version of this document's form; records of version 1 are not read."""
 
 NOISY_SPREAD = 0.05
 """Above this spread a measurement is marked as noisy."""
@@ -66,14 +67,12 @@ class Gpu(Part):
         name: Such as "NVIDIA H200".
         driver: Version of the driver.
         memory_bytes: Its memory.
-        clock_mhz: Clock of the multiprocessors when the run ended.
-        max_clock_mhz: The highest it can have.
+        max_clock_mhz: Highest clock of its multiprocessors.
     """
 
     name: str
     driver: str
     memory_bytes: int
-    clock_mhz: int | None = None
     max_clock_mhz: int | None = None
 
 
@@ -87,7 +86,6 @@ class Machine(Part):
         memory_bytes: Memory that the run might use.
         system: Operating system and architecture.
         python: Version.
-        clock_mhz: Mean clock of the cores when the run began and when it ended, where the system tells.
         gpus: NVIDIA GPUs.
     """
 
@@ -97,7 +95,6 @@ class Machine(Part):
     memory_bytes: int | None = None
     system: str
     python: str
-    clock_mhz: tuple[float, float] | None = None
     gpus: tuple[Gpu, ...] = ()
 
 
@@ -118,10 +115,12 @@ class Timing(Part):
         spread: (slowest - fastest) / median of the rounds' medians; None of one round.
         is_noisy: The spread is above 5 %.
         warmup_videos: Videos before the first timed one.
-        is_warm: The last two of them differed by less than 5 %.
+        is_warm: The medians of the last two turns of them differed by less than 5 %.
         cpu_utilisation: Share of the cores' time that the process used.
         joules_per_video: Energy, where the device reports it: of the whole GPU or processor package.
         energy_source: What reported it.
+        clock_mhz: Median over the turns of the clock at their end: of the GPU, or the mean of the cores; None where the
+            system does not tell.
     """
 
     rounds: tuple[tuple[Seconds, ...], ...]
@@ -141,6 +140,7 @@ class Timing(Part):
     cpu_utilisation: float
     joules_per_video: float | None = None
     energy_source: str | None = None
+    clock_mhz: float | None = None
 
 
 class Stages(Part):
@@ -261,14 +261,15 @@ class Result(Part):
         batch: Views per run of the engine.
         network: Name of the network on the card.
         card_sha256: SHA-256 of the card's JSON.
-        difference: Largest difference of a logit from the first artifact's on the same views; None where the weights
-            are other ones.
+        is_comparable: Same weights, same views: its logits must be those of the first such artifact. What is not, such
+            as another program's own network, is no candidate for the headline.
+        difference: Largest difference of a logit from the first artifact's on the same views; None of the first itself.
         difference_allowed: The limit it was held against.
         videos_per_second: The headline: model only, at the median.
         model: Model only, from uint8 views in host memory to probabilities in host memory.
         end_to_end: From the file, where a video was given.
-        peak_host_bytes: Peak resident memory of its process, the views included.
-        peak_device_bytes: Device memory it took, on a GPU.
+        peak_host_bytes: Peak resident memory of a fresh process that loads it and runs one video, the views included.
+        peak_device_bytes: GPU memory that this process holds after the video; allocators keep what they once needed.
         roofline: None where the ceiling or the work is not known.
         slowest_layers: With ``--profile``.
         notes: What a reader must know, such as a fallback.
@@ -284,6 +285,7 @@ class Result(Part):
     batch: Positive
     network: str
     card_sha256: str
+    is_comparable: bool = True
     difference: float | None
     difference_allowed: float | None
     videos_per_second: float
@@ -337,7 +339,8 @@ class SweepPoint(Part):
         median: Of them.
         spread: As for :class:`Timing`.
         is_noisy: The spread is above 5 %.
-        peak_host_bytes: Peak resident memory of the process at this size.
+        peak_host_bytes: Peak resident memory of a fresh process at this size.
+        peak_device_bytes: GPU memory that it holds afterwards.
     """
 
     size: Positive
@@ -346,6 +349,7 @@ class SweepPoint(Part):
     spread: float | None
     is_noisy: bool
     peak_host_bytes: int
+    peak_device_bytes: int | None = None
 
 
 class Sweep(Part):
@@ -379,12 +383,13 @@ class Record(Part):
         machine: The machine in words.
         versions: Of the packages in use.
         protocol: What was measured.
-        videos_per_second: Of the fastest artifact, model only.
+        videos_per_second: Of the fastest artifact with the weights of the first, model only.
         results: One per artifact that was timed, in the order given; the first is what ratios refer to.
         ratios: Of every pair.
         failures: Artifacts that were not timed.
         ceilings: What the machine can do.
         sweeps: How cost grows.
+        notes: What a reader must know about the run as a whole.
     """
 
     version: Literal[2] = 2
@@ -399,6 +404,7 @@ class Record(Part):
     failures: tuple[Failure, ...] = ()
     ceilings: tuple[Ceiling, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_names(self) -> Record:
@@ -409,7 +415,12 @@ class Record(Part):
 
     def to_json(self) -> str:
         """The record as JSON, two spaces deep, with a last line break."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON; the file is replaced as a whole."""
+        with files.replacing(path) as (target,):
+            target.write_text(self.to_json(), encoding="utf-8")
 
 
 def read(path: Path) -> Record:

@@ -13,6 +13,7 @@ Source: mmaction2 0.24.1 tools/analysis/benchmark.py. It counts the last video t
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
 import tempfile
@@ -39,7 +40,7 @@ from i3d_deploy.benchmark.record import (
     Timing,
 )
 from i3d_deploy.benchmark.roofline import roofline
-from i3d_deploy.benchmark.turns import Turns, take_turns
+from i3d_deploy.benchmark.turns import Once, Turns, take_turns
 from i3d_deploy.benchmark.workers import Subject, Worker
 from i3d_deploy.errors import I3DError, InputError
 
@@ -69,75 +70,98 @@ def run(subjects: Sequence[Subject], plan: Plan, *, on_step: Report = lambda tex
         raise InputError("nothing to measure: give at least one artifact")
     if plan.video is not None:
         video.check(plan.video)
-    clock = meters.clock_mhz()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         admitted = admit(subjects, plan, stack=stack, scratch=scratch, on_step=on_step)
         measured = _measure(admitted, plan, scratch=scratch, on_step=on_step)
-    return _record(admitted, plan, measured, clock_at_start=clock)
+        return _record(measured)
 
 
 @dataclass(kw_only=True)
 class _Measured:
     """What was measured, by the artifacts' names."""
 
+    admitted: Admitted
     model: dict[str, Timing] = field(default_factory=dict)
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
     end_to_end: dict[str, EndToEnd] = field(default_factory=dict)
-    memory: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    memory: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     layers: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
     ceilings: tuple[Ceiling, ...] = ()
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def _measure(admitted: Admitted, plan: Plan, *, scratch: Path, on_step: Report) -> _Measured:
-    measured = _Measured()
+    measured = _Measured(admitted=admitted)
     # Before and after: the machine may have drifted, and a ceiling is what it did at its best.
-    before = _ceilings(admitted, plan, on_step)
-    _measure_model(admitted, plan, measured, on_step)
+    before = _ceilings(measured, plan, on_step)
+    _measure_model(measured, plan, on_step)
     if plan.video is not None:
-        _measure_end_to_end(admitted, plan, plan.video, measured, on_step)
+        _measure_end_to_end(measured, plan, plan.video, on_step)
     for sweep in plan.sweeps:
-        measured.sweeps += sweeps.measure(admitted, sweep, plan, scratch=scratch, on_step=on_step)
+        measured.sweeps += sweeps.measure(measured.admitted, sweep, plan, scratch=scratch, on_step=on_step)
     if plan.profiles:
-        _profile(admitted, plan, measured, on_step)
-    measured.ceilings = ceilings.higher(before, _ceilings(admitted, plan, on_step))
+        _profile(measured, on_step)
+    measured.ceilings = ceilings.higher(before, _ceilings(measured, plan, on_step))
     return measured
 
 
-def _ceilings(admitted: Admitted, plan: Plan, on_step: Report) -> tuple[Ceiling, ...]:
+def _ceilings(measured: _Measured, plan: Plan, on_step: Report) -> tuple[Ceiling, ...]:
     if plan.ceiling_seconds == 0:
         return ()
     on_step("measuring what the machine can do")
-    devices = dict.fromkeys(entrant.opened.info.device for entrant in admitted.entrants)
-    known = [device for device in devices if device.startswith(("cpu", "cuda"))]
-    threads = max(entrant.opened.info.threads for entrant in admitted.entrants) or None
-    return tuple(
-        itertools.chain.from_iterable(ceilings.measure_apart(device, threads, plan.ceiling_seconds) for device in known)
-    )
+    entrants = measured.admitted.entrants
+    devices = dict.fromkeys(entrant.opened.info.device for entrant in entrants)
+    threads = max(entrant.opened.info.threads for entrant in entrants) or None
+    found: list[Ceiling] = []
+    for device in devices:
+        try:
+            found += ceilings.measure_apart(device, threads, plan.ceiling_seconds)
+        except I3DError as error:
+            note = f"what {device} can do was not measured: {error}"
+            measured.notes += [] if note in measured.notes else [note]
+    return tuple(found)
 
 
-def _measure_model(admitted: Admitted, plan: Plan, measured: _Measured, on_step: Report) -> None:
-    views, count = str(admitted.views), admitted.protocol.views
+def _measure_model(measured: _Measured, plan: Plan, on_step: Report) -> None:
+    admitted, protocol = measured.admitted, measured.admitted.protocol
+    asked = {"views_path": str(admitted.views), "count": protocol.views, "batch": protocol.batch}
 
-    def once(entrant: Entrant, seconds: float) -> list[float]:
-        times: list[float] = entrant.worker.ask("time", views=views, count=count, batch=plan.batch, seconds=seconds)
+    def once(entrant: Entrant, seconds: float, *, counts: bool) -> list[float]:
+        times: list[float] = entrant.worker.ask("time", **asked, seconds=seconds, counts=counts)
         return times
 
-    turns = _turns(admitted, once, plan, what="model", on_step=on_step)
-    for entrant, own in zip(admitted.entrants, turns, strict=True):
-        if own.reason is not None:
-            measured.failures[entrant.name] = own.reason
+    failures, remaining = [], []
+    for entrant, own in zip(admitted.entrants, _turns(admitted, once, plan, "model", on_step), strict=True):
+        try:
+            _require(own)
+            on_step(f"memory: {entrant.name}")
+            with Worker(entrant.worker.subject) as fresh:
+                _ = fresh.opened
+                fresh.ask("time", **asked, seconds=0, counts=False)
+                measured.memory[entrant.name] = fresh.memory()
+            measured.model[entrant.name] = _timing(entrant, own, "model", views=protocol.views)
+        except I3DError as error:
+            failures.append(Failure(artifact=entrant.name, reason=str(error)))
             continue
         measured.rounds[entrant.name] = own.rounds
-        measured.model[entrant.name] = _timing(entrant, own, "model", views=count)
-        measured.memory[entrant.name] = entrant.worker.ask("memory")
+        remaining.append(entrant)
+    measured.failures = (*admitted.failures, *failures)
+    if not remaining:
+        reasons = "; ".join(f"{entry.artifact}: {entry.reason}" for entry in measured.failures)
+        raise I3DError(f"nothing was measured: {reasons}")
+    measured.admitted = dataclasses.replace(admitted, entrants=tuple(remaining))
 
 
-def _turns(
-    admitted: Admitted, once: Callable[[Entrant, float], list[float]], plan: Plan, *, what: str, on_step: Report
-) -> list[Turns]:
+def _require(own: Turns) -> None:
+    """That somebody took all turns."""
+    if own.reason is not None:
+        raise I3DError(own.reason)
+
+
+def _turns(admitted: Admitted, once: Once[Entrant], plan: Plan, what: str, on_step: Report) -> list[Turns]:
     return take_turns(
         admitted.entrants,
         once,
@@ -153,74 +177,73 @@ def _timing(entrant: Entrant, own: Turns, kind: str, *, views: int) -> Timing:
     return timing.summarize(own.rounds, views=views, warmup=own.warmup, usage=usage)
 
 
-def _measure_end_to_end(admitted: Admitted, plan: Plan, path: Path, measured: _Measured, on_step: Report) -> None:
-    protocol = admitted.protocol
-    wanted = {"video": str(path), "clips": protocol.clips, "crops": protocol.crops, "batch": plan.batch}
+def _measure_end_to_end(measured: _Measured, plan: Plan, path: Path, on_step: Report) -> None:
+    admitted, protocol = measured.admitted, measured.admitted.protocol
+    wanted = {"video_path": str(path), "clips": protocol.clips, "crops": protocol.crops, "batch": protocol.batch}
     stages: dict[str, list[Stages]] = {entrant.name: [] for entrant in admitted.entrants}
 
-    def once(entrant: Entrant, seconds: float) -> list[float]:
-        times: list[float] = entrant.worker.ask("predict", **wanted, seconds=seconds)
-        # In the same turn, so that a drift of the machine meets both.
-        stages[entrant.name].append(Stages(**entrant.worker.ask("stages", **wanted)))
+    def once(entrant: Entrant, seconds: float, *, counts: bool) -> list[float]:
+        times: list[float] = entrant.worker.ask("predict", **wanted, seconds=seconds, counts=counts)
+        if counts:
+            # In the same turn, so that a drift of the machine meets both.
+            stages[entrant.name].append(Stages(**entrant.worker.ask("stages", **wanted)))
         return times
 
-    turns = _turns(admitted, once, plan, what="from the file", on_step=on_step)
-    for entrant, own in zip(admitted.entrants, turns, strict=True):
+    for entrant, own in zip(admitted.entrants, _turns(admitted, once, plan, "from the file", on_step), strict=True):
         on_step(f"timing a cold start: {entrant.name}")
         try:
-            if own.reason is not None:
-                raise I3DError(own.reason)
+            _require(own)
             with Worker(entrant.worker.subject) as fresh:
                 opened = fresh.opened.seconds
-                (first,) = fresh.ask("predict", **wanted, seconds=0)
+                (first,) = fresh.ask("predict", **wanted, seconds=0, counts=False)
             found = _timing(entrant, own, "end_to_end", views=protocol.views)
         except I3DError as error:
             entrant.notes.append(f"not measured from the file: {error}")
             continue
-        timed_stages = stages[entrant.name][len(own.warmup) :]
         measured.end_to_end[entrant.name] = EndToEnd(
             video=path.name,
             frames=admitted.video_frames,
             open=opened,
             first=first,
             timing=found,
-            stages=timing.median_stages(timed_stages),
-            overlap=timing.overlap(timed_stages, own.rounds),
+            stages=timing.median_stages(stages[entrant.name]),
+            overlap=timing.overlap(stages[entrant.name], own.rounds),
         )
 
 
-def _profile(admitted: Admitted, plan: Plan, measured: _Measured, on_step: Report) -> None:
+def _profile(measured: _Measured, on_step: Report) -> None:
+    admitted = measured.admitted
     for entrant in admitted.entrants:
         on_step(f"profiling: {entrant.name}")
-        batch = min(entrant.batch(plan), admitted.protocol.views)
         try:
-            measured.layers[entrant.name] = entrant.worker.slowest_layers(
-                admitted.views, batch=batch, runs=_PROFILE_RUNS, count=_SLOWEST_LAYERS
+            layers = entrant.worker.slowest_layers(
+                admitted.views, batch=entrant.batch(admitted.protocol), runs=_PROFILE_RUNS, count=_SLOWEST_LAYERS
             )
         except I3DError as error:
             entrant.notes.append(f"not profiled: {error}")
+            continue
+        measured.layers[entrant.name] = layers
+        if not layers:
+            entrant.notes.append("not profiled: its backend does not tell the time of layers here")
 
 
-def _record(admitted: Admitted, plan: Plan, measured: _Measured, *, clock_at_start: float | None) -> Record:
-    timed = (entrant for entrant in admitted.entrants if entrant.name in measured.model)
-    results = tuple(_result(entrant, admitted, plan, measured) for entrant in timed)
-    failures = admitted.failures + tuple(
-        Failure(artifact=name, reason=reason) for name, reason in measured.failures.items()
-    )
-    if not results:
-        raise I3DError(f"nothing was measured: {'; '.join(f'{entry.artifact}: {entry.reason}' for entry in failures)}")
+def _record(measured: _Measured) -> Record:
+    admitted = measured.admitted
+    results = tuple(_result(entrant, measured) for entrant in admitted.entrants)
+    comparable = [result for result in results if result.is_comparable] or results
     return Record(
         i3d_deploy=__version__,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        machine=meters.machine(clock_at_start=clock_at_start),
+        machine=meters.machine(),
         versions=doctor.installed_versions(),
         protocol=admitted.protocol,
-        videos_per_second=max(result.videos_per_second for result in results),
+        videos_per_second=max(result.videos_per_second for result in comparable),
         results=results,
         ratios=_ratios(measured),
-        failures=failures,
+        failures=measured.failures,
         ceilings=measured.ceilings,
         sweeps=measured.sweeps,
+        notes=tuple(measured.notes),
     )
 
 
@@ -230,11 +253,11 @@ def _ratios(measured: _Measured) -> tuple[Ratio, ...]:
     return tuple(timing.ratio(name, rounds, against, others) for (against, others), (name, rounds) in pairs)
 
 
-def _result(entrant: Entrant, admitted: Admitted, plan: Plan, measured: _Measured) -> Result:
+def _result(entrant: Entrant, measured: _Measured) -> Result:
     opened, info = entrant.opened, entrant.opened.info
-    model, memory = measured.model[entrant.name], measured.memory[entrant.name]
-    host = memory["host"]
-    assert host is not None, "the system always tells the peak of the host"
+    model = measured.model[entrant.name]
+    peak_host_bytes, peak_device_bytes = measured.memory[entrant.name]
+    line = _roofline(entrant, measured, model)  # may leave a note
     return Result(
         artifact=entrant.name,
         runner=opened.runner,
@@ -243,29 +266,35 @@ def _result(entrant: Entrant, admitted: Admitted, plan: Plan, measured: _Measure
         device=info.device,
         precision=info.precision,
         threads=info.threads,
-        batch=entrant.batch(plan),
+        batch=entrant.batch(measured.admitted.protocol),
         network=opened.card.network.name,
         card_sha256=opened.card_sha256,
+        is_comparable=opened.is_comparable,
         difference=entrant.difference,
         difference_allowed=entrant.difference_allowed,
         videos_per_second=model.videos_per_second,
         model=model,
         end_to_end=measured.end_to_end.get(entrant.name),
-        peak_host_bytes=host,
-        peak_device_bytes=memory["device"],
-        roofline=_roofline(entrant, admitted, model, measured.ceilings),
+        peak_host_bytes=peak_host_bytes,
+        peak_device_bytes=peak_device_bytes,
+        roofline=line,
         slowest_layers=measured.layers.get(entrant.name, ()),
         notes=tuple(entrant.notes),
     )
 
 
-def _roofline(entrant: Entrant, admitted: Admitted, model: Timing, found: tuple[Ceiling, ...]) -> Roofline | None:
-    if entrant.opened.work is None:
+def _roofline(entrant: Entrant, measured: _Measured, model: Timing) -> Roofline | None:
+    try:
+        work = entrant.worker.work()
+    except I3DError as error:
+        entrant.notes.append(f"its work was not counted: {error}")
+        return None
+    if work is None:
         return None
     return roofline(
-        entrant.opened.work,
+        work,
         precision=entrant.opened.info.precision,
-        views=admitted.protocol.views,
+        views=measured.admitted.protocol.views,
         seconds=model.median,
-        ceilings=ceilings.on_device(found, entrant.opened.info.device),
+        ceilings=ceilings.on_device(measured.ceilings, entrant.opened.info.device),
     )

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from i3d_deploy.benchmark import wording
 from i3d_deploy.benchmark.baseline import Comparison
 from i3d_deploy.benchmark.record import Ceiling, Ratio, Record, Result, Sweep
 
@@ -18,11 +19,9 @@ SIZES = {"batch": "views per run", "clips": "clips per video", "frames": "frames
 
 def show(record: Record, console: Console) -> None:
     """Print a record: what was measured, a row per artifact, and whatever else was asked for."""
-    protocol, machine = record.protocol, record.machine
-    gpus = "".join(f", {gpu.name}" for gpu in machine.gpus)
-    where = f"{machine.cpu} ({machine.cores} cores){gpus}"
-    console.print(f"{protocol.name}: {protocol.views} views per video, model only, on {where}", highlight=False)
-    tables = [_model(record.results)]
+    what = f"{record.protocol.name}: {wording.views(record.protocol)}, model only, on {wording.machine(record.machine)}"
+    console.print(escape(what), highlight=False, soft_wrap=True)
+    tables = [_model(record), _use(record.results)]
     tables += [_end_to_end(record.results)] if any(result.end_to_end for result in record.results) else []
     tables += [_ratios(record)] if len(record.results) > 2 else []
     tables += [_sweep(sweep) for sweep in record.sweeps]
@@ -39,8 +38,10 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     """Print a run against its baseline."""
     table = _table("against the baseline", "before", "now", "change", "")
     for change in comparison.changes:
-        verdict = "[bold red]regression[/]" if change.is_regression else ""
-        row = f"{change.before:.3g}", f"{change.now:.3g}", f"{change.change:+.1%}", verdict
+        verdict = "[bold red]regression[/] " if change.is_regression else ""
+        verdict += "[yellow]noisy[/]" if change.is_noisy else ""
+        figures = (wording.significant(change.before), wording.significant(change.now))
+        row = (*figures, f"{change.change:+.1%}", verdict)
         table.add_row(escape(change.artifact), *row)
     for name in comparison.missing:
         table.add_row(escape(name), "", "not timed", "", "[bold red]missing[/]")
@@ -57,34 +58,37 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _model(results: Sequence[Result]) -> Table:
-    table = _table(
-        *("artifact", "videos/s", "views/s", "s/video", "p90", "p95", "p99", "spread", "ratio", "of ceiling"),
-        *("batch", "CPU", "peak MiB", "max diff"),
-    )
-    first = results[0]
-    for result in results:
+def _model(record: Record) -> Table:
+    table = _table("artifact", "videos/s", "views/s", "s/video", "p90", "p95", "p99", "spread", "ratio")
+    first = record.results[0].artifact
+    for result in record.results:
         model = result.model
-        difference = "-" if result.difference is None else f"{result.difference:.1e}"
         table.add_row(
             escape(result.artifact),
-            f"{model.videos_per_second:.3g}",
-            f"{model.views_per_second:.3g}",
-            *(seconds(value) for value in (model.median, model.p90, model.p95, model.p99)),
+            wording.significant(model.videos_per_second),
+            wording.significant(model.views_per_second),
+            *(wording.significant(value) for value in (model.median, model.p90, model.p95, model.p99)),
             _spread(model.spread, is_noisy=model.is_noisy),
-            f"{first.model.median / model.median:.2f}",
-            "-" if result.roofline is None else f"{result.roofline.share:.0%}",
-            str(result.batch),
-            f"{model.cpu_utilisation:.0%}",
-            _memory(result),
-            difference,
+            _ratio(wording.ratio_of(record, result.artifact, first)) or "1",
         )
     return table
 
 
-def seconds(value: float) -> str:
-    """Seconds with three digits."""
-    return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"
+def _use(results: Sequence[Result]) -> Table:
+    table = _table("used", "of ceiling", "floor", "batch", "CPU", "peak MiB", "J/video", "max diff")
+    for result in results:
+        line, joules = result.roofline, result.model.joules_per_video
+        table.add_row(
+            escape(result.artifact),
+            wording.DASH if line is None else wording.percent(line.share),
+            wording.DASH if line is None else wording.seconds(line.floor_seconds),
+            str(result.batch),
+            wording.percent(result.model.cpu_utilisation),
+            _memory(result),
+            wording.DASH if joules is None else wording.significant(joules),
+            wording.DASH if result.difference is None else wording.small(result.difference),
+        )
+    return table
 
 
 def _memory(result: Result) -> str:
@@ -93,9 +97,7 @@ def _memory(result: Result) -> str:
 
 
 def _spread(spread: float | None, *, is_noisy: bool) -> str:
-    if spread is None:
-        return "-"
-    return f"{spread:.0%}{' [yellow]noisy[/]' if is_noisy else ''}"
+    return f"[yellow]{wording.spread(spread, is_noisy=True)}[/]" if is_noisy else wording.spread(spread, is_noisy=False)
 
 
 def _end_to_end(results: Sequence[Result]) -> Table:
@@ -110,12 +112,12 @@ def _end_to_end(results: Sequence[Result]) -> Table:
         stages = found.stages
         table.add_row(
             escape(result.artifact),
-            f"{found.timing.videos_per_second:.3g}",
-            seconds(found.timing.median),
+            wording.significant(found.timing.videos_per_second),
+            wording.significant(found.timing.median),
             _spread(found.timing.spread, is_noisy=found.timing.is_noisy),
-            *(seconds(value) for value in (stages.decode, stages.views, stages.transfer, stages.compute)),
+            *(wording.seconds(value) for value in (stages.decode, stages.views, stages.transfer, stages.compute)),
             f"{found.overlap:.2f}",
-            *(seconds(value) for value in (found.open, found.first)),
+            *(wording.seconds(value) for value in (found.open, found.first)),
         )
     return table
 
@@ -138,13 +140,13 @@ def _ratio(ratio: Ratio | None) -> str:
 
 
 def _sweep(sweep: Sweep) -> Table:
-    table = _table(f"{sweep.artifact}: {SIZES[sweep.over]}", "seconds", "spread", "s per unit", "peak MiB")
+    table = _table(f"{escape(sweep.artifact)}: {SIZES[sweep.over]}", "seconds", "spread", "s per unit", "peak MiB")
     for point in sweep.points:
         table.add_row(
             str(point.size),
-            seconds(point.median),
+            wording.significant(point.median),
             _spread(point.spread, is_noisy=point.is_noisy),
-            seconds(point.median / point.size),
+            wording.significant(point.median / point.size),
             f"{point.peak_host_bytes / MIB:.0f}",
         )
     return table
@@ -153,25 +155,26 @@ def _sweep(sweep: Sweep) -> Table:
 def _layers(result: Result) -> Table:
     table = _table(f"slowest layers of {escape(result.artifact)}", "kind", "ms", "share")
     for layer in result.slowest_layers:
-        table.add_row(escape(layer.name), escape(layer.kind), f"{layer.seconds * 1e3:.3g}", f"{layer.share:.1%}")
+        table.add_row(
+            escape(layer.name),
+            escape(layer.kind),
+            wording.significant(layer.seconds * 1e3),
+            wording.percent(layer.share),
+        )
     return table
 
 
 def _ceilings(ceilings: Sequence[Ceiling]) -> Table:
-    table = _table("what the machine can do", "work", "per second", "by")
+    table = _table("what the machine can do", "work", "at most", "by")
     for ceiling in ceilings:
-        unit = "GB" if ceiling.work == "copy" else "GOP"
-        table.add_row(ceiling.precision, ceiling.work, f"{ceiling.per_second / 1e9:.4g} {unit}", ceiling.backend)
+        rate = wording.rate(ceiling.per_second, ceiling.precision)
+        table.add_row(ceiling.precision, ceiling.work, rate, ceiling.backend)
     return table
 
 
 def _remarks(record: Record) -> Iterator[str]:
-    protocol = record.protocol
-    timed = ", ".join(
-        dict.fromkeys(f"{result.model.videos} after {result.model.warmup_videos}" for result in record.results)
-    )
     yield (
-        f"{protocol.min_rounds} rounds in turns; timed videos after warm-up: {timed}. spread: of the rounds' medians; "
+        f"{wording.rounds(record)} in turns. spread: of the rounds' medians; "
         "ratio: to the first artifact; max diff: of a logit, from the first artifact's"
     )
     for result in record.results:
@@ -180,17 +183,20 @@ def _remarks(record: Record) -> Iterator[str]:
         yield f"{result.artifact}: {result.runner}; {model.videos} videos after {model.warmup_videos} of warm-up{warm}"
         if (line := result.roofline) is not None:
             yield (
-                f"    {line.macs_per_view / 1e9:.2f} GMAC per view, {line.operations_per_second / 1e9:.4g} of "
-                f"{line.ceiling / 1e9:.4g} GOP/s ({line.ceiling_of}); floor {seconds(line.floor_seconds)} s/video, "
-                f"set by {line.bound}"
+                f"    {line.macs_per_view / 1e9:.2f} GMAC per view, "
+                f"{wording.rate(line.operations_per_second, result.precision)} of "
+                f"{wording.rate(line.ceiling, result.precision)} ({line.ceiling_of}); the floor is set by {line.bound}"
             )
-        if result.model.joules_per_video is not None:
-            yield f"    {result.model.joules_per_video:.3g} J per video ({result.model.energy_source})"
+        if model.energy_source is not None:
+            yield f"    energy: {model.energy_source}"
+        if model.clock_mhz is not None:
+            yield f"    clock: {model.clock_mhz:.0f} MHz"
         yield from (f"    {note}" for note in result.notes)
+    yield from record.notes
     for sweep in record.sweeps:
         if sweep.seconds_per_unit is not None and sweep.fixed_seconds is not None:
             memory = "" if sweep.bytes_per_unit is None else f", {sweep.bytes_per_unit / MIB:.3g} MiB"
             yield (
-                f"{sweep.artifact}: {sweep.fixed_seconds:.3g} s + {sweep.seconds_per_unit:.3g} s{memory} per unit of "
-                f"{SIZES[sweep.over]}"
+                f"{sweep.artifact}, {SIZES[sweep.over]}: {sweep.fixed_seconds:.3g} s and {sweep.seconds_per_unit:.3g} "
+                f"s{memory} more for each"
             )

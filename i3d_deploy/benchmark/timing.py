@@ -24,6 +24,7 @@ class Usage:
         cores: Cores that it might use.
         joules: Energy, where the device reports it.
         energy_source: What reported it.
+        clock_mhz: Median clock at the end of the turns.
     """
 
     wall_seconds: float
@@ -31,15 +32,16 @@ class Usage:
     cores: int
     joules: float | None = None
     energy_source: str | None = None
+    clock_mhz: float | None = None
 
 
-def summarize(rounds: Rounds, *, views: int, warmup: Sequence[float], usage: Usage) -> Timing:
+def summarize(rounds: Rounds, *, views: int, warmup: Rounds, usage: Usage) -> Timing:
     """Make the figures of one artifact.
 
     Args:
         rounds: Per round, the seconds of each video of the turn; none is empty.
         views: Views per video.
-        warmup: Seconds of the videos before the first timed one.
+        warmup: Seconds of the videos before the first timed one, turn by turn.
         usage: What the process used meanwhile.
     """
     seconds = [value for turn in rounds for value in turn]
@@ -59,11 +61,12 @@ def summarize(rounds: Rounds, *, views: int, warmup: Sequence[float], usage: Usa
         slowest=max(seconds),
         spread=spread,
         is_noisy=is_noisy(spread),
-        warmup_videos=len(warmup),
+        warmup_videos=sum(len(turn) for turn in warmup),
         is_warm=is_warm(warmup),
         cpu_utilisation=usage.cpu_seconds / usage.wall_seconds / usage.cores,
         joules_per_video=None if usage.joules is None else usage.joules / len(seconds),
         energy_source=usage.energy_source,
+        clock_mhz=usage.clock_mhz,
     )
 
 
@@ -77,9 +80,12 @@ def is_noisy(spread: float | None) -> bool:
     return spread is not None and spread > NOISY_SPREAD
 
 
-def is_warm(warmup: Sequence[float]) -> bool:
-    """Whether the last two videos took the same time, within what counts as noise."""
-    return len(warmup) > 1 and abs(warmup[-1] - warmup[-2]) <= NOISY_SPREAD * warmup[-2]
+def is_warm(warmup: Rounds) -> bool:
+    """Whether videos of the last two turns took the same time, within what counts as noise."""
+    if len(warmup) < 2:
+        return False
+    before, last = (statistics.median(turn) for turn in warmup[-2:])
+    return abs(last - before) <= NOISY_SPREAD * before
 
 
 def ratio(artifact: str, rounds: Rounds, against: str, against_rounds: Rounds) -> Ratio:

@@ -16,10 +16,12 @@ import importlib.util
 import json
 import os
 import signal
+import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,10 @@ from i3d_deploy.errors import I3DError
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, open_runner
 
-
 MAX_VIDEOS = 1000
 """Videos of one turn at most: more would say nothing new, and lengthen the record."""
+
+MAX_GPUS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class ViewsOf:
     batch: int | None = None
 
 
-class Session:
+class Requests:
     """One opened artifact; each public method answers one request, with values that JSON holds.
 
     Args:
@@ -83,15 +86,13 @@ class Session:
 
     def open(self, path: str, device: str, threads: int | None) -> dict[str, Any]:
         """Open the artifact, its backend's import included in the time."""
-        used = meters.device_memory_used(device)
+        gpus = [f"cuda:{number}" for number in range(MAX_GPUS)]
+        used = {gpu: meters.gpu_memory_used(gpu) for gpu in gpus}
         start = time.perf_counter()
         runner = self._open_subject(OpenRequest(path=Path(path), device=device, threads=threads))
         seconds = time.perf_counter() - start
-        is_comparable = getattr(runner, "is_comparable", True)
-        # Another network's work is not what the card says.
-        work = work_of(runner, Path(path)) if is_comparable else None
-        self._runner = runner
-        self._device_memory_before = used
+        self._runner, self._path = runner, Path(path)
+        self._gpu_memory_before = used.get(runner.info.device)
         self._meters = {kind: meters.Meter(runner.info.device) for kind in ("model", "end_to_end")}
         return {
             "info": asdict(runner.info),
@@ -99,38 +100,45 @@ class Session:
             "card": runner.card.model_dump(mode="json"),
             "card_sha256": hashlib.sha256(runner.card.to_json().encode()).hexdigest(),
             "preferred_batch": runner.preferred_batch,
-            "work": None if work is None else work.model_dump(),
-            "is_comparable": is_comparable,
+            "is_comparable": runner.is_comparable,
             "notes": list(runner.notes),
             "seconds": seconds,
         }
 
-    def answer(self, views: str, count: int, batch: int | None, output: str) -> None:
+    def work(self) -> dict[str, int] | None:
+        """What one view costs; None where it is not known."""
+        # Another network's work is not what the card says.
+        found = work_of(self._runner, self._path) if self._runner.is_comparable else None
+        return None if found is None else found.model_dump()
+
+    def answer(self, views_path: str, count: int, batch: int | None, output: str) -> None:
         """Write the logits of the first ``count`` views of a ``.npy`` file into another."""
-        np.save(output, infer_all(self._runner, self._load(views, count), batch=batch), allow_pickle=False)
+        np.save(output, infer_all(self._runner, self._load(views_path, count), batch=batch), allow_pickle=False)
 
-    def time(self, views: str, count: int, batch: int | None, seconds: float) -> list[float]:
+    def time(self, views_path: str, count: int, batch: int | None, seconds: float, counts: bool) -> list[float]:
         """Seconds of one video after the other, model only, until ``seconds`` have passed; of one at least."""
-        loaded = self._load(views, count)
-        return self._repeat("model", lambda: time_video(self._runner, loaded, batch=batch), seconds)
+        loaded = self._load(views_path, count)
+        return self._repeat("model", lambda: time_video(self._runner, loaded, batch=batch), seconds, counts=counts)
 
-    def predict(self, video: str, clips: int, crops: int, batch: int | None, seconds: float) -> list[float]:
+    def predict(
+        self, video_path: str, clips: int, crops: int, batch: int | None, seconds: float, counts: bool
+    ) -> list[float]:
         """Seconds of one prediction from the file after the other, until ``seconds`` have passed; of one at least."""
         recognizer = Recognizer(self._runner)
 
         def once() -> float:
             start = time.perf_counter()
-            recognizer.predict(video, clips=clips, crops=crops, batch=batch)
+            recognizer.predict(video_path, clips=clips, crops=crops, batch=batch)
             return time.perf_counter() - start
 
-        return self._repeat("end_to_end", once, seconds)
+        return self._repeat("end_to_end", once, seconds, counts=counts)
 
-    def stages(self, video: str, clips: int, crops: int, batch: int | None) -> dict[str, float]:
+    def stages(self, video_path: str, clips: int, crops: int, batch: int | None) -> dict[str, float]:
         """Seconds of each stage of a prediction, each run alone."""
-        return time_stages(self._runner, video, ViewsOf(clips=clips, crops=crops, batch=batch))
+        return time_stages(self._runner, video_path, ViewsOf(clips=clips, crops=crops, batch=batch))
 
     def usage(self, kind: str) -> dict[str, Any]:
-        """What the timed videos used: fields of :class:`i3d_deploy.benchmark.timing.Usage`."""
+        """What the videos that count used: fields of :class:`i3d_deploy.benchmark.timing.Usage`."""
         meter = self._meters[kind]
         return {
             "wall_seconds": meter.wall_seconds,
@@ -138,32 +146,50 @@ class Session:
             "cores": doctor.usable_cores(),
             "joules": meter.joules,
             "energy_source": meter.energy_source,
+            "clock_mhz": statistics.median(meter.clocks_mhz) if meter.clocks_mhz else None,
         }
 
     def memory(self) -> dict[str, int | None]:
-        """Peak bytes on the host, and what the device holds more than before opening."""
-        before, after = self._device_memory_before, meters.device_memory_used(self._runner.info.device)
+        """Peak bytes on the host, and what the GPU holds more than before opening."""
+        before, after = self._gpu_memory_before, meters.gpu_memory_used(self._runner.info.device)
         device = after - before if before is not None and after is not None else None
         return {"host": meters.peak_memory_bytes(), "device": device}
 
-    def profile(self, views: str, batch: int, runs: int) -> list[dict[str, Any]]:
+    def profile(self, views_path: str, batch: int, runs: int) -> list[dict[str, Any]]:
         """Every layer with its seconds, slowest first; empty where the backend does not tell."""
-        return [asdict(layer) for layer in self._runner.profile(self._load(views, batch), runs=runs)]
+        return [asdict(layer) for layer in self._runner.profile(self._load(views_path, batch), runs=runs)]
 
     def _load(self, path: str, count: int) -> NDArray[np.uint8]:
         if self._loaded != (path, count):
             self._video = self._video[:0].copy()  # both at once would count as peak memory
-            self._video = np.array(np.load(path, mmap_mode="r", allow_pickle=False)[:count])
+            self._video = read_views(Path(path), count=count)
             self._loaded = (path, count)
         return self._video
 
-    def _repeat(self, kind: str, once: Callable[[], float], seconds: float) -> list[float]:
+    def _repeat(self, kind: str, once: Callable[[], float], seconds: float, *, counts: bool) -> list[float]:
         times: list[float] = []
-        with self._meters[kind].running():
+        with self._meters[kind].running() if counts else nullcontext():
             end = time.perf_counter() + seconds
             while not times or (time.perf_counter() < end and len(times) < MAX_VIDEOS):
                 times.append(once())
         return times
+
+
+def read_views(path: Path, *, count: int) -> NDArray[np.uint8]:
+    """Read the first views of a ``.npy`` file into memory of their own.
+
+    Not through a mapping of the file, whose pages would count as memory of this process.
+
+    Args:
+        path: (V, T, H, W, 3) uint8.
+        count: Views to read.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        views = np.empty((min(count, shape[0]), *shape[1:]), dtype)
+        file.readinto(views.data.cast("B"))
+    return views
 
 
 def work_of(runner: Runner, path: Path) -> Work | None:
@@ -172,7 +198,7 @@ def work_of(runner: Runner, path: Path) -> Work | None:
     Args:
         runner: The engine. Its card has what was counted from its graph at the export; a checkpoint has no graph, so
             that what PyTorch runs is counted.
-        path: Its file; an ``.onnx`` of before the card had it is counted where onnx is installed.
+        path: Its file. The graph of an ``.onnx`` whose card does not say is counted where onnx is installed.
     """
     engine = runner.card.engine
     if engine is None:
@@ -260,14 +286,14 @@ def serve(open_subject: Callable[[OpenRequest], Runner]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run that asks is interrupted and ends this process
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    session = Session(open_subject)
+    requests = Requests(open_subject)
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(_answered(session, request)), file=answers, flush=True)
+        print(json.dumps(_answered(requests, request)), file=answers, flush=True)
 
 
-def _answered(session: Session, request: dict[str, Any]) -> dict[str, Any]:
-    method = getattr(session, request.pop("do"))
+def _answered(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:
+    method = getattr(requests, request.pop("do"))
     try:
         return {"value": method(**request)}
     except I3DError as error:
@@ -282,11 +308,5 @@ def open_artifact(request: OpenRequest) -> Runner:
     return open_runner(request.path, device=request.device, threads=request.threads)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Serve artifacts of this library."""
-    assert not arguments, "everything is said in requests"
-    serve(open_artifact)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    serve(open_artifact)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from i3d_deploy import doctor
 from i3d_deploy.benchmark.record import Layer
 from i3d_deploy.card import Card, Work
 from i3d_deploy.errors import I3DError
@@ -82,7 +83,6 @@ class Opened:
         card: Its card.
         card_sha256: SHA-256 of the card's JSON.
         preferred_batch: Views per run that suit it.
-        work: What one view costs; None where it is not known.
         is_comparable: Whether its logits should be the first artifact's.
         notes: What had to be assumed.
         seconds: How long opening took.
@@ -93,7 +93,6 @@ class Opened:
     card: Card
     card_sha256: str
     preferred_batch: int
-    work: Work | None
     is_comparable: bool
     notes: tuple[str, ...]
     seconds: float
@@ -116,7 +115,7 @@ class Worker:
                 subject.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
             )
         except OSError as error:
-            raise I3DError(f"{subject.command[0]}: {error.strerror}") from error
+            raise I3DError(f"{Path(subject.command[0]).name}: {error.strerror}") from error
 
     @property
     def process_id(self) -> int:
@@ -137,13 +136,30 @@ class Worker:
                 **answer,
                 "info": RunnerInfo(**answer["info"]),
                 "card": Card.from_json(json.dumps(answer["card"]), where=subject.name),
-                "work": None if answer["work"] is None else Work(**answer["work"]),
                 "notes": tuple(answer["notes"]),
             }
         )
 
+    def work(self) -> Work | None:
+        """What one view costs; None where it is not known.
+
+        Raises:
+            I3DError: Its graph does what is not counted.
+        """
+        answer = self.ask("work")
+        return None if answer is None else Work(**answer)
+
+    def memory(self) -> tuple[int, int | None]:
+        """Peak bytes on the host, and bytes held on a GPU.
+
+        Raises:
+            I3DError: The process ended.
+        """
+        answer = self.ask("memory")
+        return answer["host"], answer["device"]
+
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Have a method of :class:`i3d_deploy.benchmark.worker.Session` called.
+        """Have a method of :class:`i3d_deploy.benchmark.worker.Requests` called.
 
         Raises:
             I3DError: It failed, or the process ended.
@@ -159,7 +175,8 @@ class Worker:
             raise self._gone()
         answer = json.loads(line)
         if "error" in answer:
-            raise I3DError(answer["error"])
+            # Records go round: they name no folder.
+            raise I3DError(doctor.without_places(answer["error"]))
         return answer["value"]
 
     def slowest_layers(self, views: Path, *, batch: int, runs: int, count: int) -> tuple[Layer, ...]:
@@ -171,8 +188,8 @@ class Worker:
             runs: Runs to average over.
             count: Layers at most.
         """
-        layers = self.ask("profile", views=str(views), batch=batch, runs=runs)
-        total = sum(layer["seconds"] for layer in layers)
+        layers = self.ask("profile", views_path=str(views), batch=batch, runs=runs)
+        total = sum(layer["seconds"] for layer in layers) or 1.0
         return tuple(Layer(**layer, share=layer["seconds"] / total) for layer in layers[:count])
 
     def _gone(self) -> I3DError:

@@ -173,9 +173,9 @@ def main(
     subjects = workers.subjects(artifacts, devices=devices, threads=threads or (None,))
     with steps() as on_step:
         found = schedule.run(subjects, plan, on_step=on_step)
-    _write(found, json_path=json_path, html_path=html_path)
     console = _console()
     table.show(found, console)
+    _write(found, json_path=json_path, html_path=html_path)
     has_failed = bool(found.failures)
     if before is not None:
         comparison = baseline.compare(found, before, max_regression=max_regression / 100)
@@ -193,15 +193,16 @@ def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise click.UsageError(f"{name} {path}: give a file in a folder that exists")
     if html_path is not None:
-        from i3d_deploy.benchmark import page as page  # its packages may be missing
+        from i3d_deploy.benchmark import page
+
+        page.require()
 
 
 def _write(found: Record, *, json_path: Path | None, html_path: Path | None) -> None:
     from i3d_deploy import files
 
     if json_path is not None:
-        with files.replacing(json_path) as (target,):
-            target.write_text(found.to_json(), encoding="utf-8")
+        found.write(json_path)
     if html_path is not None:
         from i3d_deploy.benchmark import page
 

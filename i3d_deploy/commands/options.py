@@ -60,7 +60,8 @@ def steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
         yield log
         return
-    with console.status("") as status:
+    # Redrawn seldom: what is measured meanwhile must not wait for it.
+    with console.status("", refresh_per_second=2) as status:
         yield lambda text: status.update(text)
 
 

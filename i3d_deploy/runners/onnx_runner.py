@@ -58,7 +58,7 @@ class OnnxRunner(Runner):
                 f"{', '.join(self._session.get_providers())}: pip install 'i3d-deploy[gpu]' on a machine with a GPU"
             )
         is_cpu = provider == _CPU
-        self.preferred_batch = 1 if is_cpu else engine.profile[1]
+        self.preferred_batch = engine.profile[0] if is_cpu else engine.profile[1]
         self.info = RunnerInfo(
             backend=f"onnxruntime {onnxruntime.__version__}",
             device="cpu" if is_cpu else _cuda_name(device),

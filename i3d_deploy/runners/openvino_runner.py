@@ -52,6 +52,7 @@ class OpenVINORunner(Runner):
         }
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
+        self.preferred_batch = engine.profile[0]
         self._path = path
         self._requests: dict[int, Any] = {}
         compiled = self._request(1).get_compiled_model()

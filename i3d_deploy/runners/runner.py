@@ -106,12 +106,15 @@ class Runner(ABC):
         info: What is really running.
         preferred_batch: Views per call that suit the device; callers may give fewer.
         notes: What had to be assumed about a checkpoint that carries no card.
+        is_comparable: Whether its logits should be those of every other runner with the same weights; another program's
+            own network says no.
     """
 
     card: Card
     info: RunnerInfo
     preferred_batch: int = 1
     notes: tuple[str, ...] = ()
+    is_comparable: bool = True
     _is_closed = False
     _copied: NDArray[np.uint8] | NDArray[np.float32] | None = None
 

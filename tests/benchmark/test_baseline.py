@@ -61,8 +61,22 @@ def test_another_machine_is_named() -> None:
 def test_other_protocols_cannot_be_compared() -> None:
     before = measured(a=1.0)
     protocol = before.protocol.replaced(name="32x1", clips=1, crops=1)
-    with pytest.raises(InputError, match=r"the baseline measured 32x1 with batch as suits, this run 320x3"):
+    with pytest.raises(InputError, match=r"the baseline measured 32x1 in clips of 32 \(1 views\).*, this run 320x3"):
         baseline.compare(before, before.replaced(protocol=protocol), max_regression=0.1)
+
+
+def test_clips_of_another_length_cannot_be_compared() -> None:
+    before = measured(a=1.0)
+    protocol = before.protocol.replaced(clips=40, clip_len=8)
+    with pytest.raises(InputError, match=r"320x3 in clips of 8 \(120 views\).*, this run 320x3 in clips of 32"):
+        baseline.compare(before, before.replaced(protocol=protocol), max_regression=0.1)
+
+
+def test_another_backend_is_named() -> None:
+    before = measured(a=1.0)
+    now = before.replaced(results=(before.results[0].replaced(runner="another 2.0 on cpu, fp32"),))
+    found = baseline.compare(now, before, max_regression=0.1)
+    assert found.warnings == (f"a was run by {before.results[0].runner}, is by another 2.0 on cpu, fp32",)
 
 
 def test_nothing_in_common_is_an_error() -> None:

@@ -21,7 +21,6 @@ def test_processor_time_is_that_of_this_process() -> None:
         time.sleep(0.2)
     idle = meter.cpu_seconds
     assert meter.wall_seconds >= 0.2
-    assert idle < 0.1
     with meter.running():
         end = time.process_time() + 0.2
         while time.process_time() < end:
@@ -66,12 +65,16 @@ def test_energy_of_processor_packages_is_added_up(tmp_path: Path, monkeypatch: p
     for zone, microjoules in counters.items():
         (tmp_path / zone).mkdir()
         (tmp_path / zone / "energy_uj").write_text(f"{microjoules}\n")
+        (tmp_path / zone / "max_energy_range_uj").write_text("5000000\n")
     monkeypatch.setattr(meters, "_POWERCAP", tmp_path)
     meter = meters.Meter("cpu")
     with meter.running():
         (tmp_path / "intel-rapl:0" / "energy_uj").write_text("4000000\n")
         (tmp_path / "intel-rapl:1" / "energy_uj").write_text("2500000\n")
     assert (meter.joules, meter.energy_source) == (3.5, "powercap, processor packages")
+    with meter.running():
+        (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1000000\n")  # past 5 J it began again: 4 to 5 and 0 to 1
+    assert meter.joules == 5.5
 
 
 @pytest.mark.gpu
@@ -82,5 +85,6 @@ def test_a_gpu_reports_energy_memory_and_clocks() -> None:
     assert meter.energy_source == "NVML, whole GPU"
     assert meter.joules is not None
     assert meter.joules > 1
-    assert (meters.device_memory_used("cuda:0") or 0) > 0
-    assert all(gpu.clock_mhz and gpu.memory_bytes for gpu in meters.machine().gpus)
+    assert (meters.gpu_memory_used("cuda:0") or 0) > 0
+    assert (meters.clock_mhz("cuda:0") or 0) > 0
+    assert all(gpu.max_clock_mhz and gpu.memory_bytes for gpu in meters.machine().gpus)

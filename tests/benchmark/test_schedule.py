@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -49,8 +50,8 @@ def test_every_artifact_has_the_same_videos_in_turns(found: Record, lines: list[
     assert [result.artifact for result in found.results] == NAMES
     assert [[len(turn) for turn in result.model.rounds] for result in found.results] == [[1, 1]] * 3
     turns = [line.removeprefix("timing, model: ") for line in lines if line.startswith("timing, model: ")]
-    steps = ["warm-up 1", "round 1 of 2", "round 2 of 2"]
-    assert turns == [f"{step}, {name}" for step in steps for name in NAMES]
+    expected = [f"{step}, {name}" for step in ("warm-up 1", "round 1 of 2") for name in NAMES]
+    assert turns == expected + [f"round 2 of 2, {name}" for name in (*NAMES[1:], NAMES[0])]
 
 
 def test_the_record_says_what_ran(found: Record, tiny_checkpoint: Checkpoint) -> None:
@@ -59,7 +60,7 @@ def test_the_record_says_what_ran(found: Record, tiny_checkpoint: Checkpoint) ->
     assert {result.precision for result in found.results} == {"fp32"}
     assert {result.network for result in found.results} == {"tiny"}
     assert len({result.card_sha256 for result in found.results}) == 3
-    assert found.results[0].difference == 0
+    assert found.results[0].difference is None
     assert all(0 < (result.difference or 0) < 1e-3 for result in found.results[1:])
     assert found.videos_per_second == max(result.videos_per_second for result in found.results)
     assert all(result.peak_host_bytes > 2**20 for result in found.results)
@@ -151,7 +152,8 @@ def test_what_does_not_run_here_does_not_stop_the_others(tiny_exports: Path, tmp
         ("broken.onnx", False),
         ("none.xml", False),
     ]
-    assert "no such file" in found.failures[1].reason
+    assert found.failures[1].reason == "none.xml: no such file"
+    assert str(tmp_path) not in found.to_json()
 
 
 def test_other_views_are_measured_in_another_run(
@@ -175,10 +177,10 @@ def test_other_views_are_measured_in_another_run(
 DIES = """
 import os, signal
 from i3d_deploy.benchmark import worker
-class Dying(worker.Session):
+class Dying(worker.Requests):
     def time(self, **arguments):
         os.kill(os.getpid(), signal.SIGKILL)
-worker.Session = Dying
+worker.Requests = Dying
 worker.serve(worker.open_artifact)
 """
 
@@ -193,19 +195,80 @@ def test_an_artifact_that_kills_its_process_costs_itself_alone(tiny_exports: Pat
     ]
 
 
-def test_a_size_that_an_artifact_cannot_take_is_left_out_and_noted(tiny_exports: Path) -> None:
-    plan = Plan(
-        frames=8,
-        crops=1,
-        min_rounds=1,
-        min_seconds=0,
-        max_warmup=1,
-        sweeps=(SweepPlan.parse("batch=1,2,31"),),
-        ceiling_seconds=0,
-    )
-    found = schedule.run(subjects([tiny_exports / "tiny.onnx"], devices=["cpu"]), plan)
+DIES_OF_MANY = """
+import os, signal
+from i3d_deploy.benchmark import worker
+class Small(worker.Requests):
+    def time(self, count, **arguments):
+        if count > 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().time(count=count, **arguments)
+worker.Requests = Small
+worker.serve(worker.open_artifact)
+"""
+
+
+def test_a_size_that_an_artifact_does_not_survive_is_left_out_and_noted(tiny_exports: Path) -> None:
+    plan = dataclasses.replace(QUICK, frames=8, crops=1, sweeps=(SweepPlan.parse("batch=1,2,3"),), profiles=True)
+    command = (sys.executable, "-c", DIES_OF_MANY)
+    found = schedule.run([Subject(name="small", path=tiny_exports / "tiny.onnx", device="cpu", command=command)], plan)
     (sweep,) = found.sweeps
-    assert [point.size for point in sweep.points] == [1, 2, 31]
+    assert [point.size for point in sweep.points] == [1, 2]
+    (result,) = found.results
+    assert result.notes == ("batch 3 was not measured: its process was ended by signal 9 (out of memory?)",)
+    assert result.slowest_layers
+
+
+IS_NOT_FINITE = """
+import numpy as np
+from i3d_deploy.benchmark import worker
+def open_broken(request):
+    runner = worker.open_artifact(request)
+    infer = runner.infer
+    runner.infer = lambda views: infer(views) * np.float32("nan")
+    return runner
+worker.serve(open_broken)
+"""
+
+
+def test_an_answer_that_is_not_finite_is_wrong_and_no_reference(tiny_exports: Path) -> None:
+    path = tiny_exports / "tiny.onnx"
+    broken = Subject(name="broken", path=path, device="cpu", command=(sys.executable, "-c", IS_NOT_FINITE))
+    found = schedule.run([broken, Subject(name="sound", path=path, device="cpu")], QUICK)
+    assert [result.artifact for result in found.results] == ["sound"]
+    assert [(failure.artifact, failure.is_wrong) for failure in found.failures] == [("broken", True)]
+    assert found.failures[0].reason == "42 of its logits are not finite"
+
+
+OTHER_NETWORK = """
+import numpy as np
+from i3d_deploy.benchmark import worker
+def open_other(request):
+    runner = worker.open_artifact(request)
+    runner.is_comparable = False
+    runner.infer = lambda views: np.ones((len(views), 7), np.float32)
+    return runner
+worker.serve(open_other)
+"""
+
+
+def test_a_network_of_its_own_is_timed_but_makes_no_headline(tiny_exports: Path) -> None:
+    path = tiny_exports / "tiny.onnx"
+    other = Subject(name="other", path=path, device="cpu", command=(sys.executable, "-c", OTHER_NETWORK))
+    found = schedule.run([other, Subject(name="ours", path=path, device="cpu")], QUICK)
+    first, second = found.results
+    assert (first.is_comparable, first.difference, first.roofline) == (False, None, None)
+    # It answers without computing, and so faster.
+    assert found.videos_per_second == second.videos_per_second < first.videos_per_second
+
+
+def test_a_program_that_is_not_there_costs_its_own_part_alone(tiny_exports: Path, tmp_path: Path) -> None:
+    path = tiny_exports / "tiny.onnx"
+    gone = Subject(name="gone", path=path, command=(str(tmp_path / "python"), "worker.py"))
+    found = schedule.run([gone, Subject(name="ours", path=path, device="cpu")], QUICK)
+    assert [result.artifact for result in found.results] == ["ours"]
+    assert [failure.reason for failure in found.failures] == ["python: No such file or directory"]
+    assert str(tmp_path) not in found.to_json()
 
 
 def test_nothing_to_measure_is_an_error() -> None:

@@ -10,8 +10,8 @@ from i3d_deploy.benchmark.timing import Usage
 
 
 def test_every_video_counts_once() -> None:
-    usage = Usage(wall_seconds=12.0, cpu_seconds=18.0, cores=2, joules=60.0, energy_source="a meter")
-    found = timing.summarize([[2.0, 2.2], [1.9], [2.1, 2.0]], views=30, warmup=[3.0, 2.0, 2.05], usage=usage)
+    usage = Usage(wall_seconds=12.0, cpu_seconds=18.0, cores=2, joules=60.0, energy_source="a meter", clock_mhz=2600.0)
+    found = timing.summarize([[2.0, 2.2], [1.9], [2.1, 2.0]], views=30, warmup=[[3.0], [2.0, 2.2], [2.05]], usage=usage)
     assert found.rounds == ((2.0, 2.2), (1.9,), (2.1, 2.0))
     assert (found.videos, found.median, found.fastest, found.slowest) == (5, 2.0, 1.9, 2.2)
     assert (found.videos_per_second, found.views_per_second) == (0.5, 15.0)
@@ -20,14 +20,15 @@ def test_every_video_counts_once() -> None:
     # The rounds' medians are 2.1, 1.9 and 2.05.
     assert found.spread == pytest.approx(0.2 / 2.05)
     assert found.is_noisy
-    assert (found.warmup_videos, found.is_warm) == (3, True)
+    assert (found.warmup_videos, found.is_warm) == (4, True)
     assert found.cpu_utilisation == 0.75
     assert (found.joules_per_video, found.energy_source) == (12.0, "a meter")
+    assert found.clock_mhz == 2600.0
 
 
 def test_an_outlier_within_a_turn_does_not_make_a_run_noisy() -> None:
     usage = Usage(wall_seconds=1.0, cpu_seconds=1.0, cores=1)
-    found = timing.summarize([[1.0, 1.0, 5.0], [1.0, 1.02, 1.0]], views=1, warmup=[1.0], usage=usage)
+    found = timing.summarize([[1.0, 1.0, 5.0], [1.0, 1.02, 1.0]], views=1, warmup=[[1.0]], usage=usage)
     assert (found.spread, found.is_noisy, found.slowest) == (0.0, False, 5.0)
     assert not found.is_warm
     assert found.joules_per_video is None

@@ -359,28 +359,6 @@ class TestPredict:
         assert_one_line(run(predict.main, path, clip), "its SHA-256 is", "the plan was altered or replaced")
 
 
-class TestBench:
-    """``i3d-bench``."""
-
-    def test_artifacts_are_measured_and_recorded(self, tiny_exports: Path, tmp_path: Path) -> None:
-        record = tmp_path / "bench.json"
-        paths = [tiny_exports / "tiny.onnx", tiny_exports / "tiny.xml"]
-        result = run(bench.main, *paths, "--protocol", "16x3", "--videos", "2", "--json", record)
-        assert result.exit_code == 0, result.output
-        assert "videos/s" in result.stdout
-        assert [entry["artifact"] for entry in json.loads(record.read_text())["results"]] == ["tiny.onnx", "tiny.xml"]
-        assert all(entry["videos_per_second"] > 0 for entry in json.loads(record.read_text())["results"])
-
-    @pytest.mark.parametrize("protocol", ["320", "320x2", "x3", "-8x3"])
-    def test_a_protocol_is_frames_x_crops(self, tiny_exports: Path, protocol: str) -> None:
-        result = run(bench.main, tiny_exports / "tiny.onnx", f"--protocol={protocol}")
-        assert_one_line(result, "must be FRAMESxCROPS with 1 or 3 crops", code=2)
-
-    def test_frames_that_fill_no_clips_are_one_line(self, tiny_exports: Path) -> None:
-        result = run(bench.main, tiny_exports / "tiny.onnx", "--protocol", "30x3")
-        assert_one_line(result, "30 frames per video are no multiple of the clip's 8")
-
-
 def test_a_folder_without_permission_is_named(tiny_exports: Path) -> None:
     # Nobody may make folders there, not even root.
     output = Path("/sys/i3d-deploy")
