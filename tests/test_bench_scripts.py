@@ -9,8 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from i3d_deploy import checkpoint
+from tests import goldens
 from tests.benchmark.records import sample_record
 
 ROOT = Path(__file__).parents[1]
@@ -129,3 +133,40 @@ def test_a_record_of_another_version_is_refused(kept: Path) -> None:
     done = fill(kept)
     assert done.returncode == 1
     assert "not a record of i3d-bench that can be read here (version 1, not 2)" in done.stderr
+
+
+def test_the_kept_tables_and_charts_are_those_of_their_records() -> None:
+    record = ROOT / "bench" / "records" / "2026-11-25_r50_cpu_2_cores.json"
+    documents = ("--into", ROOT / "README.md", "--into", ROOT / "bench" / "README.md")
+    done = run("readme_chart.py", record, *documents, "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_peers_is_that_of_its_record() -> None:
+    done = run("peers/compare.py", "--from", ROOT / "bench" / "records" / "2026-11-25_peers_cpu_2_cores.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_overhead_is_that_of_an_idle_runner(tiny_exports: Path, tmp_path: Path) -> None:
+    path = tmp_path / "overhead.json"
+    done = run("overhead.py", tiny_exports / "tiny.onnx", "--protocol", "16x3", "--videos", "2", "--json", path)
+    assert done.returncode == 0, done.stderr
+    assert "idle runner: " in done.stdout
+    real, idle = json.loads(path.read_text())["results"]
+    assert (real["artifact"], idle["provider"], idle["is_comparable"]) == ("tiny.onnx", "idle", False)
+
+
+def test_the_filled_network_is_the_goldens(tmp_path: Path) -> None:
+    # The script fills each tensor by its name in mmaction2, as the golden tests do.
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); import compare; from i3d_deploy import checkpoint\n"
+        "torch.save(compare.fill(checkpoint.random(compare.NAME)).model.state_dict(), sys.argv[2])"
+    )
+    path = tmp_path / "filled.pt"
+    subprocess.run([sys.executable, "-c", code, ROOT / "bench" / "peers", path], check=True, timeout=300)
+    found = torch.load(path)
+    expected = goldens.filled_state(goldens.load_json("keys_mmaction_i3d_r50.json"))
+    assert len(found) == len(expected)
+    for name, tensor in found.items():
+        np.testing.assert_allclose(tensor, expected[checkpoint.mmaction_name(name)], rtol=0, atol=1e-6)

@@ -121,6 +121,15 @@ def test_random_weights_depend_on_the_seed_alone(tiny_network: network.Network) 
     assert not torch.equal(first.conv1.weight, third.conv1.weight)
 
 
+@pytest.mark.parametrize("name", sorted(network.NETWORKS))
+def test_random_weights_keep_the_logits_of_order_one(name: str) -> None:
+    net = model.build(network.NETWORKS[name](400))
+    model.randomize(net, seed=0)
+    with torch.no_grad():
+        logits = net(torch.randn(1, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert 0.01 < float(logits.std()) < 100
+
+
 @pytest.mark.parametrize("mode", ["gaussian", "embedded_gaussian", "dot_product"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_non_local_blocks_stay_finite_under_autocast(mode: network.NonLocalMode, dtype: torch.dtype) -> None:

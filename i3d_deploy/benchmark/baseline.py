@@ -107,7 +107,7 @@ def _warnings(record: Record, baseline: Record, changes: tuple[Change, ...]) -> 
         if ours.runner != theirs.runner
     ]
     growth = [change.change for change in changes]
-    is_alike = len(growth) > 1 and max(growth) - min(growth) <= NOISY_SPREAD
+    is_alike = not warnings and len(growth) > 1 and max(growth) - min(growth) <= NOISY_SPREAD
     if is_alike and abs(statistics.median(growth)) > NOISY_SPREAD:
         warnings.append(
             f"all artifacts changed alike, by {statistics.median(growth):+.0%}: the machine, rather than the artifacts"
