@@ -30,4 +30,5 @@ if [[ " ${targets[*]} " == *" openvino "* ]]; then
 fi
 
 show i3d-predict "${measured[-1]}" "$video" --top 3 --annotate "$output"/annotated.mp4
-show i3d-bench "${measured[@]}" --videos 3 --json "$output"/bench.json
+show i3d-bench "${measured[@]}" --videos 3 --warmup 2 --seconds 0 --json "$output"/bench.json \
+    --html "$output"/bench.html

@@ -57,6 +57,7 @@ class Admitted:
         protocol: For the first one's card.
         views: ``.npy`` file of the views that all see.
         video_frames: Frames of the video that they were cut from.
+        video_warnings: What was wrong with it.
     """
 
     entrants: tuple[Entrant, ...]
@@ -64,6 +65,7 @@ class Admitted:
     protocol: Protocol
     views: Path
     video_frames: int
+    video_warnings: tuple[str, ...] = ()
 
 
 class WrongAnswerError(I3DError):
@@ -107,6 +109,7 @@ def admit(
         protocol=protocol,
         views=file,
         video_frames=prepared.num_frames,
+        video_warnings=() if plan.video is None else prepared.warnings,
     )
 
 
@@ -143,6 +146,8 @@ def _check(
             continue
         if entrant.opened.is_comparable and reference is None:
             reference = logits
+        if protocol.batch is not None and protocol.batch > protocol.views:
+            entrant.notes.append(f"a batch of {protocol.batch} was asked for, a video has {protocol.views} views")
         entrants.append(entrant)
     return entrants, failures
 

@@ -30,6 +30,19 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def machine_cpu_seconds() -> float | None:
+    """Processor time of all processes since the machine started; None where this process may not use all its cores."""
+    if doctor.usable_cores() != os.cpu_count():
+        return None
+    try:
+        fields = (_PROC / "stat").read_text().partition("\n")[0].split()[1:]
+    except OSError:
+        return None
+    # proc(5): user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user.
+    user, nice, system, _, _, interrupt, soft_interrupt, steal = (int(field) for field in fields[:8])
+    return (user + nice + system + interrupt + soft_interrupt + steal) / os.sysconf("SC_CLK_TCK")
+
+
 class Meter:
     """Adds up wall time, processor time and energy over many turns.
 
@@ -41,6 +54,7 @@ class Meter:
         cpu_seconds: Of all threads of this process so far.
         joules: Of the device so far; None where it does not report energy.
         energy_source: What reports it.
+        others_seconds: Of all other processes on the machine so far; None where that cannot be told.
         clocks_mhz: Clock at the end of each turn.
     """
 
@@ -50,16 +64,22 @@ class Meter:
         self.wall_seconds = 0.0
         self.cpu_seconds = 0.0
         self.joules = None if self.energy_source is None else 0.0
+        self.others_seconds = None if machine_cpu_seconds() is None else 0.0
         self.clocks_mhz: list[float] = []
         self._device = device
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Add what happens inside."""
-        joules, cpu, wall = self._energy.read(), time.process_time(), time.perf_counter()
+        joules, everybody = self._energy.read(), machine_cpu_seconds()
+        cpu, wall = time.process_time(), time.perf_counter()
         yield
+        own = time.process_time() - cpu
         self.wall_seconds += time.perf_counter() - wall
-        self.cpu_seconds += time.process_time() - cpu
+        self.cpu_seconds += own
+        everybody_after = machine_cpu_seconds()
+        if self.others_seconds is not None and everybody is not None and everybody_after is not None:
+            self.others_seconds += max(0.0, everybody_after - everybody - own)
         after, clock = self._energy.read(), clock_mhz(self._device)
         self.clocks_mhz += [] if clock is None else [clock]
         if self.joules is not None and joules is not None and after is not None:

@@ -110,6 +110,7 @@ class Plan:
             batch=self.batch,
             min_rounds=self.min_rounds,
             min_seconds=self.min_seconds,
+            max_warmup=self.max_warmup,
         )
 
 

@@ -43,6 +43,7 @@ class Protocol(Part):
         batch: Views per run of the engine, where it was asked for; None: what suits each runner.
         min_rounds: Rounds at least.
         min_seconds: Timed seconds per artifact at least.
+        max_warmup: Turns of warm-up at most.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Protocol(Part):
     batch: Positive | None = None
     min_rounds: Positive
     min_seconds: Seconds
+    max_warmup: Positive | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -117,6 +119,7 @@ class Timing(Part):
         warmup_videos: Videos before the first timed one.
         is_warm: The medians of the last two turns of them differed by less than 5 %.
         cpu_utilisation: Share of the cores' time that the process used.
+        others_utilisation: Share of the cores' time that all other processes used meanwhile, where the system tells.
         joules_per_video: Energy, where the device reports it: of the whole GPU or processor package.
         energy_source: What reported it.
         clock_mhz: Median over the turns of the clock at their end: of the GPU, or the mean of the cores; None where the
@@ -138,6 +141,7 @@ class Timing(Part):
     warmup_videos: int
     is_warm: bool
     cpu_utilisation: float
+    others_utilisation: float | None = None
     joules_per_video: float | None = None
     energy_source: str | None = None
     clock_mhz: float | None = None
@@ -149,7 +153,7 @@ class Stages(Part):
     Attributes:
         decode: File to RGB frames.
         views: Resizing the unique frames and cutting the views.
-        transfer: Views to the device; 0 on a CPU.
+        transfer: Views to the device; 0 on a CPU, where there is none.
         compute: The network, logits back in host memory, and averaging.
     """
 
@@ -174,7 +178,8 @@ class EndToEnd(Part):
         first: Seconds of the first prediction after that: cold.
         timing: Predictions as the product runs them, stages overlapped where it overlaps them.
         stages: The same, stage by stage.
-        overlap: Sum of the stages over the time of a prediction; above 1, stages ran at the same time.
+        overlap: Sum of the stages over the time of a prediction; clearly above 1, stages ran at the same time. A little
+            to either side is noise.
     """
 
     video: str

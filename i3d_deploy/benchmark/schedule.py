@@ -46,6 +46,9 @@ from i3d_deploy.errors import I3DError, InputError
 
 Report = Callable[[str], None]
 
+BUSY = 0.1
+"""Share of the processor used by others above which a figure says little."""
+
 _PROFILE_RUNS = 3
 _SLOWEST_LAYERS = 10
 
@@ -95,6 +98,7 @@ class _Measured:
 
 def _measure(admitted: Admitted, plan: Plan, *, scratch: Path, on_step: Report) -> _Measured:
     measured = _Measured(admitted=admitted)
+    measured.notes += [f"the video: {warning}" for warning in admitted.video_warnings]
     # Before and after: the machine may have drifted, and a ceiling is what it did at its best.
     before = _ceilings(measured, plan, on_step)
     _measure_model(measured, plan, on_step)
@@ -146,6 +150,7 @@ def _measure_model(measured: _Measured, plan: Plan, on_step: Report) -> None:
         except I3DError as error:
             failures.append(Failure(artifact=entrant.name, reason=str(error)))
             continue
+        _note_others(entrant, measured.model[entrant.name])
         measured.rounds[entrant.name] = own.rounds
         remaining.append(entrant)
     measured.failures = (*admitted.failures, *failures)
@@ -153,6 +158,13 @@ def _measure_model(measured: _Measured, plan: Plan, on_step: Report) -> None:
         reasons = "; ".join(f"{entry.artifact}: {entry.reason}" for entry in measured.failures)
         raise I3DError(f"nothing was measured: {reasons}")
     measured.admitted = dataclasses.replace(admitted, entrants=tuple(remaining))
+
+
+def _note_others(entrant: Entrant, model: Timing) -> None:
+    """Steady figures of a busy machine look like good ones."""
+    if model.others_utilisation is not None and model.others_utilisation > BUSY:
+        share = f"{model.others_utilisation:.0%}"
+        entrant.notes.append(f"other processes used {share} of the processor meanwhile: measure again without them")
 
 
 def _require(own: Turns) -> None:

@@ -30,6 +30,8 @@ def show(record: Record, console: Console) -> None:
     for table in tables:
         console.print(table)
         console.print()
+    for failure in record.failures:
+        console.print(escape(f"not timed: {failure.artifact}: {failure.reason}"), style="red", soft_wrap=True)
     for line in _remarks(record):
         console.print(escape(line), highlight=False, soft_wrap=True)
 
@@ -43,8 +45,8 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         figures = (wording.significant(change.before), wording.significant(change.now))
         row = (*figures, f"{change.change:+.1%}", verdict)
         table.add_row(escape(change.artifact), *row)
-    for name in comparison.missing:
-        table.add_row(escape(name), "", "not timed", "", "[bold red]missing[/]")
+    for name, before in comparison.missing:
+        table.add_row(escape(name), wording.significant(before), wording.DASH, wording.DASH, "not in this run")
     console.print()
     console.print(table)
     for warning in comparison.warnings:
@@ -178,7 +180,7 @@ def _remarks(record: Record) -> Iterator[str]:
         "ratio: to the first artifact; max diff: of a logit, from the first artifact's"
     )
     for result in record.results:
-        model = result.model
+        model, whole = result.model, result.end_to_end
         warm = "" if model.is_warm else ", not yet stable"
         yield f"{result.artifact}: {result.runner}; {model.videos} videos after {model.warmup_videos} of warm-up{warm}"
         if (line := result.roofline) is not None:
@@ -191,12 +193,14 @@ def _remarks(record: Record) -> Iterator[str]:
             yield f"    energy: {model.energy_source}"
         if model.clock_mhz is not None:
             yield f"    clock: {model.clock_mhz:.0f} MHz"
+        if whole is not None:
+            yield f"    from the file: {whole.video}, {whole.frames} frames"
         yield from (f"    {note}" for note in result.notes)
     yield from record.notes
     for sweep in record.sweeps:
         if sweep.seconds_per_unit is not None and sweep.fixed_seconds is not None:
             memory = "" if sweep.bytes_per_unit is None else f", {sweep.bytes_per_unit / MIB:.3g} MiB"
             yield (
-                f"{sweep.artifact}, {SIZES[sweep.over]}: {sweep.fixed_seconds:.3g} s and {sweep.seconds_per_unit:.3g} "
-                f"s{memory} more for each"
+                f"{sweep.artifact}, {SIZES[sweep.over]}: fixed {sweep.fixed_seconds:.3g} s, and for each "
+                f"{sweep.seconds_per_unit:.3g} s{memory}"
             )

@@ -22,6 +22,7 @@ class Usage:
         wall_seconds: Of all turns.
         cpu_seconds: Of all its threads.
         cores: Cores that it might use.
+        others_seconds: Of all other processes; None where that cannot be told.
         joules: Energy, where the device reports it.
         energy_source: What reported it.
         clock_mhz: Median clock at the end of the turns.
@@ -30,6 +31,7 @@ class Usage:
     wall_seconds: float
     cpu_seconds: float
     cores: int
+    others_seconds: float | None = None
     joules: float | None = None
     energy_source: str | None = None
     clock_mhz: float | None = None
@@ -64,6 +66,9 @@ def summarize(rounds: Rounds, *, views: int, warmup: Rounds, usage: Usage) -> Ti
         warmup_videos=sum(len(turn) for turn in warmup),
         is_warm=is_warm(warmup),
         cpu_utilisation=usage.cpu_seconds / usage.wall_seconds / usage.cores,
+        others_utilisation=(
+            None if usage.others_seconds is None else usage.others_seconds / usage.wall_seconds / usage.cores
+        ),
         joules_per_video=None if usage.joules is None else usage.joules / len(seconds),
         energy_source=usage.energy_source,
         clock_mhz=usage.clock_mhz,

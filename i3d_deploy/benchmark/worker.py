@@ -144,6 +144,7 @@ class Requests:
             "wall_seconds": meter.wall_seconds,
             "cpu_seconds": meter.cpu_seconds,
             "cores": doctor.usable_cores(),
+            "others_seconds": meter.others_seconds,
             "joules": meter.joules,
             "energy_source": meter.energy_source,
             "clock_mhz": statistics.median(meter.clocks_mhz) if meter.clocks_mhz else None,
@@ -264,8 +265,9 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float
     for group in prepared.batches(wanted.batch or runner.preferred_batch):
         cut += clock() - start
         start = clock()
-        runner.transfer(group)
-        transfer += clock() - start
+        if runner.info.device != "cpu":
+            runner.transfer(group)
+            transfer += clock() - start
         start = clock()
         rows.append(runner.infer(group))
         infer += clock() - start
@@ -288,8 +290,11 @@ def serve(open_subject: Callable[[OpenRequest], Runner]) -> None:
     os.dup2(2, 1)
     requests = Requests(open_subject)
     for line in sys.stdin:
-        request = json.loads(line)
-        print(json.dumps(_answered(requests, request)), file=answers, flush=True)
+        answer = json.dumps(_answered(requests, json.loads(line)))
+        try:
+            print(answer, file=answers, flush=True)
+        except BrokenPipeError:  # the run has been killed
+            os._exit(1)
 
 
 def _answered(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,8 @@ class Worker:
         answer = json.loads(line)
         if "error" in answer:
             # Records go round: they name no folder.
-            raise I3DError(doctor.without_places(answer["error"]))
+            text = answer["error"].replace(str(self.subject.path), self.subject.path.name)
+            raise I3DError(doctor.without_places(text))
         return answer["value"]
 
     def slowest_layers(self, views: Path, *, batch: int, runs: int, count: int) -> tuple[Layer, ...]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,10 +111,8 @@ def _print_schema(context: click.Context, parameter: click.Parameter, is_wanted:
 @click.option(
     "--max-regression",
     type=click.FloatRange(min=0, max=100, max_open=True),
-    default=10.0,
-    show_default=True,
     metavar="PERCENT",
-    help="How much of its videos/s an artifact may lose against the baseline.",
+    help="How much of its videos/s an artifact may lose against the baseline.  [default: 10]",
 )
 @click.option(
     "--schema",
@@ -139,7 +141,7 @@ def main(
     json_path: Path | None,
     html_path: Path | None,
     baseline_path: Path | None,
-    max_regression: float,
+    max_regression: float | None,
 ) -> None:
     """Measure videos per second of ARTIFACTS in turns.
 
@@ -169,26 +171,44 @@ def main(
     except InputError as error:
         raise click.UsageError(str(error)) from error
     _check_outputs(json_path, html_path)
+    if max_regression is not None and baseline_path is None:
+        raise click.UsageError("--max-regression says how much may be lost against a --baseline: give one")
     before = None if baseline_path is None else record.read(baseline_path)
     subjects = workers.subjects(artifacts, devices=devices, threads=threads or (None,))
-    with steps() as on_step:
+    with _ending_on_sigterm(), steps() as on_step:
         found = schedule.run(subjects, plan, on_step=on_step)
+    # Before anything is printed: whoever reads it may go away.
+    _write(found, json_path=json_path, html_path=html_path)
     console = _console()
     table.show(found, console)
-    _write(found, json_path=json_path, html_path=html_path)
     has_failed = bool(found.failures)
     if before is not None:
-        comparison = baseline.compare(found, before, max_regression=max_regression / 100)
+        allowed = 10.0 if max_regression is None else max_regression
+        comparison = baseline.compare(found, before, max_regression=allowed / 100)
         table.show_comparison(comparison, console)
-        has_failed = has_failed or comparison.has_regression
+        if comparison.has_regression:
+            click.echo(f"Error: videos/s fell by more than {allowed:g} % against {baseline_path}", err=True)
+            has_failed = True
     for failure in found.failures:
         click.echo(f"Error: {failure.artifact} was not timed: {failure.reason}", err=True)
     if has_failed:
         raise SystemExit(1)
 
 
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Leave in order when the process is told to end, so that the workers end as well."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:
     """Before the long run: whatever is written at its end can be."""
+    if json_path is not None and html_path is not None and json_path.absolute() == html_path.absolute():
+        raise click.UsageError(f"--json and --html are the same file {json_path}: give two")
     for name, path in (("--json", json_path), ("--html", html_path)):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise click.UsageError(f"{name} {path}: give a file in a folder that exists")

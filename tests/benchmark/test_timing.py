@@ -10,7 +10,15 @@ from i3d_deploy.benchmark.timing import Usage
 
 
 def test_every_video_counts_once() -> None:
-    usage = Usage(wall_seconds=12.0, cpu_seconds=18.0, cores=2, joules=60.0, energy_source="a meter", clock_mhz=2600.0)
+    usage = Usage(
+        wall_seconds=12.0,
+        cpu_seconds=18.0,
+        cores=2,
+        others_seconds=2.4,
+        joules=60.0,
+        energy_source="a meter",
+        clock_mhz=2600.0,
+    )
     found = timing.summarize([[2.0, 2.2], [1.9], [2.1, 2.0]], views=30, warmup=[[3.0], [2.0, 2.2], [2.05]], usage=usage)
     assert found.rounds == ((2.0, 2.2), (1.9,), (2.1, 2.0))
     assert (found.videos, found.median, found.fastest, found.slowest) == (5, 2.0, 1.9, 2.2)
@@ -21,7 +29,7 @@ def test_every_video_counts_once() -> None:
     assert found.spread == pytest.approx(0.2 / 2.05)
     assert found.is_noisy
     assert (found.warmup_videos, found.is_warm) == (4, True)
-    assert found.cpu_utilisation == 0.75
+    assert (found.cpu_utilisation, found.others_utilisation) == pytest.approx((0.75, 0.1))
     assert (found.joules_per_video, found.energy_source) == (12.0, "a meter")
     assert found.clock_mhz == 2600.0
 
