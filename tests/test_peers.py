@@ -59,7 +59,7 @@ def answer(worker: Worker, views: NDArray[np.uint8], folder: Path) -> NDArray[np
     source, output = folder / f"{uuid.uuid4()}.npy", folder / "logits.npy"
     np.save(source, views)
     assert worker.opened.card.view_shape == views.shape[1:]
-    worker.ask("answer", views=str(source), count=len(views), batch=None, output=str(output))
+    worker.ask("answer", views_path=str(source), count=len(views), batch=None, output=str(output))
     logits: NDArray[np.float32] = np.load(output)
     return logits
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import library
 from torch_defaults import describe
 
 from i3d_deploy import checkpoint
@@ -31,11 +32,11 @@ def _declare_operators() -> None:
     if found is None or found.origin is None:
         raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
     try:
-        for library in Path(found.origin).parent.glob("_C*"):
-            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+        for operators in Path(found.origin).parent.glob("_C*"):
+            torch.ops.load_library(operators)  # type: ignore[no-untyped-call]
     except OSError:
         for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 _declare_operators()
