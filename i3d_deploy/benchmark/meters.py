@@ -10,13 +10,15 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from i3d_deploy import doctor
 from i3d_deploy.benchmark.record import Gpu, Machine
+
+T = TypeVar("T")
 
 _PROC = Path("/proc")
 _POWERCAP = Path("/sys/class/powercap")
@@ -90,27 +92,21 @@ class _Energy:
     """The counter of a GPU (NVML), or of the processor packages (powercap), which often only root may read."""
 
     def __init__(self, device: str) -> None:
-        self.source: str | None = None
-        self._gpu: Any = None
-        self._packages: tuple[Path, ...] = ()
-        if device.startswith("cuda"):
-            self._gpu = _nvml_handle(device)
-            self.source = "NVML, whole GPU" if self._gpu is not None else None
-        else:
-            # Zones within a package, such as intel-rapl:0:1, are part of it.
-            found = sorted(_POWERCAP.glob("*-rapl:[0-9]*/energy_uj"))
-            self._packages = tuple(path for path in found if path.parent.name.count(":") == 1)
-            self.source = "powercap, processor packages" if self._packages else None
-        if self.read() is None:
-            self.source = None
+        self._device = device
+        # Zones within a package, such as intel-rapl:0:1, are part of it.
+        found = [] if device.startswith("cuda") else sorted(_POWERCAP.glob("*-rapl:[0-9]*/energy_uj"))
+        self._packages = tuple(path for path in found if path.parent.name.count(":") == 1)
+        name = "NVML, whole GPU" if device.startswith("cuda") else "powercap, processor packages"
+        self.source = None if self.read() is None else name
 
     def read(self) -> tuple[float, ...] | None:
-        """Joules of each counter."""
+        """Joules of each counter; None where there is none that may be read."""
+        if self._device.startswith("cuda"):
+            millijoules = ask_gpu(self._device, lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+            return None if millijoules is None else (millijoules / 1e3,)
         try:
-            if self._gpu is not None:
-                return (_nvml().nvmlDeviceGetTotalEnergyConsumption(self._gpu) / 1e3,)
             values = tuple(int(path.read_text()) / 1e6 for path in self._packages)
-        except Exception:  # NVML's error has no public base before it is imported; powercap gives OSError
+        except (OSError, ValueError):
             return None
         return values or None
 
@@ -129,39 +125,56 @@ class _Energy:
 
 
 def gpu_memory_used(device: str) -> int | None:
-    """Bytes in use on a GPU by all processes; None of a CPU, and where NVML is not installed."""
-    handle = _nvml_handle(device) if device.startswith("cuda") else None
-    return None if handle is None else int(_nvml().nvmlDeviceGetMemoryInfo(handle).used)
+    """Bytes in use on a GPU by all processes; None of a CPU, and where NVML does not tell."""
+    return ask_gpu(device, lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used))
+
+
+def ask_gpu(device: str, question: Callable[[Any, Any], T]) -> T | None:
+    """What NVML says of a GPU.
+
+    Args:
+        device: Such as "cuda:0", counted as CUDA counts: among those that are visible.
+        question: Given the module and the GPU's handle.
+
+    Returns:
+        None of a CPU, and where NVML is not installed, finds no driver, or does not tell this of this GPU.
+    """
+    nvml = _nvml()
+    if nvml is None or not device.startswith("cuda"):
+        return None
+    try:
+        return question(nvml, _handle(nvml, int(device.partition(":")[2] or 0)))
+    except (nvml.NVMLError, IndexError, ValueError):  # the latter two of CUDA_VISIBLE_DEVICES
+        return None
 
 
 def _nvml() -> Any:
-    import pynvml
-
+    """NVML's module, initialised; None where it is not installed or there is no driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
     return pynvml
 
 
-def _nvml_handle(device: str) -> Any:
-    """NVML's handle of a CUDA device; None where NVML or the driver is missing."""
-    try:
-        nvml = _nvml()
-        nvml.nvmlInit()
-        number = int(device.partition(":")[2] or 0)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible:
-            # NVML counts all GPUs, CUDA those that are visible.
-            name = visible.split(",")[number].strip()
-            by_number, by_uuid = nvml.nvmlDeviceGetHandleByIndex, nvml.nvmlDeviceGetHandleByUUID
-            return by_number(int(name)) if name.isdecimal() else by_uuid(name)
+def _handle(nvml: Any, number: int) -> Any:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return nvml.nvmlDeviceGetHandleByIndex(number)
-    except Exception:  # as in read
-        return None
+    # NVML counts all GPUs, CUDA those that are visible.
+    name = visible.split(",")[number].strip()
+    by_number, by_uuid = nvml.nvmlDeviceGetHandleByIndex, nvml.nvmlDeviceGetHandleByUUID
+    return by_number(int(name)) if name.isdecimal() else by_uuid(name)
 
 
 def clock_mhz(device: str) -> float | None:
     """Clock now: of a GPU's multiprocessors, or the mean of the cores; None where the system does not tell."""
     if device.startswith("cuda"):
-        handle = _nvml_handle(device)
-        return None if handle is None else float(_nvml().nvmlDeviceGetClockInfo(handle, _nvml().NVML_CLOCK_SM))
+        return ask_gpu(device, lambda nvml, gpu: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)))
     try:
         lines = (_PROC / "cpuinfo").read_text().splitlines()
     except OSError:
@@ -185,18 +198,23 @@ def machine() -> Machine:
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    try:
-        nvml = _nvml()
-        nvml.nvmlInit()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(
-                name=nvml.nvmlDeviceGetName(handle),
-                driver=nvml.nvmlSystemGetDriverVersion(),
-                memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-                max_clock_mhz=nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
-            )
-            for handle in handles
-        )
-    except Exception:  # no NVML, no driver, no GPU
+    nvml = _nvml()
+    if nvml is None:
         return ()
+    handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+    return tuple(
+        Gpu(
+            name=nvml.nvmlDeviceGetName(handle),
+            driver=nvml.nvmlSystemGetDriverVersion(),
+            memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
+            max_clock_mhz=_max_clock_mhz(nvml, handle),
+        )
+        for handle in handles
+    )
+
+
+def _max_clock_mhz(nvml: Any, handle: Any) -> int | None:
+    try:
+        return int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+    except nvml.NVMLError:  # a part of a GPU may not tell
+        return None

@@ -105,7 +105,10 @@ def _measure(admitted: Admitted, plan: Plan, *, scratch: Path, on_step: Report) 
     if plan.video is not None:
         _measure_end_to_end(measured, plan, plan.video, on_step)
     for sweep in plan.sweeps:
-        measured.sweeps += sweeps.measure(measured.admitted, sweep, plan, scratch=scratch, on_step=on_step)
+        try:
+            measured.sweeps += sweeps.measure(measured.admitted, sweep, plan, scratch=scratch, on_step=on_step)
+        except I3DError as error:  # what was measured before it is kept
+            measured.notes.append(f"the sweep over {sweep.over} was not measured: {error}")
     if plan.profiles:
         _profile(measured, on_step)
     measured.ceilings = ceilings.higher(before, _ceilings(measured, plan, on_step))

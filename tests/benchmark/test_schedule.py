@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -217,6 +218,17 @@ def test_a_size_that_an_artifact_does_not_survive_is_left_out_and_noted(tiny_exp
     (result,) = found.results
     assert "batch 3 was not measured: its process was ended by signal 9 (out of memory?)" in result.notes
     assert result.slowest_layers
+
+
+def test_a_sweep_that_needs_too_much_room_loses_nothing_else(
+    tiny_exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    plan = dataclasses.replace(QUICK, frames=8, crops=1, sweeps=(SweepPlan.parse("batch=1,2"),))
+    found = schedule.run(subjects([tiny_exports / "tiny.onnx"], devices=["cpu"]), plan)
+    assert [result.artifact for result in found.results] == ["tiny.onnx"]
+    assert found.sweeps == ()
+    assert found.notes[0].startswith("the sweep over batch was not measured: 2 views need ")
 
 
 IS_NOT_FINITE = """
