@@ -25,8 +25,10 @@ VERSION = 1
 Scheme = Literal["uniform", "dense"]
 Formula = Literal["mmaction2-0.x", "mmaction2-1.x"]
 Averaging = Literal["probabilities", "logits"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 EngineInput = Literal["uint8_nthwc", "float32_ncthw"]
+Layout = Literal["3d", "2d"]
+Rewrite = Literal["skip_dropped_frames"]
 Status = Literal["passed", "failed", "not measured here"]
 
 Count = Annotated[int, Field(ge=1, le=65536)]
@@ -177,20 +179,41 @@ class Work(Part):
     elements: Annotated[int, Field(ge=0)]
 
 
+class Calibration(Part):
+    """The clips on which the ranges of a quantised engine were measured.
+
+    Attributes:
+        num_videos: Videos.
+        num_views: Views of them in all.
+        sha256: SHA-256 over the SHA-256 of each file, in order: the same clips give the same one.
+    """
+
+    num_videos: Annotated[int, Field(ge=1)]
+    num_views: Annotated[int, Field(ge=1)]
+    sha256: str
+
+
 class Engine(Part):
     """How an exported engine is fed and what it computes in.
 
     Attributes:
         input: "uint8_nthwc": ``frames`` uint8 (N, T, H, W, 3), normalised inside; "float32_ncthw": normalised floats.
-        precision: Type of the convolutions; normalisation, pooling and the classifier stay float32.
+        precision: Type of the convolutions; normalisation, pooling and the classifier stay float32. With "int8" and
+            "fp8" they multiply 8-bit numbers, whose ranges were measured on clips.
         profile: Smallest, best and largest N.
+        layout: Whether its convolutions are 3D ones, or 2D ones that do the same.
+        rewrites: What was done to its graph so that it does less: functions of :mod:`i3d_deploy.rewrites`.
         work: Of one view, counted in the ONNX graph that the engine was made from; None: it was not counted.
+        calibration: The clips of "int8" and "fp8".
     """
 
     input: EngineInput = "uint8_nthwc"
     precision: Precision = "fp32"
     profile: tuple[Count, Count, Count] = (1, 30, 30)
+    layout: Layout = "3d"
+    rewrites: tuple[Rewrite, ...] = ()
     work: Work | None = None
+    calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _check_profile(self) -> Engine:
@@ -241,6 +264,23 @@ class Parity(Part):
     max_probabilities: float | None = None
 
 
+class Agreement(Part):
+    """How far an engine agrees with its PyTorch float32 source on clips without labels.
+
+    Attributes:
+        runner: What ran the engine, as in :class:`Parity`.
+        num_views: Views compared: those that it was calibrated on.
+        top1: Share of views with the same first class, in percent.
+        kl_divergence: Mean over the views of the Kullback-Leibler divergence of the engine's probabilities from the
+            source's, in nats: 0 where they are equal.
+    """
+
+    runner: str
+    num_views: Annotated[int, Field(ge=1)]
+    top1: Percent
+    kl_divergence: Annotated[float, Field(ge=0)]
+
+
 class Accuracy(Part):
     """One evaluation on a labelled list.
 
@@ -265,6 +305,26 @@ class Accuracy(Part):
     mean_average_precision: Percent | None = None
 
 
+class Gate(Part):
+    """Whether an engine kept its source's accuracy when it was exported.
+
+    Attributes:
+        data: The labelled list.
+        status: As in :class:`Parity`.
+        reason: Why it was not measured, or by how much it failed.
+        max_drop: Percentage points of top-1 that the engine may lose.
+        source_top1: Top-1 of the PyTorch float32 source, in percent.
+        top1: Top-1 of the engine, in percent.
+    """
+
+    data: str
+    status: Status
+    reason: str | None = None
+    max_drop: Percent
+    source_top1: Percent
+    top1: Percent | None = None
+
+
 class Card(Part):
     """The whole card.
 
@@ -281,7 +341,9 @@ class Card(Part):
         provenance: Where the weights came from.
         engine: How an exported engine is fed; None on a checkpoint.
         parity: What was measured when it was exported.
+        agreement: How far a quantised engine agrees with its source on the clips that it was calibrated on.
         accuracy: What was measured on labelled videos, in training or later.
+        gate: Whether the accuracy survived the export, where that was asked.
     """
 
     version: Annotated[int, Field(ge=1)] = VERSION
@@ -296,7 +358,9 @@ class Card(Part):
     provenance: Provenance
     engine: Engine | None = None
     parity: tuple[Parity, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
+    gate: Gate | None = None
 
     @model_validator(mode="after")
     def _check_labels(self) -> Card:

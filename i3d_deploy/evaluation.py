@@ -7,21 +7,21 @@ result, so that a killed evaluation goes on where it stopped.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from i3d_deploy import artifact, views
+from i3d_deploy import artifact, reading
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.journal import Entry, Journal
 from i3d_deploy.network import NETWORKS
 from i3d_deploy.processes import Processes
+from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.results import OF_THE_CARD, AverageClips, Plan, Result, average, check_out
 from i3d_deploy.training.recipe import Recipe, Split, flat
@@ -228,9 +228,11 @@ def _run_share(
     if finished:
         listener.note(f"{len(finished)} of {len(share)} videos are in {journal.folder}, it goes on with the others")
     waiting = sorted(set(share).difference(entry.index for entry in finished))
-    with journal.writing(processes.rank) as writer:
-        for done, (index, prepared) in enumerate(_read_ahead(plan, waiting), len(finished) + 1):
-            entry = _answer(recognizer, plan, index, prepared, batch=batch)
+    sources = (plan.annotations[index].source for index in waiting)
+    cutting = Cutting(sampling=plan.sampling, spatial=plan.spatial)
+    with journal.writing(processes.rank) as writer, closing(reading.one_ahead(sources, cutting)) as started:
+        for done, (index, opened) in enumerate(zip(waiting, started, strict=True), len(finished) + 1):
+            entry = _answer(recognizer, plan, index, opened, batch=batch)
             writer.add(entry)
             if entry.error is None:
                 hits.append(_is_hit(entry, plan))
@@ -240,33 +242,17 @@ def _run_share(
             listener.video(done, len(share), top1)
 
 
-def _read_ahead(plan: Plan, indices: Sequence[int]) -> Iterator[tuple[int, Future[views.Views]]]:
-    """Cut the views of the next video in a thread while the engine runs on those of the one before."""
-    pending: deque[tuple[int, Future[views.Views]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        for index in indices:
-            source = plan.annotations[index].source
-            future = reader.submit(views.cut, source, sampling=plan.sampling, spatial=plan.spatial)
-            pending.append((index, future))
-            if len(pending) > 1:
-                yield pending.popleft()
-        yield from pending
-
-
-def _answer(
-    recognizer: Recognizer, plan: Plan, index: int, prepared: Future[views.Views], *, batch: int | None
-) -> Entry:
+def _answer(recognizer: Recognizer, plan: Plan, index: int, opened: Reading, *, batch: int | None) -> Entry:
     try:
-        ready = prepared.result()
+        logits = recognizer.logits(opened, batch=batch)
     except VideoError as error:
         return Entry(index=index, error=str(error))
-    logits = recognizer.logits(ready, batch=batch)
     if not np.isfinite(logits).all():
         raise ArtifactError(
             f"{plan.annotations[index].name}: {np.count_nonzero(~np.isfinite(logits))} logits are not finite: the "
             f"weights are damaged, or too large for {recognizer.info.precision}"
         )
-    return Entry(index=index, rows=average(logits, over=plan.averaging), warnings=ready.warnings)
+    return Entry(index=index, rows=average(logits, over=plan.averaging), warnings=opened.views().warnings)
 
 
 def _is_hit(entry: Entry, plan: Plan) -> bool:

@@ -10,31 +10,17 @@ import importlib.metadata
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
 
-from i3d_deploy import artifact, checkpoint, doctor, parity, video, views
-from i3d_deploy.card import Card, Engine, Parity, Work
+from i3d_deploy import accuracy, artifact, checkpoint, parity, proof, video
+from i3d_deploy.builders import Builders, Built, Optimization, Target
+from i3d_deploy.calibration import Clips
+from i3d_deploy.card import Card, Engine, Parity
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.errors import DeviceError, InputError, MissingExtraError
-from i3d_deploy.parity import Answer, Clip
-from i3d_deploy.recognizer import Recognizer, load
-from i3d_deploy.runners.torch_runner import TorchRunner
+from i3d_deploy.errors import InputError
+from i3d_deploy.proof import Proof
+from i3d_deploy.recognizer import load
 from i3d_deploy.to_tensorrt import EngineOptions
-
-if TYPE_CHECKING:
-    import onnx
-
-Target = Literal["safetensors", "onnx", "openvino", "tensorrt"]
-TARGETS: tuple[Target, ...] = get_args(Target)
-SUFFIXES: dict[Target, str] = {
-    "safetensors": ".safetensors",
-    "onnx": ".onnx",
-    "openvino": ".xml",
-    "tensorrt": ".engine",
-}
-"""File ending of each target."""
 
 _TOOLS: dict[Target, tuple[str, ...]] = {
     "safetensors": ("safetensors",),
@@ -42,17 +28,13 @@ _TOOLS: dict[Target, tuple[str, ...]] = {
     "openvino": ("torch", "onnx", "onnxscript", "openvino"),
     "tensorrt": ("torch", "onnx", "onnxscript"),
 }
+_QUANTIZERS: dict[Target, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "openvino": ("nncf",),
+    "tensorrt": ("onnxruntime",),
+}
 
-Write = Callable[[Card, Path], None]
 Report = Callable[[str], None]
-
-
-def as_target(name: str) -> Target:
-    """Check a target's name."""
-    for target in TARGETS:
-        if name == target:
-            return target
-    raise InputError(f"target {name!r} is not one of {', '.join(TARGETS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,32 +44,19 @@ class Exported:
     Attributes:
         path: Where it is; under its ``.failed`` name when it failed.
         card: Its card, with the figures.
+        notes: How its graph was made faster, one line each.
         warnings: What the engine builder warned of.
     """
 
     path: Path
     card: Card
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
     def has_failed(self) -> bool:
-        """Whether the proof failed (not having been measured is no failure)."""
-        return any(entry.status == "failed" for entry in self.card.parity)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """The source's side of the proof, computed once for all targets.
-
-    Attributes:
-        clips: The videos.
-        references: The source's answers.
-        num_clips: Clips of each video that were compared.
-    """
-
-    clips: tuple[Clip, ...]
-    references: tuple[Answer, ...]
-    num_clips: int | None
+        """Whether the proof or the gate failed (not having been measured is no failure)."""
+        return proof.has_failed(self.card)
 
 
 def export(
@@ -97,8 +66,11 @@ def export(
     output: Path,
     name: str,
     engine: Engine | None = None,
+    optimization: Optimization | None = None,
     videos: Sequence[Path] = (),
     proof_clips: int | None = 2,
+    calibrate: Clips | None = None,
+    gate: accuracy.Wanted | None = None,
     tensorrt: EngineOptions | None = None,
     on_step: Report = lambda text: None,
 ) -> tuple[Exported, ...]:
@@ -110,14 +82,18 @@ def export(
         output: Folder of the files, made if need be.
         name: The files' name without ending.
         engine: Input, precision and profile; default: uint8 frames, fp32, 1 / 30 / 30 views.
+        optimization: How graphs are made faster; default: by every exact rewrite, in the layout that suits the target.
         videos: Videos to prove it on; default: a generated one.
         proof_clips: Clips of each video to compare; None: as many as the card has.
+        calibrate: Clips that int8 and fp8 are calibrated on.
+        gate: The accuracy that the files must keep.
         tensorrt: Options of the engine builder.
         on_step: Called with a line when a long step begins.
 
     Returns:
-        One entry per target, in order. A failed proof is an entry with ``has_failed``; what cannot run on this machine
-        is recorded as not measured here.
+        An entry per file, in the order of the targets. A target has two files where only the machine that will run them
+        can tell which layout is faster, the second with the layout in its name. A failed proof or gate is an entry with
+        ``has_failed``; what cannot run on this machine is recorded as not measured here.
 
     Raises:
         ExportError: A target could not be built.
@@ -131,129 +107,61 @@ def export(
     for path in videos:
         video.check(path)  # before the long steps
     clips = parity.given_clips(videos)
-    engine = engine or Engine()
-    builders = _Builders(source, engine=engine, tensorrt=tensorrt or EngineOptions(), on_step=on_step)
+    plan = None if gate is None else accuracy.plan(source.card, gate.listed)
+    builders = Builders(
+        source,
+        engine=engine or Engine(),
+        calibrate=calibrate,
+        optimization=optimization or Optimization(),
+        tensorrt=tensorrt or EngineOptions(),
+        on_step=on_step,
+    )
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".proving-", ignore_cleanup_errors=True) as scratch:
         # Everything is built before the longer proof begins, so that a missing part is known at once.
-        writers = {target: builders.build(target) for target in dict.fromkeys(targets)}
-        proof = _reference(source, clips=clips, scratch=Path(scratch), num_clips=proof_clips, on_step=on_step)
+        built = [entry for target in dict.fromkeys(targets) for entry in builders.build(target)]
+        clips = clips or (parity.generated_clip(Path(scratch)),)
+        answered = proof.extend(
+            proof.answer(source, clips=clips, num_clips=proof_clips, on_step=on_step),
+            source,
+            calibrate=calibrate,
+            plan=plan,
+            max_drop=accuracy.DEFAULT_MAX_DROP if gate is None else gate.max_drop,
+            on_step=on_step,
+        )
         exported = []
-        for target, write in writers.items():
-            card = _card(source, target, engine=engine, work=builders.work.get(target))
-            path = output / f"{name}{SUFFIXES[target]}"
-            path, card = _prove_and_keep(write, card, path=path, scratch=Path(scratch), proof=proof, on_step=on_step)
-            exported.append(Exported(path=path, card=card, warnings=builders.warnings.get(target, ())))
+        for entry in built:
+            path, card = _prove_and_keep(
+                entry,
+                _card(source, entry),
+                path=output / f"{name}{entry.ending}",
+                scratch=Path(scratch),
+                answered=answered,
+                on_step=on_step,
+            )
+            exported.append(Exported(path=path, card=card, notes=entry.notes, warnings=entry.warnings))
     return tuple(exported)
 
 
-class _Builders:
-    """Builds each target, sharing the ONNX graph between those that start from it."""
-
-    def __init__(self, source: Checkpoint, *, engine: Engine, tensorrt: EngineOptions, on_step: Report) -> None:
-        self._source = source
-        self._engine = engine
-        self._tensorrt = tensorrt
-        self._on_step = on_step
-        self._graphs: dict[Engine, onnx.ModelProto] = {}
-        self.warnings: dict[Target, tuple[str, ...]] = {}
-        self.work: dict[Target, Work] = {}
-
-    def build(self, target: Target) -> Write:
-        """Build one target and return the function that writes it."""
-        # Exporters are imported when used, so that one needs none of the others installed.
-        if target == "safetensors":
-            return lambda card, path: checkpoint.save(Checkpoint(model=self._source.model, card=card), path)
-        from i3d_deploy import to_onnx
-        from i3d_deploy import work as works
-
-        engine = self._engine.model_copy(update={"precision": "fp32"}) if target == "openvino" else self._engine
-        graph = self._graph(engine)
-        self.work[target] = works.count(graph)
-        if target == "openvino":
-            from i3d_deploy import to_openvino
-
-            self._on_step("converting to OpenVINO")
-            return partial(to_openvino.write, to_openvino.convert(graph))
-        if target == "onnx":
-            return partial(to_onnx.write, graph)
-        from i3d_deploy import to_tensorrt
-
-        self._on_step("building the TensorRT engine")
-        plan = to_tensorrt.build(
-            graph.SerializeToString(),
-            profile=self._engine.profile,
-            options=self._tensorrt,
-            on_progress=lambda phase: self._on_step(f"building the TensorRT engine: {phase}"),
-        )
-        self.warnings[target] = plan.warnings
-        return partial(to_tensorrt.write, plan)
-
-    def _graph(self, engine: Engine) -> onnx.ModelProto:
-        from i3d_deploy import to_onnx
-
-        if engine not in self._graphs:
-            self._on_step(f"tracing {self._source.card.network.name} in {engine.precision}")
-            self._graphs[engine] = to_onnx.convert(self._source.model, self._source.card, engine)
-        return self._graphs[engine]
-
-
-def _card(source: Checkpoint, target: Target, *, engine: Engine, work: Work | None) -> Card:
-    versions = {tool: importlib.metadata.version(tool) for tool in _TOOLS[target]}
+def _card(source: Checkpoint, built: Built) -> Card:
+    is_quantized = built.engine is not None and built.engine.calibration is not None
+    tools = (*_TOOLS[built.target], *(_QUANTIZERS[built.target] if is_quantized else ()))
+    versions = {tool: importlib.metadata.version(tool) for tool in tools}
     provenance = source.card.provenance
     provenance = provenance.model_copy(update={"tools": {**provenance.tools, **versions}})
-    found = None if target == "safetensors" else engine.model_copy(update={"work": work})
-    return source.card.model_copy(update={"provenance": provenance, "engine": found})
-
-
-def _reference(
-    source: Checkpoint, *, clips: tuple[Clip, ...], scratch: Path, num_clips: int | None, on_step: Report
-) -> Proof:
-    clips = clips or (parity.generated_clip(scratch),)
-    # On the CPU, the same on every machine.
-    recognizer = Recognizer(TorchRunner(source, device="cpu"))
-    references = []
-    for clip in clips:
-        report = _views_report(on_step, f"PyTorch float32 on {clip.path.name}")
-        prepared = views.prepare(clip.path, source.card, clips=num_clips)
-        references.append(parity.answer(recognizer, prepared, on_views=report))
-    return Proof(clips=clips, references=tuple(references), num_clips=num_clips)
-
-
-def _views_report(on_step: Report, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_step(f"{what}: view {done} of {total}")
+    return source.card.model_copy(update={"provenance": provenance, "engine": built.engine})
 
 
 def _prove_and_keep(
-    write: Write, card: Card, *, path: Path, scratch: Path, proof: Proof, on_step: Report
+    built: Built, card: Card, *, path: Path, scratch: Path, answered: Proof, on_step: Report
 ) -> tuple[Path, Card]:
     candidate = scratch / path.name
-    write(card, candidate)
-    figures = prove(candidate, proof=proof, on_step=on_step)
-    card = card.model_copy(update={"parity": (figures,)})
-    if figures.status == "failed":
+    built.write(card, candidate)
+    card = proof.examine(candidate, card, proof=answered, on_step=on_step)
+    if proof.has_failed(card):
         path = path.with_name(f"{path.stem}.failed{path.suffix}")
-    write(card, path)
+    built.write(card, path)
     return path, card
-
-
-def prove(path: Path, *, proof: Proof, device: str = "auto", on_step: Report = lambda text: None) -> Parity:
-    """Hold one file against the source's answers, if this machine can run it.
-
-    Args:
-        path: The artifact.
-        proof: The source's side.
-        device: Where to run the artifact.
-        on_step: Called with a line as views are done.
-    """
-    try:
-        recognizer = load(path, device=device)
-    except (DeviceError, MissingExtraError) as error:
-        reason = doctor.without_places(str(error).replace(f"{path.parent}/", ""))
-        return Parity(runner="none", status="not measured here", reason=reason)
-    with recognizer:
-        report = _views_report(on_step, f"{recognizer.info.backend} on {path.name}")
-        return parity.compare(proof.references, recognizer, proof.clips, num_clips=proof.num_clips, on_views=report)
 
 
 def verify(
@@ -279,10 +187,10 @@ def verify(
         DeviceError: This machine cannot run the artifact.
     """
     with load(path, device=device) as recognizer, tempfile.TemporaryDirectory(prefix="i3d-proof-") as scratch:
-        clips = parity.given_clips(videos)
-        proof = _reference(source, clips=clips, scratch=Path(scratch), num_clips=num_clips, on_step=on_step)
-        report = _views_report(on_step, f"{recognizer.info.backend} on {path.name}")
-        return parity.compare(proof.references, recognizer, proof.clips, num_clips=num_clips, on_views=report)
+        clips = parity.given_clips(videos) or (parity.generated_clip(Path(scratch)),)
+        references = proof.answer(source, clips=clips, num_clips=num_clips, on_step=on_step).references
+        report = proof.views_report(on_step, f"{recognizer.info.backend} on {path.name}")
+        return parity.compare(references, recognizer, clips, num_clips=num_clips, on_views=report)
 
 
 def record(path: Path, figures: Parity) -> Card:

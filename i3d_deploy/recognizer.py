@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,10 +14,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import video, views
+from i3d_deploy import reading, video
 from i3d_deploy.card import Averaging, Card
-from i3d_deploy.errors import ArtifactError, InputError
+from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner
+from i3d_deploy.views import Buffers, Group, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,19 @@ class Prediction:
         if count < 1:
             raise InputError(f"top ({count}) must be > 0")
         return [int(index) for index in np.argsort(-self.probabilities, kind="stable")[:count]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one of many videos.
+
+    Attributes:
+        source: The video, as it was given.
+        result: The prediction, or why the video cannot be read.
+    """
+
+    source: video.Source
+    result: Prediction | VideoError
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -96,6 +114,7 @@ class Recognizer:
         self.card: Card = runner.card
         self.info: RunnerInfo = runner.info
         self.notes: tuple[str, ...] = runner.notes
+        self._buffers = Buffers(runner.batches_held)
 
     def predict(
         self,
@@ -123,10 +142,76 @@ class Recognizer:
             InputError: An argument is out of range.
             ArtifactError: The network's answer is not finite.
         """
-        if batch is not None and batch < 1:
-            raise InputError(f"batch ({batch}) must be > 0")
-        prepared = views.prepare(source, self.card, clips=clips, crops=crops, min_decoded_share=min_decoded_share)
-        logits = self.logits(prepared, batch=batch, on_views=on_views)
+        _check_batch(batch)
+        cutting = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share)
+        with reading.opened(source, cutting) as opened:
+            return self._predict(opened, batch=batch, on_views=on_views)
+
+    def predict_many(
+        self,
+        sources: Iterable[video.Source],
+        *,
+        clips: int | None = None,
+        crops: int | None = None,
+        batch: int | None = None,
+        min_decoded_share: float = video.MIN_DECODED_SHARE,
+        on_views: Callable[[int, int, int], None] | None = None,
+    ) -> Generator[Outcome, None, None]:
+        """Recognise the actions in many videos; the next one is decoded while this one is computed.
+
+        Args:
+            sources: Each as for :meth:`predict`; any number. The next one is asked for before this one's outcome is
+                there. Iterables of frames are read in a thread.
+            clips: As for :meth:`predict`.
+            crops: As for :meth:`predict`.
+            batch: As for :meth:`predict`.
+            min_decoded_share: As for :meth:`predict`.
+            on_views: Called with (number of the video from 0, its views done, its views in all) after each run.
+
+        Returns:
+            One outcome for each source, in order, made when it is asked for. A video that cannot be read is one too.
+            When the iterator is closed, the thread that decodes has ended.
+
+        Raises:
+            InputError: An argument is out of range.
+            ArtifactError: The network's answer is not finite.
+        """
+        _check_batch(batch)
+        cutting = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share)
+        return self._outcomes(sources, cutting, batch=batch, on_views=on_views)
+
+    def _outcomes(
+        self,
+        sources: Iterable[video.Source],
+        cutting: Cutting,
+        *,
+        batch: int | None,
+        on_views: Callable[[int, int, int], None] | None,
+    ) -> Generator[Outcome, None, None]:
+        with closing(reading.one_ahead(sources, cutting)) as started:
+            for number, opened in enumerate(started):
+                tell = None if on_views is None else partial(on_views, number)
+                result: Prediction | VideoError
+                try:
+                    result = self._predict(opened, batch=batch, on_views=tell)
+                except VideoError as error:
+                    result = error
+                yield Outcome(source=opened.source, result=result)
+
+    def _cutting(self, *, clips: int | None, crops: int | None, min_decoded_share: float) -> Cutting:
+        return Cutting(
+            sampling=self.card.sampling,
+            spatial=self.card.spatial,
+            clips=clips,
+            crops=crops,
+            min_decoded_share=min_decoded_share,
+        )
+
+    def _predict(
+        self, opened: Reading, *, batch: int | None, on_views: Callable[[int, int], None] | None
+    ) -> Prediction:
+        logits = self.logits(opened, batch=batch, on_views=on_views)
+        prepared = opened.views()
         if not np.isfinite(logits).all():
             raise ArtifactError(
                 f"{np.count_nonzero(~np.isfinite(logits))} logits are not finite: the weights are damaged, or too "
@@ -142,28 +227,44 @@ class Recognizer:
 
     def logits(
         self,
-        prepared: views.Views,
+        prepared: Views | Reading,
         *,
         batch: int | None = None,
         on_views: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Run the engine over prepared views, batch by batch, so that memory does not grow with their number.
+        """Run the engine over the views of a video, batch by batch, so that memory does not grow with their number.
 
         Args:
-            prepared: From :func:`i3d_deploy.views.prepare`.
+            prepared: From :func:`i3d_deploy.views.prepare`, or a video that is still being read.
             batch: Views per run; default: what suits the device.
-            on_views: Called with (views done, views in all) after each run.
+            on_views: Called with (views done, views in all) after each run; it starts over where the container's count
+                of frames proves wrong.
 
         Returns:
-            (V, K) float32.
+            (V, K) float32 in the order of the views.
+
+        Raises:
+            VideoError: No usable frame in what is being read.
+            InputError: The crops do not fit its frames.
         """
-        rows = np.empty((len(prepared), self.card.network.num_classes), np.float32)
-        done = 0
-        for group in prepared.batches(batch or self._runner.preferred_batch):
-            rows[done : done + len(group)] = self._runner.infer(group)
-            done += len(group)
+        running: deque[Group] = deque()
+
+        def handed() -> Iterator[NDArray[np.uint8]]:
+            for group in prepared.groups(batch or self._runner.preferred_batch, self._buffers):
+                running.append(group)
+                yield group.batch
+
+        rows = np.empty((0, self.card.network.num_classes), np.float32)
+        attempt, done = 0, 0
+        for logits in self._runner.infer_each(handed()):
+            group = running.popleft()
+            if group.attempt != attempt:
+                attempt, done = group.attempt, 0
+                rows = np.empty((group.num_views, self.card.network.num_classes), np.float32)
+            rows[group.numbers] = logits
+            done += len(group.numbers)
             if on_views is not None:
-                on_views(done, len(prepared))
+                on_views(done, group.num_views)
         return rows
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -188,6 +289,11 @@ class Recognizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_batch(batch: int | None) -> None:
+    if batch is not None and batch < 1:
+        raise InputError(f"batch ({batch}) must be > 0")
 
 
 def load(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Recognizer:

@@ -6,7 +6,8 @@ type asked for, while normalisation, the pooling sums, softmax and the classifie
 
 Note [Opsets]
     Opset 18 is the one PyTorch's exporter emits natively; ONNX Runtime 1.24, OpenVINO 2025 and TensorRT 10 and 11 all
-    read it. Only bf16 needs a newer one: ONNX admits bfloat16 in Conv and MaxPool from opset 22 on.
+    read it. Only two need a newer one: ONNX admits 8-bit floats in QuantizeLinear from opset 19 on, and
+    bfloat16 in Conv and MaxPool from opset 22 on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i3d_deploy import files
+from i3d_deploy import files, rewrites, to_2d
 from i3d_deploy.artifact import CARD_KEY
 from i3d_deploy.card import Card, Engine, Pixels, Precision
 from i3d_deploy.errors import ExportError, MissingExtraError
@@ -34,11 +35,18 @@ try:
 except ImportError as error:
     raise MissingExtraError(error.name or "onnx", extra="export", cause=error) from error
 
-OPSETS: dict[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}
+OPSETS: dict[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 18, "fp8": 19}
 IR_VERSION = 10
 """Of the file; ONNX Runtime 1.24 and TensorRT 10 read up to this one."""
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    # Quantised afterwards, from the float32 graph.
+    "int8": torch.float32,
+    "fp8": torch.float32,
+}
 
 
 class EngineModule(nn.Module):
@@ -59,14 +67,15 @@ class EngineModule(nn.Module):
         self.model.fc.float()
         self.input = engine.input
         self.dtype = DTYPES[engine.precision]
-        self.register_buffer("mean", torch.tensor(pixels.mean))
-        self.register_buffer("std", torch.tensor(pixels.std))
+        self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1, 1))
+        self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1, 1))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map frames, (N, T, H, W, 3) uint8 or (N, 3, T, H, W) float32, to logits (N, K) float32."""
         if self.input == "uint8_nthwc":
             # The mean is not folded into the stem: its zero padding would make that inexact.
-            frames = ((frames.float() - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # N 3 T H W
+            # The axes are moved first: a channel's numbers then lie together, and its mean serves a long run of them.
+            frames = (frames.float().permute(0, 4, 1, 2, 3) - self.mean) / self.std  # N 3 T H W
         maps = self.model.features(frames.to(self.dtype))
         logits: Tensor = self.model.fc(self.model.pool(maps.float()))
         return logits
@@ -140,7 +149,25 @@ def convert(model: I3DResNet, card: Card, engine: Engine) -> onnx.ModelProto:
     assert program is not None
     graph = program.model_proto
     _strip(graph)
-    _check(graph)
+    check(graph)
+    return graph
+
+
+def optimize(graph: onnx.ModelProto, engine: Engine) -> onnx.ModelProto:
+    """Do to a graph what the engine's ``rewrites`` and ``layout`` say; the answer stays the same.
+
+    Args:
+        graph: From :func:`convert`; left as it is.
+        engine: What to do.
+
+    Raises:
+        ExportError: ONNX's checker refuses the result.
+    """
+    if "skip_dropped_frames" in engine.rewrites:
+        graph = rewrites.skip_dropped_frames(graph)
+    if engine.layout == "2d":
+        graph = to_2d.lower(graph)
+    check(graph)
     return graph
 
 
@@ -200,7 +227,12 @@ def _annotated(graph: onnx.GraphProto) -> Iterator[Any]:
         yield from entries
 
 
-def _check(graph: onnx.ModelProto) -> None:
+def check(graph: onnx.ModelProto) -> None:
+    """Have ONNX check a graph.
+
+    Raises:
+        ExportError: It holds what is not ONNX's own, or is malformed.
+    """
     if graph.functions or {entry.domain for entry in graph.opset_import} - {"", "ai.onnx"}:
         raise ExportError("the exported graph holds functions or operators outside ONNX's own")
     try:

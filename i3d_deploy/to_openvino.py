@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i3d_deploy import files
+from i3d_deploy import files, untracked
 from i3d_deploy.artifact import CARD_KEY
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ExportError, MissingExtraError
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import onnx
 
 try:
-    import openvino
+    with untracked.imports():
+        import openvino
 except ImportError as error:
     raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 
@@ -32,7 +33,6 @@ def convert(graph: onnx.ModelProto) -> Any:
         ExportError: OpenVINO cannot read it.
     """
     try:
-        # Not openvino.convert_model, which reports its use over the network.
         return openvino.Core().read_model(graph.SerializeToString())
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read the graph: {str(error).partition(chr(10))[0]}") from error

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -92,6 +92,57 @@ class Frames:
     warnings: tuple[str, ...] = ()
 
 
+class Watcher(Protocol):
+    """Follows a source while it is read, in the thread that reads; what a method raises ends the reading."""
+
+    def planned(self, indices: Indices) -> None:
+        """Learn what will be read; once more where the count proved wrong, and all that came before is void.
+
+        Args:
+            indices: (clips, clip_len), from the count that the source promises.
+        """
+
+    def before_frame(self) -> None:
+        """Called before each frame of the source, wanted or not."""
+
+    def decoded(self, index: int, frame: Frame) -> None:
+        """Take a wanted frame, after the transform; they come in ascending order."""
+
+
+class _Nobody:
+    """Nobody watches."""
+
+    def planned(self, indices: Indices) -> None: ...
+
+    def before_frame(self) -> None: ...
+
+    def decoded(self, index: int, frame: Frame) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What is done with the frames of any kind of source; attributes as the arguments of :func:`collect`."""
+
+    choose: Callable[[int], Indices]
+    transform: Callable[[Frame], Frame]
+    watcher: Watcher
+
+    def planned(self, num_frames: int) -> Indices:
+        """Choose, and tell the watcher."""
+        indices = self.choose(num_frames)
+        self.watcher.planned(indices)
+        return indices
+
+    def read(self, indices: Indices, read: Callable[[int], Frame]) -> dict[int, Frame]:
+        """Read and transform the unique frames, each by its index."""
+        by_index = {}
+        for index in _unique(indices):
+            self.watcher.before_frame()
+            by_index[index] = self.transform(read(index))
+            self.watcher.decoded(index, by_index[index])
+        return by_index
+
+
 def collect(
     source: Source,
     *,
@@ -99,6 +150,8 @@ def collect(
     transform: Callable[[Frame], Frame],
     min_decoded_share: float = MIN_DECODED_SHARE,
     trust_count: bool = False,
+    decoder_threads: int | None = None,
+    watcher: Watcher | None = None,
 ) -> Frames:
     """Read the frames wanted of a source.
 
@@ -109,37 +162,36 @@ def collect(
         min_decoded_share: A damaged stream needs at least this share of the frames that its container promises.
         trust_count: Stop after the last frame wanted: where all are there, a wrong count in the container is not
             noticed. For training, which wants one random clip and reads each video many times.
+        decoder_threads: Threads that decode a file or URL; default: one per core.
+        watcher: Told of the frames as they come.
 
     Raises:
         VideoError: There is no usable frame; the message says why.
         InputError: An array or frame has the wrong shape or type.
     """
+    wish = _Wish(choose=choose, transform=transform, watcher=watcher or _Nobody())
     if isinstance(source, FrameFolder):
-        return _collect_listed_images(source, choose=choose, transform=transform)
+        return _collect_listed_images(source, wish)
     if isinstance(source, np.ndarray):
-        return _collect_array(source, choose=choose, transform=transform)
+        return _collect_array(source, wish)
     if not isinstance(source, (str, Path)):
-        return _collect_iterable(source, choose=choose, transform=transform)
+        return _collect_iterable(source, wish)
     if isinstance(source, str) and _URL.match(source):
-        return _collect_stream(
-            source,
-            choose=choose,
-            transform=transform,
-            min_decoded_share=min_decoded_share,
-            trust_count=trust_count,
-        )
-    path = Path(source)
-    _check_file(path)
-    if path.is_dir():
-        return _collect_images(path, choose=choose, transform=transform)
-    # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
-    return _collect_stream(
-        str(path.absolute()),
-        choose=choose,
-        transform=transform,
-        min_decoded_share=min_decoded_share,
-        trust_count=trust_count,
-    )
+        address = source
+    else:
+        path = Path(source)
+        _check_file(path)
+        if path.is_dir():
+            return _collect_images(path, wish)
+        # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
+        address = str(path.absolute())
+    # Training reads many videos at once, in processes of their own.
+    threads = 1 if trust_count else decoder_threads
+    with _opened(address, threads=threads) as capture:
+        found = _first_pass(capture, wish, trust_count=trust_count)
+    if isinstance(found, _WrongCount):
+        return _second_pass(address, wish, found, min_decoded_share=min_decoded_share, threads=threads)
+    return found
 
 
 def check(source: str | Path) -> None:
@@ -261,36 +313,40 @@ def _check_file(path: Path) -> None:
         raise VideoError(f"{path}: permission denied")
 
 
-def _collect_stream(
-    address: str,
-    *,
-    choose: Callable[[int], Indices],
-    transform: Callable[[Frame], Frame],
-    min_decoded_share: float,
-    trust_count: bool,
-) -> Frames:
-    # Training reads many videos at once, in processes of their own.
-    with _opened(address, threads=1 if trust_count else None) as capture:
-        promised = _container_count(capture)
-        indices = choose(promised) if promised > 0 else np.empty((0, 0), np.int64)
-        wanted = _unique(indices)
-        by_index, num_frames = _decode(
-            capture, wanted=wanted, transform=transform, to_the_end=not trust_count or promised <= 0
-        )
+@dataclass(frozen=True, kw_only=True)
+class _WrongCount:
+    """Frames that decode, and those that the container promises: 0 or less where it does not say."""
+
+    num_frames: int
+    promised: int
+
+
+def _first_pass(capture: cv2.VideoCapture, wish: _Wish, *, trust_count: bool) -> Frames | _WrongCount:
+    promised = _container_count(capture)
+    indices = wish.planned(promised) if promised > 0 else np.empty((0, 0), np.int64)
+    wanted = _unique(indices)
+    by_index, num_frames = _decode(capture, wish, wanted=wanted, to_the_end=not trust_count or promised <= 0)
     if trust_count and promised > 0 and len(by_index) == len(wanted):
-        return Frames(indices=indices, by_index=by_index, num_frames=promised)
+        num_frames = promised
+    if num_frames != promised or num_frames == 0:
+        return _WrongCount(num_frames=num_frames, promised=promised)
+    return Frames(indices=indices, by_index=by_index, num_frames=num_frames)
+
+
+def _second_pass(
+    address: str, wish: _Wish, count: _WrongCount, *, min_decoded_share: float, threads: int | None
+) -> Frames:
+    num_frames, promised = count.num_frames, count.promised
     if num_frames == 0:
         raise VideoError(f"{address}: no frame could be decoded")
-    if num_frames == promised:
-        return Frames(indices=indices, by_index=by_index, num_frames=num_frames)
     if num_frames < promised * min_decoded_share:
         raise VideoError(
             f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "
             "the file is damaged; min_decoded_share (--min-decoded) sets how much is enough"
         )
-    indices = choose(num_frames)
-    with _opened(address) as capture:
-        by_index, recount = _decode(capture, wanted=_unique(indices), transform=transform, to_the_end=True)
+    indices = wish.planned(num_frames)
+    with _opened(address, threads=threads) as capture:
+        by_index, recount = _decode(capture, wish, wanted=_unique(indices), to_the_end=True)
     if recount < num_frames:
         raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
     says = f"the container says {promised} frames" if promised > 0 else "the container does not say how many frames"
@@ -354,19 +410,23 @@ def _container_count(capture: cv2.VideoCapture) -> int:
 
 
 def _decode(
-    capture: cv2.VideoCapture, *, wanted: list[int], transform: Callable[[Frame], Frame], to_the_end: bool
+    capture: cv2.VideoCapture, wish: _Wish, *, wanted: list[int], to_the_end: bool
 ) -> tuple[dict[int, Frame], int]:
     """One pass over the frames, past the last one wanted on request; rotation metadata is applied by OpenCV."""
     kept = iter(wanted)
     next_wanted = next(kept, None)
     by_index: dict[int, Frame] = {}
     count = 0
-    while (to_the_end or next_wanted is not None) and capture.grab():
+    while to_the_end or next_wanted is not None:
+        wish.watcher.before_frame()
+        if not capture.grab():
+            break
         if count == next_wanted:
             is_whole, image = capture.retrieve()
             if not is_whole:
                 break
-            by_index[count] = transform(_to_rgb(np.asarray(image, np.uint8)))
+            by_index[count] = wish.transform(_to_rgb(np.asarray(image, np.uint8)))
+            wish.watcher.decoded(count, by_index[count])
             next_wanted = next(kept, None)
         count += 1
     return by_index, count
@@ -380,25 +440,24 @@ def _unique(indices: Indices) -> list[int]:
     return [int(index) for index in np.unique(indices)]
 
 
-def _collect_images(folder: Path, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]) -> Frames:
+def _collect_images(folder: Path, wish: _Wish) -> Frames:
     numbered = _numbered_images(folder)
     first = min(numbered)
     missing = next((number for number in range(first, first + len(numbered)) if number not in numbered), None)
     if missing is not None:
         raise VideoError(f"{folder}: frame {missing} is missing between {first} and {max(numbered)}")
-    indices = choose(len(numbered))
-    by_index = {index: transform(_read_image(numbered[first + index])) for index in _unique(indices)}
+    indices = wish.planned(len(numbered))
+    by_index = wish.read(indices, lambda index: _read_image(numbered[first + index]))
     return Frames(indices=indices, by_index=by_index, num_frames=len(numbered))
 
 
-def _collect_listed_images(
-    folder: FrameFolder, *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]
-) -> Frames:
-    indices = choose(folder.num_frames)
-    by_index = {}
-    for index in _unique(indices):
-        path = folder.path / folder.image_name.format(folder.offset + index + 1)
-        by_index[index] = transform(_read_image(path))
+def _collect_listed_images(folder: FrameFolder, wish: _Wish) -> Frames:
+    indices = wish.planned(folder.num_frames)
+
+    def read(index: int) -> Frame:
+        return _read_image(folder.path / folder.image_name.format(folder.offset + index + 1))
+
+    by_index = wish.read(indices, read)
     return Frames(indices=indices, by_index=by_index, num_frames=folder.num_frames)
 
 
@@ -431,15 +490,13 @@ def _read_image(path: Path) -> Frame:
     return _to_rgb(np.asarray(image, np.uint8))
 
 
-def _collect_array(
-    array: NDArray[np.uint8], *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]
-) -> Frames:
+def _collect_array(array: NDArray[np.uint8], wish: _Wish) -> Frames:
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
         raise InputError(f"frames must be uint8 of shape (T, H, W, 3), not {array.dtype} of shape {array.shape}")
     if array.size == 0:
         raise VideoError(f"an array of shape {array.shape} has no frame")
-    indices = choose(len(array))
-    by_index = {index: transform(np.ascontiguousarray(array[index])) for index in _unique(indices)}
+    indices = wish.planned(len(array))
+    by_index = wish.read(indices, lambda index: np.ascontiguousarray(array[index]))
     return Frames(indices=indices, by_index=by_index, num_frames=len(array))
 
 
@@ -457,15 +514,14 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
         yield np.ascontiguousarray(frame)
 
 
-def _collect_iterable(
-    frames: Iterable[Frame], *, choose: Callable[[int], Indices], transform: Callable[[Frame], Frame]
-) -> Frames:
+def _collect_iterable(frames: Iterable[Frame], wish: _Wish) -> Frames:
     """Keep all transformed frames in a temporary file until their number is known, so that memory stays flat."""
     shape: tuple[int, ...] = ()
     num_frames = 0
     with tempfile.TemporaryFile() as store:
         for frame in _checked(frames):
-            kept = transform(frame)
+            wish.watcher.before_frame()
+            kept = wish.transform(frame)
             shape = kept.shape
             store.write(kept.tobytes())
             num_frames += 1
@@ -473,6 +529,8 @@ def _collect_iterable(
             raise VideoError("the iterable of frames is empty")
         store.flush()
         stored = np.memmap(store, np.uint8, mode="r", shape=(num_frames, *shape))
-        indices = choose(num_frames)
+        indices = wish.planned(num_frames)
         by_index = {index: np.array(stored[index]) for index in _unique(indices)}
+        for index, kept in by_index.items():
+            wish.watcher.decoded(index, kept)
     return Frames(indices=indices, by_index=by_index, num_frames=num_frames)

@@ -2,11 +2,16 @@
 
 The order is crop-major: all clips under the left crop, then the right one, then the center. Source: mmaction2 0.24.1
 ``ThreeCrop`` and ``FormatShape``.
+
+Note [Who owns a batch]
+    Batches are cut into :class:`Buffers`, a ring of arrays that is made once. A batch is the receiver's until as many
+    further ones have been asked for as the ring has arrays; then it is overwritten. Whoever wants to keep views takes
+    :meth:`Views.batches`, which gives arrays away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -51,6 +56,42 @@ def check_aspect(height: int, width: int) -> None:
         raise VideoError(f"frames of {width}x{height} are narrower than 1:{MAX_ASPECT}")
 
 
+class Buffers:
+    """A ring of arrays that batches are cut into, made when first used: Note [Who owns a batch].
+
+    Args:
+        count: Arrays in the ring.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._arrays = [np.empty((0, 0, 0, 0, 3), np.uint8)] * count
+        self._next = 0
+
+    def take(self, size: int, view_shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """The array that was taken longest ago, or as much of it as is wanted: (size, T, H, W, 3)."""
+        number, self._next = self._next, (self._next + 1) % len(self._arrays)
+        if self._arrays[number].shape[1:] != view_shape or len(self._arrays[number]) < size:
+            self._arrays[number] = np.empty((size, *view_shape), np.uint8)
+        return self._arrays[number][:size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Views that are run together.
+
+    Attributes:
+        attempt: A higher one than before voids all groups before it.
+        numbers: Which views, by their place in the order.
+        num_views: Views of the video.
+        batch: (N, T, H, W, 3) uint8: Note [Who owns a batch].
+    """
+
+    attempt: int
+    numbers: list[int]
+    num_views: int
+    batch: NDArray[np.uint8]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Views:
     """The views of one video, cut on demand.
@@ -72,22 +113,59 @@ class Views:
     def __len__(self) -> int:
         return len(self.boxes) * len(self.indices)
 
+    @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3) of one view."""
+        box = self.boxes[0]
+        return self.indices.shape[1], box.bottom - box.top, box.right - box.left, 3
+
     def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """Cut the views in order.
+        """Cut the views in order, to be kept.
 
         Args:
             size: Views per batch; the last batch may be smaller.
 
         Yields:
-            (N, T, H, W, 3) uint8, contiguous, owned by the receiver.
+            (N, T, H, W, 3) uint8, contiguous, owned by the receiver: each batch is an array of its own.
         """
         for first in range(0, len(self), size):
-            yield np.stack([self._cut(number) for number in range(first, min(first + size, len(self)))])
+            numbers = range(first, min(first + size, len(self)))
+            yield self.fill(np.empty((len(numbers), *self.view_shape), np.uint8), numbers)
 
-    def _cut(self, number: int) -> NDArray[np.uint8]:
-        box = self.boxes[number // len(self.indices)]
-        clip = self.indices[number % len(self.indices)]
-        return np.stack([self.by_index[int(index)][box.top : box.bottom, box.left : box.right] for index in clip])
+    def fill(self, batch: NDArray[np.uint8], numbers: Sequence[int]) -> NDArray[np.uint8]:
+        """Cut some views into an array of the caller's.
+
+        Args:
+            batch: (N, T, H, W, 3) uint8, overwritten.
+            numbers: N views, by their place in the order.
+
+        Returns:
+            ``batch``.
+        """
+        for view, number in zip(batch, numbers, strict=True):
+            crop, clip = divmod(number, len(self.indices))
+            box = self.boxes[crop]
+            for frame, index in zip(view, self.indices[clip].tolist(), strict=True):
+                frame[...] = self.by_index[index][box.top : box.bottom, box.left : box.right]
+        return batch
+
+    def groups(self, size: int, buffers: Buffers) -> Iterator[Group]:
+        """Cut the views in the order of :meth:`by_clip`, to be run at once.
+
+        Args:
+            size: Views per batch; the last batch may be smaller.
+            buffers: What batches are cut into.
+        """
+        order = self.by_clip()
+        for first in range(0, len(order), size):
+            numbers = order[first : first + size]
+            batch = self.fill(buffers.take(len(numbers), self.view_shape), numbers)
+            yield Group(attempt=1, numbers=numbers, num_views=len(self), batch=batch)
+
+    def by_clip(self) -> list[int]:
+        """All views, those first whose last frame comes first: the order in which they can be cut while decoding."""
+        clips = np.argsort(self.indices.max(axis=1), kind="stable").tolist()
+        return [crop * len(clips) + clip for clip in clips for crop in range(len(self.boxes))]
 
 
 def prepare(
@@ -129,8 +207,25 @@ def cut(
     clips: int | None = None,
     crops: int | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,
+    decoder_threads: int | None = None,
+    watcher: video.Watcher | None = None,
 ) -> Views:
-    """Do to a video what the two parts of a card say; arguments as for :func:`prepare`."""
+    """Do to a video what the two parts of a card say.
+
+    Args:
+        source: As for :func:`prepare`.
+        sampling: Which frames.
+        spatial: Which pixels.
+        clips: As for :func:`prepare`.
+        crops: As for :func:`prepare`.
+        min_decoded_share: As for :func:`prepare`.
+        decoder_threads: As for :func:`i3d_deploy.video.collect`.
+        watcher: As for :func:`i3d_deploy.video.collect`; it sees the resized frames.
+
+    Raises:
+        VideoError: No usable frame.
+        InputError: ``clips`` or ``crops`` is out of range.
+    """
     if clips is not None and clips < 1:
         raise InputError(f"clips ({clips}) must be > 0")
     if crops not in (None, 1, 3):
@@ -140,6 +235,8 @@ def cut(
         choose=lambda num_frames: sampling.frame_indices(num_frames, num_clips=clips),
         transform=lambda frame: resize_short_side(frame, short_side=spatial.short_side),
         min_decoded_share=min_decoded_share,
+        decoder_threads=decoder_threads,
+        watcher=watcher,
     )
     sizes = {frame.shape[:2] for frame in frames.by_index.values()}
     if len(sizes) > 1:

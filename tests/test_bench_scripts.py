@@ -157,6 +157,29 @@ def test_the_overhead_is_that_of_an_idle_runner(tiny_exports: Path, tmp_path: Pa
     assert (real["artifact"], idle["provider"], idle["is_comparable"]) == ("tiny.onnx", "idle", False)
 
 
+@pytest.mark.parametrize("options", [(), ("--waits", "1")], ids=["computes", "waits"])
+def test_every_way_to_run_a_stream_is_compared_with_the_first(
+    tiny_exports: Path, clip: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path = tmp_path / "overlap.json"
+    done = run(
+        "overlap.py",
+        *(tiny_exports / "tiny.onnx", clip),
+        *("--videos", "2", "--rounds", str(ROUNDS)),
+        *("--patience", "0", "--device", "cpu", *options, "--json"),
+        path,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(path.read_text())
+    assert record["videos"] == ["clip.mp4", "clip.mp4"]
+    ways = [row["way"] for row in record["results"]]
+    assert ways[0] == "one after the other, all decoder, all OpenCV threads"
+    assert "overlapped, 1 decoder, all OpenCV threads" in ways
+    assert [len(turns) for turns in record["rounds"]] == [len(ways)] * ROUNDS
+    assert record["results"][0]["ratio"] == 1
+    assert all(way in done.stdout for way in ways)
+
+
 def test_the_filled_network_is_the_goldens(tmp_path: Path) -> None:
     # The script fills each tensor by its name in mmaction2, as the golden tests do.
     code = (

@@ -30,6 +30,12 @@ def test_the_limit_grows_with_the_logits(tiny_checkpoint: Checkpoint, scale: flo
     assert parity.logits_limit(card, logits) == pytest.approx(limit)
 
 
+def test_eight_bits_are_held_to_the_spread_of_the_logits(tiny_checkpoint: Checkpoint) -> None:
+    card = tiny_checkpoint.card.model_copy(update={"engine": Engine(precision="int8")})
+    assert parity.logits_limit(card, np.array([[0.5, -0.5]], np.float32)) == pytest.approx(0.5)
+    assert parity.logits_limit(card, np.array([[6.0, -6.0]], np.float32)) == pytest.approx(6)
+
+
 def rewritten(source: Path, target: Path, *, card: Card | None = None, weight_factor: float = 1.0) -> Path:
     """A copy of an ONNX artifact with another card, or with its classifier's weights scaled."""
     graph = onnx.load(source)
@@ -61,6 +67,21 @@ def test_other_weights_fail_at_the_logits(
     found = verify(path, tiny_checkpoint, clip)
     assert found.status == "failed"
     assert re.match(r"logits: differ by .*, allowed 0\.001", found.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("factor", "status", "reason"),
+    [(1.05, "passed", ""), (-1.0, "failed", "logits: differ by .*"), (0.0, "failed", "logits: .*")],
+)
+def test_another_network_is_no_artifact_of_eight_bits(
+    tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path, factor: float, status: str, reason: str
+) -> None:
+    card = artifact.read_card(tiny_exports / "tiny.onnx")
+    card = card.replaced(engine=Engine(precision="int8"))
+    path = rewritten(tiny_exports / "tiny.onnx", tmp_path / "a.onnx", card=card, weight_factor=factor)
+    found = verify(path, tiny_checkpoint, clip)
+    assert found.status == status
+    assert re.fullmatch(reason, found.reason or "")
 
 
 def test_infinite_logits_fail(tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, tmp_path: Path) -> None:
@@ -168,14 +189,14 @@ def test_a_failed_export_is_kept_aside(
 
 
 def test_what_cannot_run_here_is_not_called_passed(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    (exported,) = export.export(
+    for exported in export.export(
         tiny_checkpoint, targets=["onnx"], output=tmp_path, name="tiny", engine=Engine(precision="bf16")
-    )
-    # ONNX Runtime's CPU provider has no bf16 convolution.
-    (entry,) = artifact.read_card(exported.path).parity
-    assert (entry.status, entry.max_logits) == ("not measured here", None)
-    assert not exported.has_failed
-    assert str(tmp_path) not in (entry.reason or "")
+    ):
+        # ONNX Runtime's CPU provider has no bf16 convolution.
+        (entry,) = artifact.read_card(exported.path).parity
+        assert (entry.status, entry.max_logits) == ("not measured here", None)
+        assert not exported.has_failed
+        assert str(tmp_path) not in (entry.reason or "")
 
 
 def test_figures_are_rounded_up() -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy import untracked
 from i3d_deploy.errors import I3DError
 
 Work = Literal["matmul", "convolution", "copy"]
@@ -259,7 +260,8 @@ _OPENVINO_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "
 
 def openvino_trials(device: str, threads: int) -> list[Trial]:
     """OpenVINO's CPU plug-in."""
-    import openvino
+    with untracked.imports():
+        import openvino
 
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [
@@ -296,8 +298,9 @@ def openvino_compiled(layer: Layer, precision: str, *, threads: int) -> Any:
         precision: "fp32", "bf16" or "int8".
         threads: CPU threads.
     """
-    import openvino
-    from openvino import opset13 as ops
+    with untracked.imports():
+        import openvino
+        from openvino import opset13 as ops
 
     source = ops.parameter(list(layer.source), np.float32)
     maps = source

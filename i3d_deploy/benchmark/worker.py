@@ -20,11 +20,11 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,18 @@ from numpy.typing import NDArray
 from i3d_deploy import doctor, video, views
 from i3d_deploy.benchmark import meters
 from i3d_deploy.card import Work
-from i3d_deploy.errors import I3DError
+from i3d_deploy.errors import I3DError, VideoError
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, open_runner
+from i3d_deploy.views import Buffers
 
 MAX_VIDEOS = 1000
 """Videos of one turn at most: more would say nothing new, and lengthen the record."""
 
 MAX_GPUS = 16
+
+Video = TypeVar("Video", str, NDArray[np.uint8])
+"""A video file, or views that were cut from one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +122,30 @@ class Requests:
     def time(self, views_path: str, count: int, batch: int | None, seconds: float, counts: bool) -> list[float]:
         """Seconds of one video after the other, model only, until ``seconds`` have passed; of one at least."""
         loaded = self._load(views_path, count)
-        return self._repeat("model", lambda: time_video(self._runner, loaded, batch=batch), seconds, counts=counts)
+        times = []
+        with self._meters["model"].running() if counts else nullcontext():
+            for again in _repeated(loaded, seconds):
+                times.append(time_video(self._runner, again, batch=batch))
+        return times
 
     def predict(
         self, video_path: str, clips: int, crops: int, batch: int | None, seconds: float, counts: bool
     ) -> list[float]:
-        """Seconds of one prediction from the file after the other, until ``seconds`` have passed; of one at least."""
-        recognizer = Recognizer(self._runner)
+        """Seconds of one prediction from the file after the other, until ``seconds`` have passed; of one at least.
 
-        def once() -> float:
+        As a stream of videos: the next one is decoded while this one is computed.
+        """
+        times: list[float] = []
+        recognizer, sources = Recognizer(self._runner), _repeated(video_path, seconds)
+        with self._meters["end_to_end"].running() if counts else nullcontext():
             start = time.perf_counter()
-            recognizer.predict(video_path, clips=clips, crops=crops, batch=batch)
-            return time.perf_counter() - start
-
-        return self._repeat("end_to_end", once, seconds, counts=counts)
+            for outcome in recognizer.predict_many(sources, clips=clips, crops=crops, batch=batch):
+                if isinstance(outcome.result, VideoError):
+                    raise outcome.result
+                now = time.perf_counter()
+                times.append(now - start)
+                start = now
+        return times
 
     def stages(self, video_path: str, clips: int, crops: int, batch: int | None) -> dict[str, float]:
         """Seconds of each stage of a prediction, each run alone."""
@@ -167,13 +181,15 @@ class Requests:
             self._loaded = (path, count)
         return self._video
 
-    def _repeat(self, kind: str, once: Callable[[], float], seconds: float, *, counts: bool) -> list[float]:
-        times: list[float] = []
-        with self._meters[kind].running() if counts else nullcontext():
-            end = time.perf_counter() + seconds
-            while not times or (time.perf_counter() < end and len(times) < MAX_VIDEOS):
-                times.append(once())
-        return times
+
+def _repeated(subject: Video, seconds: float) -> Iterator[Video]:
+    """The same video again and again until ``seconds`` have passed; once at least."""
+    end = time.perf_counter() + seconds
+    yield subject
+    for _ in range(MAX_VIDEOS - 1):
+        if time.perf_counter() >= end:
+            return
+        yield subject
 
 
 def read_views(path: Path, *, count: int) -> NDArray[np.uint8]:
@@ -227,7 +243,8 @@ def infer_all(runner: Runner, video: NDArray[np.uint8], *, batch: int | None) ->
         (V, K) float32 logits in host memory.
     """
     size = batch or runner.preferred_batch
-    return np.concatenate([runner.infer(video[first : first + size]) for first in range(0, len(video), size)])
+    batches = (video[first : first + size] for first in range(0, len(video), size))
+    return np.concatenate(list(runner.infer_each(batches)))
 
 
 def time_video(runner: Runner, video: NDArray[np.uint8], *, batch: int | None) -> float:
@@ -262,14 +279,14 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float
     cut = transfer = infer = 0.0
     rows = []
     start = clock()
-    for group in prepared.batches(wanted.batch or runner.preferred_batch):
+    for group in prepared.groups(wanted.batch or runner.preferred_batch, Buffers(1)):
         cut += clock() - start
         start = clock()
         if runner.info.device != "cpu":
-            runner.transfer(group)
+            runner.transfer(group.batch)
             transfer += clock() - start
         start = clock()
-        rows.append(runner.infer(group))
+        rows.append(runner.infer(group.batch))
         infer += clock() - start
         start = clock()
     start = clock()

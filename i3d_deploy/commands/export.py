@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from i3d_deploy.card import Card, Engine, EngineInput, Precision
+from i3d_deploy.card import Card, Engine, EngineInput, Layout, Precision
 from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors, steps
 
 INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncthw"}
@@ -27,7 +27,37 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
     help="Target; may be repeated.",
 )
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True, help="Of the engine."
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default="fp32",
+    show_default=True,
+    help="Of the engine; int8 and fp8 need --calibrate.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="LIST_OR_FOLDER",
+    help="Videos that int8 and fp8 are calibrated on: a folder, or a .txt list of one a line.",
+)
+@click.option(
+    "--calibration-views",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Views of them, evenly spread.",
+)
+@click.option(
+    "--accuracy",
+    type=click.Path(path_type=Path),
+    metavar="LIST",
+    help="Labelled videos ('path label' a line): fail when an engine is less accurate on them than PyTorch.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    help="Percentage points of top-1 that --accuracy lets an engine lose.",
 )
 @click.option(
     "--output",
@@ -44,6 +74,17 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
     default="uint8",
     show_default=True,
     help="Engine input: uint8 NTHWC frames, normalised inside, or normalised float32 NCTHW.",
+)
+@click.option(
+    "--optimize/--no-optimize",
+    default=True,
+    show_default=True,
+    help="Leave out work that changes nothing in the answer, in the layout that is fastest.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["2d", "3d"]),
+    help="Of the convolutions; the answer is the same.  [default: what is fastest; both where only a GPU can tell]",
 )
 @click.option(
     "--profile",
@@ -81,9 +122,15 @@ def main(
     describe: Path | None,
     targets: tuple[str, ...],
     precision: Precision,
+    calibrate: Path | None,
+    calibration_views: int,
+    accuracy: Path | None,
+    max_drop: float,
     output: Path,
     name: str | None,
     engine_input: str,
+    optimize: bool,
+    layout: Layout | None,
     profile: tuple[int, int, int],
     videos: tuple[Path, ...],
     proof_clips: int,
@@ -98,8 +145,8 @@ def main(
     """Export CHECKPOINT (.pth, .safetensors) to engines and prove that they answer as it does.
 
     The proof runs PyTorch in float32 and the engine on the same video, from the file on: frame indices, views, logits,
-    averaged probabilities. The figures are stored on the card in the file. Exit code 1 when a proof fails; that file is
-    kept aside as NAME.failed.SUFFIX.
+    averaged probabilities. The figures are stored on the card in the file. Exit code 1 when a proof fails, or top-1
+    drops on the list of --accuracy; that file is kept aside as NAME.failed.SUFFIX.
     """
     if describe is not None:
         from i3d_deploy.artifact import read_card
@@ -114,23 +161,31 @@ def main(
         raise click.UsageError(f"--profile {profile[0]} {profile[1]} {profile[2]} must ascend")
     _check_source(checkpoint, random_weights=random_weights, model=reading["model"])
 
+    from i3d_deploy import builders, calibration
     from i3d_deploy import export as exporting
+    from i3d_deploy.accuracy import Wanted
     from i3d_deploy.to_tensorrt import EngineOptions
 
     options = CheckpointOptions(**reading)
     source = options.make_random(seed=seed) if checkpoint is None else options.read(checkpoint)
     for note in source.notes:
         click.echo(f"Note: {note}", err=True)
+    clips = None
+    if calibrate is not None:
+        clips = calibration.choose(calibrate, num_views=calibration_views, views_per_video=source.card.num_views)
     stem = checkpoint.stem if checkpoint is not None else source.card.network.name
     with steps() as on_step:
         exported = exporting.export(
             source,
-            targets=[exporting.as_target(target) for target in targets],
+            targets=[builders.as_target(target) for target in targets],
             output=output,
             name=name or f"{stem}_{precision}",
             engine=Engine(input=INPUTS[engine_input], precision=precision, profile=profile),
+            optimization=builders.Optimization(is_on=optimize, layout=layout),
             videos=videos,
             proof_clips=proof_clips or None,
+            calibrate=clips,
+            gate=None if accuracy is None else Wanted(listed=accuracy, max_drop=max_drop),
             tensorrt=EngineOptions(
                 flavor=tensorrt_flavor,
                 compute_capability=compute_capability,
@@ -140,9 +195,13 @@ def main(
             on_step=on_step,
         )
     for entry in exported:
+        for note in entry.notes:
+            click.echo(f"Note: {entry.path.name}: {note}", err=True)
         for warning in entry.warnings:
             click.echo(f"Warning: {entry.path.name}: {warning}", err=True)
-    print_proofs([(entry.path, entry.card) for entry in exported])
+    for entry in exported:
+        print_proofs([(entry.path, entry.card)])
+        print_accuracy(entry.card)
     if any(entry.has_failed for entry in exported):
         raise SystemExit(1)
 
@@ -169,6 +228,22 @@ def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
                 click.echo(f"    {entry.reason}")
             if entry.status != "not measured here":
                 click.echo(f"    by {entry.runner}")
+
+
+def print_accuracy(card: Card) -> None:
+    """Print how a quantised engine agrees with its source, and what the gate on accuracy found."""
+    for found in card.agreement:
+        click.echo(
+            f"    on {found.num_views} calibration views: same first class in {found.top1:.1f} %, "
+            f"KL divergence {found.kl_divergence:.1e} nats"
+        )
+    gate = card.gate
+    if gate is None:
+        return
+    reached = gate.status if gate.top1 is None else f"{gate.top1:.2f} %"
+    click.echo(f"    top-1 on {gate.data}: {reached}, PyTorch float32 {gate.source_top1:.2f} %")
+    if gate.status != "passed":
+        click.echo(f"    {gate.status}: {gate.reason}")
 
 
 def _size_bytes(path: Path) -> int:

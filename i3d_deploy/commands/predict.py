@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,25 +69,23 @@ def main(
     with _load(artifact, CheckpointOptions(**reading), device=device, threads=threads) as recognizer:
         for note in recognizer.notes:
             click.echo(f"Note: {note}", err=True)
-        for number, source in enumerate(sources):
-            try:
-                prediction = recognizer.predict(
-                    source,
-                    clips=clips,
-                    crops=None if crops is None else int(crops),
-                    batch=batch,
-                    min_decoded_share=min_decoded,
-                    on_views=partial(bar.show, number),
-                )
-            except VideoError as error:
-                bar.hide()
-                has_failed = True
-                _print_error(source, error, as_json=as_json)
-                continue
+        outcomes = recognizer.predict_many(
+            sources,
+            clips=clips,
+            crops=None if crops is None else int(crops),
+            batch=batch,
+            min_decoded_share=min_decoded,
+            on_views=bar.show,
+        )
+        for source, outcome in zip(sources, outcomes, strict=True):
             bar.hide()
-            _print(source, prediction, recognizer, top=top, as_json=as_json)
+            if isinstance(outcome.result, VideoError):
+                has_failed = True
+                _print_error(source, outcome.result, as_json=as_json)
+                continue
+            _print(source, outcome.result, recognizer, top=top, as_json=as_json)
             if annotate is not None:
-                write_annotated(Path(source), prediction, annotate, count=min(top, 3))
+                write_annotated(Path(source), outcome.result, annotate, count=min(top, 3))
                 click.echo(f"{annotate} written", err=True)
     if has_failed:
         raise SystemExit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -105,6 +105,7 @@ class Runner(ABC):
         card: The engine's card.
         info: What is really running.
         preferred_batch: Views per call that suit the device; callers may give fewer.
+        batches_held: Batches that :meth:`infer_each` may still be reading when it asks for another, with that one.
         notes: What had to be assumed about a checkpoint that carries no card.
         is_comparable: Whether its logits should be those of every other runner with the same weights; another program's
             own network says no.
@@ -113,6 +114,7 @@ class Runner(ABC):
     card: Card
     info: RunnerInfo
     preferred_batch: int = 1
+    batches_held: int = 1
     notes: tuple[str, ...] = ()
     is_comparable: bool = True
     _is_closed = False
@@ -132,6 +134,22 @@ class Runner(ABC):
             InputError: Wrong shape or type, or the runner is closed.
         """
         return self._run(self._prepare(views))[: len(views)]
+
+    def infer_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Run the network over one batch after the other, several at a time where the device is faster so.
+
+        Args:
+            batches: Each as for :meth:`infer`. A batch may be overwritten once ``batches_held`` further ones have been
+                asked for.
+
+        Yields:
+            The logits of each batch, in order, owned by the caller.
+
+        Raises:
+            InputError: As :meth:`infer`.
+        """
+        for views in batches:
+            yield self.infer(views)
 
     def profile(self, views: NDArray[np.uint8], *, runs: int = 3) -> tuple[LayerTime, ...]:
         """Time every layer by itself.

@@ -40,7 +40,9 @@ def test_a_worker_says_what_it_opened(worker: Worker, tiny_exports: Path, tiny_c
     assert (opened.preferred_batch, opened.is_comparable, opened.info.threads) == (1, True, 1)
     assert opened.seconds > 0
     card = tiny_checkpoint.card
-    assert worker.work() == torch_work.work_of_network(card.network, card.view_shape)
+    plain, work = torch_work.work_of_network(card.network, card.view_shape), worker.work()
+    # The stem skips half of its frames: 8 outputs of 3 x 5 x 7 x 7 weights at 16 x 16 positions of 2 frames, not 4.
+    assert work is not None and plain.macs - work.macs == 8 * 3 * 5 * 7 * 7 * 16 * 16 * 2
 
 
 @pytest.mark.parametrize("batch", [1, 4, None])
@@ -80,6 +82,16 @@ def test_predictions_and_stages_are_timed_from_the_file(worker: Worker, clip: Pa
     assert seconds > 0
     assert set(stages) == {"decode", "views", "transfer", "compute"}
     assert min(stages["decode"], stages["compute"]) > 0
+
+
+def test_predictions_of_a_turn_are_a_stream_of_videos(worker: Worker, clip: Path) -> None:
+    wanted = {"video_path": str(clip), "clips": 2, "crops": 3, "batch": None}
+    before = worker.ask("usage", kind="end_to_end")
+    seconds = worker.ask("predict", **wanted, seconds=0.2, counts=True)
+    usage = worker.ask("usage", kind="end_to_end")
+    assert len(seconds) > 1
+    assert min(seconds) > 0
+    assert 0.2 <= sum(seconds) <= usage["wall_seconds"] - before["wall_seconds"]
 
 
 def test_memory_is_that_of_the_process(worker: Worker) -> None:

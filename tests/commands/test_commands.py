@@ -81,9 +81,11 @@ class TestExport:
             "tiny_fp32.engine.json",
             "tiny_fp32.onnx",
             "tiny_fp32.xml",
+            "tiny_fp32_2d.engine",
+            "tiny_fp32_2d.engine.json",
         ]
         assert result.stdout.count("passed") == 2
-        assert result.stdout.count("not measured here") == 1
+        assert result.stdout.count("not measured here") == 2
 
     def test_a_given_video_is_named_by_its_hash(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
         result = run(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from i3d_deploy import export
+from i3d_deploy.builders import Target
 from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
@@ -154,7 +155,7 @@ def test_no_run_is_refused(tiny_exports: Path) -> None:
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_views_are_normalised_and_filled_up_as_for_infer(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, num_convolutions: int, target: export.Target
+    tiny_checkpoint: Checkpoint, tmp_path: Path, num_convolutions: int, target: Target
 ) -> None:
     (exported,) = export.export(
         tiny_checkpoint,

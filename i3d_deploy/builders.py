@@ -1,0 +1,262 @@
+"""From a checkpoint to each target, before anything is proven.
+
+Every engine starts from the same ONNX graph, traced once per input and precision and then rewritten for its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy import checkpoint, layouts, to_tensorrt
+from i3d_deploy.calibration import Clips
+from i3d_deploy.card import Card, Engine, Layout, Precision, Rewrite, Work, normalize
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import InputError
+from i3d_deploy.to_tensorrt import EngineOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+Target = Literal["safetensors", "onnx", "openvino", "tensorrt"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+SUFFIXES: dict[Target, str] = {
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "tensorrt": ".engine",
+}
+"""File ending of each target."""
+
+REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
+"""What is done to graphs unless one asks for them as they are."""
+
+
+def as_target(name: str) -> Target:
+    """Check a target's name."""
+    for target in TARGETS:
+        if name == target:
+            return target
+    raise InputError(f"target {name!r} is not one of {', '.join(TARGETS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How graphs are made faster.
+
+    Attributes:
+        is_on: Whether the exact rewrites are done.
+        layout: Of the convolutions; None: what suits the target, and 3D where the rewrites are off.
+    """
+
+    is_on: bool = True
+    layout: Layout | None = None
+
+    def choices(self, target: Target, engine: Engine) -> tuple[layouts.Choice, ...]:
+        """The layouts to build for a target."""
+        if self.layout is not None:
+            return (layouts.Choice(layout=self.layout, reason="asked for"),)
+        if not self.is_on:
+            return (layouts.Choice(layout="3d", reason="nothing is optimized"),)
+        return layouts.choose(target, engine.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """One engine in memory.
+
+    Attributes:
+        target: What it is.
+        ending: Of its file's name, the suffix included.
+        write: Writes it with a card to a path.
+        engine: What its card says of it; None of weights alone.
+        notes: How its graph was made faster, one line each.
+        warnings: What the engine builder warned of.
+    """
+
+    target: Target
+    ending: str
+    write: Callable[[Card, Path], None]
+    engine: Engine | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Graph:
+    model: onnx.ModelProto
+    engine: Engine
+    notes: tuple[str, ...]
+
+
+class Builders:
+    """Builds each target, sharing the ONNX graphs between those that start from the same.
+
+    Args:
+        source: The checkpoint.
+        engine: Input, precision and profile.
+        calibrate: Clips that int8 and fp8 are calibrated on.
+        optimization: How graphs are made faster.
+        tensorrt: Options of the engine builder.
+        on_step: Called with a line when a long step begins.
+
+    Raises:
+        InputError: Clips are missing, or there is no use for them.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        *,
+        engine: Engine,
+        calibrate: Clips | None,
+        optimization: Optimization,
+        tensorrt: EngineOptions,
+        on_step: Callable[[str], None],
+    ) -> None:
+        _check_clips(engine.precision, calibrate)
+        self._source = source
+        if calibrate is not None:
+            engine = engine.model_copy(update={"calibration": calibrate.described()})
+        self._engine = engine
+        self._clips = calibrate
+        self._optimization = optimization
+        self._tensorrt = tensorrt
+        self._on_step = on_step
+        self._traced: dict[Engine, onnx.ModelProto] = {}
+        self._graphs: dict[Engine, _Graph] = {}
+        self._quantized: dict[Engine, onnx.ModelProto] = {}
+
+    def build(self, target: Target) -> tuple[Built, ...]:
+        """Build one target, in one layout or in both.
+
+        Raises:
+            ExportError: It could not be built.
+        """
+        if target == "safetensors":
+            return (Built(target=target, ending=SUFFIXES[target], write=self._write_weights),)
+        choices = self._optimization.choices(target, self._engine)
+        return tuple(
+            self._build(target, choice, ending=f"{f'_{choice.layout}' if number else ''}{SUFFIXES[target]}")
+            for number, choice in enumerate(choices)
+        )
+
+    def _write_weights(self, card: Card, path: Path) -> None:
+        checkpoint.save(Checkpoint(model=self._source.model, card=card), path)
+
+    def _build(self, target: Target, choice: layouts.Choice, *, ending: str) -> Built:
+        # Exporters are imported when used, so that one needs none of the others installed.
+        if target == "openvino" and self._engine.precision == "fp8":
+            raise InputError("OpenVINO has no fp8 on CPUs: export it in int8, or fp8 to onnx and tensorrt")
+        rewrites = REWRITES if self._optimization.is_on else ()
+        engine = self._engine.model_copy(update={"layout": choice.layout, "rewrites": rewrites})
+        # OpenVINO chooses its types when it compiles, and int8 is made of the float32 graph.
+        is_float = target == "openvino" or engine.precision == "int8"
+        graph = self._graph(engine.model_copy(update={"precision": "fp32"}) if is_float else engine)
+        built = partial(
+            Built,
+            target=target,
+            ending=ending,
+            engine=graph.engine.model_copy(update={"precision": engine.precision}),
+            notes=(*graph.notes, f"{choice.layout.upper()} convolutions: {choice.reason}"),
+            warnings=self._warnings(),
+        )
+        if target == "openvino":
+            from i3d_deploy import to_openvino
+
+            self._on_step("converting to OpenVINO")
+            model = to_openvino.convert(graph.model)
+            return built(write=partial(to_openvino.write, self._in_int8(model)))
+        if target == "onnx":
+            from i3d_deploy import to_onnx
+
+            return built(write=partial(to_onnx.write, self._in_eight_bits(graph.model, engine)))
+        model = self._in_eight_bits(graph.model, engine)
+        self._on_step("building the TensorRT engine")
+        plan = to_tensorrt.build(
+            model.SerializeToString(),
+            profile=engine.profile,
+            options=self._tensorrt,
+            on_progress=lambda phase: self._on_step(f"building the TensorRT engine: {phase}"),
+        )
+        return built(write=partial(to_tensorrt.write, plan), warnings=(*self._warnings(), *plan.warnings))
+
+    def _warnings(self) -> tuple[str, ...]:
+        experimental = ("fp8 is experimental: its engines have not run on a GPU yet",)
+        left_out = () if self._clips is None else self._clips.left_out
+        return (*(experimental if self._engine.precision == "fp8" else ()), *left_out)
+
+    def _in_int8(self, model: Any) -> Any:
+        """An OpenVINO model quantised, where that is asked for."""
+        if self._clips is None:
+            return model
+        from i3d_deploy import quantize_openvino
+
+        return quantize_openvino.quantize(model, self._views, num_views=self._clips.num_views)
+
+    def _in_eight_bits(self, graph: onnx.ModelProto, engine: Engine) -> onnx.ModelProto:
+        """A graph quantised, where that is asked for; once for all targets that take it."""
+        if engine.precision != "int8" and engine.precision != "fp8":
+            return graph
+        from i3d_deploy import quantize_onnx
+
+        if engine not in self._quantized:
+            self._quantized[engine] = quantize_onnx.quantize(graph, self._views(), engine.precision)
+        return self._quantized[engine]
+
+    def _views(self) -> Iterator[NDArray[np.uint8] | NDArray[np.float32]]:
+        """The calibration views as the engine takes them."""
+        assert self._clips is not None
+        card = self._source.card
+        report = partial(self._report_view, self._engine.precision)
+        for view in self._clips.views(card, on_views=report):
+            yield view if self._engine.input == "uint8_nthwc" else normalize(view, card.pixels)
+
+    def _report_view(self, precision: Precision, done: int, total: int) -> None:
+        self._on_step(f"calibrating {precision}: view {done} of {total}")
+
+    def _graph(self, engine: Engine) -> _Graph:
+        """The graph of an engine, rewritten and counted."""
+        if engine not in self._graphs:
+            from i3d_deploy import to_onnx, work
+
+            traced = self._trace(engine.model_copy(update={"layout": "3d", "rewrites": ()}))
+            model = to_onnx.optimize(traced, engine)
+            plain, left = work.count(traced), work.count(model)
+            notes = (_saving(plain, left),) if left.macs < plain.macs else ()
+            self._graphs[engine] = _Graph(model, engine.model_copy(update={"work": left}), notes)
+        return self._graphs[engine]
+
+    def _trace(self, engine: Engine) -> onnx.ModelProto:
+        from i3d_deploy import to_onnx
+
+        if engine not in self._traced:
+            self._on_step(f"tracing {self._source.card.network.name} in {engine.precision}")
+            self._traced[engine] = to_onnx.convert(self._source.model, self._source.card, engine)
+        return self._traced[engine]
+
+
+def _check_clips(precision: Precision, clips: Clips | None) -> None:
+    is_quantized = precision in ("int8", "fp8")
+    if is_quantized and clips is None:
+        raise InputError(
+            f"{precision} is calibrated on real clips: give a list or a folder of videos (--calibrate LIST_OR_FOLDER), "
+            "such as a few hundred of those that the network was trained on"
+        )
+    if clips is not None and not is_quantized:
+        raise InputError(f"clips to calibrate on are for int8 and fp8, not for {precision}")
+
+
+def _saving(plain: Work, left: Work) -> str:
+    share = 1 - left.macs / plain.macs
+    return (
+        f"frames that the stem's pool drops are not computed: {left.macs / 1e9:.4g} instead of {plain.macs / 1e9:.4g} "
+        f"GMAC per view, {share:.1%} less"
+    )

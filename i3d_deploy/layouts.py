@@ -1,0 +1,67 @@
+"""Which layout of convolutions, 3D or 2D, suits what will run a file: a small table of what was measured.
+
+The two give the same answer (``to_2d`` turns one into the other), so this is about speed alone, and on another machine
+``i3d-bench`` with both files has the last word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from i3d_deploy.card import Layout, Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One layout to export.
+
+    Attributes:
+        layout: "3d" or "2d".
+        reason: Why, for the reader of the export.
+    """
+
+    layout: Layout
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    target: str
+    precisions: tuple[Precision, ...]
+    choices: tuple[Choice, ...]
+
+
+_UNMEASURED = "not measured on a GPU yet: both are made, i3d-bench tells which is faster there"
+_BOTH = (Choice(layout="3d", reason=_UNMEASURED), Choice(layout="2d", reason=_UNMEASURED))
+_2D_IN_ONNX_RUNTIME = "in ONNX Runtime on a CPU, I3D R50 in 2D is 1.2 times as fast as in 3D"
+_3D_IN_EIGHT_BITS = "8-bit engines have been made and compared in 3D only"
+_3D_IN_OPENVINO = "in OpenVINO on a CPU, I3D R50 in 2D is no faster than in 3D"
+
+# Measured: I3D R50, one view, two cores of an AMD EPYC; bench/README.md has the figures. ONNX Runtime's CPU provider
+# computes fp16 in fp32 and has neither bf16 nor fp8 convolutions: such files are for GPUs.
+_TABLE = (
+    _Row("onnx", ("fp32",), (Choice(layout="2d", reason=_2D_IN_ONNX_RUNTIME),)),
+    _Row("onnx", ("fp16", "bf16"), _BOTH),
+    _Row("openvino", ("fp32", "fp16", "bf16"), (Choice(layout="3d", reason=_3D_IN_OPENVINO),)),
+    _Row("tensorrt", ("fp32", "fp16", "bf16"), _BOTH),
+    _Row("onnx", ("int8", "fp8"), (Choice(layout="3d", reason=_3D_IN_EIGHT_BITS),)),
+    _Row("openvino", ("int8",), (Choice(layout="3d", reason=_3D_IN_OPENVINO),)),
+    _Row("tensorrt", ("int8", "fp8"), (Choice(layout="3d", reason=_3D_IN_EIGHT_BITS),)),
+)
+_PLAIN = Choice(layout="3d", reason="as the network was trained")
+
+
+def choose(target: str, precision: Precision) -> tuple[Choice, ...]:
+    """The layouts to export for a target.
+
+    Args:
+        target: "onnx", "openvino", "tensorrt" or another.
+        precision: Of the engine.
+
+    Returns:
+        One, or both where only the machine that runs the file can tell.
+    """
+    for row in _TABLE:
+        if row.target == target and precision in row.precisions:
+            return row.choices
+    return (_PLAIN,)

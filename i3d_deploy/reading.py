@@ -1,0 +1,243 @@
+"""Views of a video that is still being decoded: a thread decodes, the caller computes what is ready.
+
+The frames of the first clips follow from the container's count, so that their views are cut and handed over while the
+rest of the file is decoded. Where the count proves wrong, all that was handed over is void and another attempt starts
+with the right frames: the answer is that of a video which was decoded first.
+
+Note [Memory]
+    Of a video its unique resized frames are kept, however long it is. At most one video is read ahead of the one that
+    is computed, so that a stream of videos keeps the frames of two.
+
+Note [Threads]
+    The decoder keeps a thread per core, and OpenCV its own, also while an engine runs on the same cores: they sleep
+    when they have nothing to do, and decoding takes a few percent of what a network takes there. On two cores with
+    OpenVINO the ways to share them were within 4 % of each other, and overlapping was no faster: one after the other
+    keeps both cores at work too. Where the engine leaves the cores alone, as a GPU does, decoding is what a stream
+    waits for: with 5 ms a view and all decoder threads overlapping was 1.8 times as fast as one after the other, with
+    one thread 1.3 times (bench/overlap.py; bench/records/2026-11-25_overlap_cpu_2_cores.json, of a busy machine).
+    OpenCV's number of threads is one setting for the whole process, the caller's to choose.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from i3d_deploy import video, views
+from i3d_deploy.card import Sampling, Spatial
+from i3d_deploy.sampling import Indices
+from i3d_deploy.video import Frame, FrameFolder, Source
+from i3d_deploy.views import Buffers, Group, Views
+
+_THREAD_NAME = "i3d-decode"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """How views are cut from videos.
+
+    Attributes:
+        sampling: Which frames.
+        spatial: Which pixels.
+        clips: Another number of clips than that of ``sampling``.
+        crops: Another number of crops than that of ``spatial``: 1 or 3.
+        min_decoded_share: What a damaged stream must still give.
+        decoder_threads: Threads that decode a file; None: one per core.
+    """
+
+    sampling: Sampling
+    spatial: Spatial
+    clips: int | None = None
+    crops: int | None = None
+    min_decoded_share: float = video.MIN_DECODED_SHARE
+    decoder_threads: int | None = None
+
+    def cut(self, source: Source, *, watcher: video.Watcher | None = None) -> Views:
+        """Read a video to its end; raises as :func:`i3d_deploy.views.cut`."""
+        return views.cut(
+            source,
+            sampling=self.sampling,
+            spatial=self.spatial,
+            clips=self.clips,
+            crops=self.crops,
+            min_decoded_share=self.min_decoded_share,
+            decoder_threads=self.decoder_threads,
+            watcher=watcher,
+        )
+
+
+class _StoppedError(Exception):
+    """The views are no longer wanted."""
+
+
+class Reading:
+    """A video that is read in one thread while another computes its views.
+
+    Args:
+        source: What :func:`i3d_deploy.video.collect` takes.
+        cutting: How its views are cut.
+    """
+
+    def __init__(self, source: Source, cutting: Cutting) -> None:
+        self.source = source
+        self._cutting = cutting
+        self._changed = threading.Condition()
+        self._attempt = 0
+        self._indices: Indices = np.empty((0, 0), np.int64)
+        self._plan: Views | None = None
+        self._last_frame = -1
+        self._final: Views | None = None
+        self._error: BaseException | None = None
+        self._is_stopped = False
+
+    def run(self) -> None:
+        """Read to the end, in the thread that decodes. What goes wrong is raised in the one that computes."""
+        try:
+            self.before_frame()
+            final = self._cutting.cut(self.source, watcher=self)
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self._final = self._plan = final
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Have the thread that decodes end before its next frame."""
+        self._is_stopped = True
+
+    def planned(self, indices: Indices) -> None:
+        """Begin an attempt, as :class:`i3d_deploy.video.Watcher`."""
+        with self._changed:
+            self._attempt += 1
+            self._indices, self._plan, self._last_frame = indices, None, -1
+
+    def before_frame(self) -> None:
+        """End the reading where it is no longer wanted."""
+        if self._is_stopped:
+            raise _StoppedError
+
+    def decoded(self, index: int, frame: Frame) -> None:
+        """Let the views of another frame be cut."""
+        with self._changed:
+            if self._last_frame < 0:
+                boxes = self._cutting.spatial.boxes(*frame.shape[:2], num_crops=self._cutting.crops)
+                self._plan = Views(indices=self._indices, boxes=boxes, by_index={}, num_frames=0)
+                self._size = frame.shape
+            if self._size != frame.shape:
+                self._plan = None  # frames of several sizes are an error once all are counted
+            if self._plan is not None:
+                self._plan.by_index[index] = frame
+            self._last_frame = index
+            self._changed.notify_all()
+
+    def groups(self, size: int, buffers: Buffers) -> Iterator[Group]:
+        """Cut the views, in batches, as soon as their frames are there: :meth:`i3d_deploy.views.Views.by_clip`.
+
+        Args:
+            size: Views per batch; the last batch of an attempt may be smaller.
+            buffers: What batches are cut into.
+
+        Yields:
+            Groups of one attempt after the other; those of the last attempt are all views of the video.
+
+        Raises:
+            VideoError: No usable frame.
+            InputError: The crops do not fit the frames.
+        """
+        attempt, left = 0, list[int]()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_ready(attempt, left[:size]))  # noqa: B023
+                if self._error is not None:
+                    raise self._error
+                plan = self._plan
+                assert plan is not None, "what is ready has a plan"
+                if attempt != self._attempt:
+                    attempt, left = self._attempt, plan.by_clip()
+                    continue
+            if not left:
+                return
+            numbers, left = left[:size], left[size:]
+            batch = plan.fill(buffers.take(len(numbers), plan.view_shape), numbers)
+            yield Group(attempt=attempt, numbers=numbers, num_views=len(plan), batch=batch)
+
+    def _is_ready(self, attempt: int, numbers: list[int]) -> bool:
+        """Whether there is something new, or the frames of these views, or for none of them the end."""
+        if self._error is not None or self._final is not None:
+            return True
+        if self._plan is None:
+            return False
+        if attempt != self._attempt:
+            return True
+        clips = [number % len(self._indices) for number in numbers]
+        return bool(numbers) and int(self._indices[clips].max()) <= self._last_frame
+
+    def views(self) -> Views:
+        """Wait for the end, and give what was read; raises as :meth:`groups`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._final is not None)
+            if self._error is not None:
+                raise self._error
+            assert self._final is not None, "it ended without an error"
+            return self._final
+
+
+@contextmanager
+def opened(source: Source, cutting: Cutting) -> Iterator[Reading]:
+    """Read one video in a thread, which has ended when the ``with`` block has.
+
+    An iterable of frames is read by the caller's thread: its frames must be counted before a view can be cut.
+
+    Args:
+        source: What :func:`i3d_deploy.video.collect` takes.
+        cutting: How its views are cut.
+    """
+    reading = Reading(source, cutting)
+    if not isinstance(source, (str, Path, FrameFolder, np.ndarray)):
+        reading.run()
+        yield reading
+        return
+    thread = threading.Thread(target=reading.run, name=_THREAD_NAME)
+    thread.start()
+    try:
+        yield reading
+    finally:
+        reading.stop()
+        thread.join()
+
+
+def one_ahead(sources: Iterable[Source], cutting: Cutting) -> Generator[Reading, None, None]:
+    """Read videos in a thread, one at a time, the next one while the caller computes this one.
+
+    The thread has ended when the iterator has, also when it is closed before its end.
+
+    Args:
+        sources: Asked for the next one before this one is handed over, in the caller's thread. Iterables of frames are
+            read in the other thread.
+        cutting: How their views are cut.
+
+    Yields:
+        One reading for each source, in order.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix=_THREAD_NAME) as thread:
+        started: list[Reading] = []
+        try:
+            for source in sources:
+                started.append(Reading(source, cutting))
+                thread.submit(started[-1].run)
+                if len(started) > 1:
+                    yield started[0]
+                    del started[0]
+            yield from started
+        finally:
+            for reading in started:
+                reading.stop()

@@ -1,0 +1,84 @@
+"""``i3d-export`` to eight bits and with a gate on accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from i3d_deploy import artifact, generated, recognizer
+from i3d_deploy.commands import export
+from tests.commands.test_commands import assert_one_line, run
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos and a list of them with labels."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(2):
+        generated.write_clip(folder / f"{number}.mp4", num_frames=20, height=48, width=64, seed=number)
+    (folder / "list.txt").write_text("0.mp4 0\n1.mp4 1\n")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_eight_bits_need_clips(tiny_exports: Path, tmp_path: Path, precision: str) -> None:
+    result = run(
+        export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--precision", precision, "--output", tmp_path
+    )
+    assert_one_line(result, f"{precision} is calibrated on real clips", "--calibrate LIST_OR_FOLDER")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_precisions_take_none(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
+    result = run(
+        export.main, tiny_exports / "tiny.safetensors", "--to", "onnx", "--calibrate", clips, "--output", tmp_path
+    )
+    assert_one_line(result, "clips to calibrate on are for int8 and fp8, not for fp32")
+
+
+def test_openvino_has_no_fp8(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
+    arguments = ("--to", "openvino", "--precision", "fp8", "--calibrate", clips, "--output", tmp_path)
+    result = run(export.main, tiny_exports / "tiny.safetensors", *arguments)
+    assert_one_line(result, "OpenVINO has no fp8 on CPUs")
+
+
+def test_a_list_that_is_none_ends_before_the_work(tiny_exports: Path, tmp_path: Path) -> None:
+    arguments = ("--to", "onnx", "--accuracy", tmp_path / "none.txt", "--output", tmp_path / "out")
+    result = run(export.main, tiny_exports / "tiny.safetensors", *arguments)
+    assert_one_line(result, "none.txt: no such file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_fp8_is_experimental_and_runs_in_onnx_runtime(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
+    result = run(
+        export.main,
+        *(tiny_exports / "tiny.safetensors", "--to", "onnx", "--to", "tensorrt", "--precision", "fp8"),
+        *("--calibrate", clips, "--calibration-views", "3", "--accuracy", clips / "list.txt", "--max-drop", "100"),
+        *("--compute-capability", "8.9", "--layout", "3d", "--output", tmp_path, "--name", "tiny"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "Warning: tiny.onnx: fp8 is experimental" in result.stderr
+    assert "on 3 calibration views: same first class in" in result.stdout
+    assert "top-1 on list: not measured here, PyTorch float32" in result.stdout
+    onnx_card, engine_card = (artifact.read_card(tmp_path / name) for name in ("tiny.onnx", "tiny.engine"))
+    assert [card.parity[0].status for card in (onnx_card, engine_card)] == ["passed", "not measured here"]
+    assert onnx_card.gate is not None and onnx_card.gate.status == "passed"
+    assert engine_card.gate is not None and engine_card.gate.status == "not measured here"
+    assert engine_card.engine is not None and engine_card.engine.precision == "fp8"
+    assert str(tmp_path) not in onnx_card.to_json() + engine_card.to_json()
+    assert str(clips) not in onnx_card.to_json() + engine_card.to_json()
+
+
+def test_two_exports_to_int8_are_the_same_bytes(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        result = run(
+            export.main,
+            *(tiny_exports / "tiny.safetensors", "--to", "onnx", "--precision", "int8", "--calibrate", clips),
+            *("--calibration-views", "2", "--output", tmp_path / name, "--name", "tiny"),
+        )
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "one/tiny.onnx").read_bytes() == (tmp_path / "two/tiny.onnx").read_bytes()
+    with recognizer.load(tmp_path / "one/tiny.onnx") as loaded:
+        assert loaded.info.precision == "int8"
+        assert len(loaded.predict(clips / "0.mp4").logits) == 6
