@@ -9,6 +9,7 @@ Note [Two views at a time]
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -101,15 +102,17 @@ class OpenVINORunner(Runner):
             precision=f"int8 with {_NAMES.get(used, used)}" if engine.precision == "int8" else _NAMES.get(used, used),
             threads=compiled.get_property("INFERENCE_NUM_THREADS") if self._device == "CPU" else 0,
         )
-
         if engine.precision == "int8" and self.info.threads >= _NUM_STREAMS:
             self.batches_held = _NUM_STREAMS + 1  # one is cut while the others are computed
 
     def infer_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """As in any runner; several at a time in int8: Note [Two views at a time]."""
-        is_in_streams = self.batches_held > 1 and self._has_run_many
-        self._has_run_many = True
-        return self._run_in_streams(batches) if is_in_streams else super().infer_each(batches)
+        waiting = iter(batches)
+        first = list(itertools.islice(waiting, 2))
+        is_in_streams = self.batches_held > 1 and self._has_run_many and len(first) > 1
+        self._has_run_many = len(first) > 1
+        run = self._run_in_streams if is_in_streams else super().infer_each
+        yield from run(itertools.chain(first, waiting))
 
     def _run_in_streams(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         running: deque[_Run] = deque()
