@@ -107,9 +107,12 @@ class OpenVINORunner(Runner):
 
     def infer_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """As in any runner; several at a time in int8: Note [Two views at a time]."""
+        if self.batches_held == 1:
+            yield from super().infer_each(batches)
+            return
         waiting = iter(batches)
         first = list(itertools.islice(waiting, 2))
-        is_in_streams = self.batches_held > 1 and self._has_run_many and len(first) > 1
+        is_in_streams = self._has_run_many and len(first) > 1
         self._has_run_many = len(first) > 1
         run = self._run_in_streams if is_in_streams else super().infer_each
         yield from run(itertools.chain(first, waiting))
