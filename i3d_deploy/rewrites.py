@@ -11,6 +11,11 @@ Note [Frames that a pool drops]
 
     It is the case of every I3D ResNet whose stem pool has a kernel of (1, 3, 3) and a stride of (2, 2, 2): half of the
     stem, 6.2 of 43.3 GMAC for i3d_r50.
+
+Note [Normalising channels]
+    Where the three numbers of a pixel lie together, normalising them by constants of three numbers takes a backend
+    without kernels for it four times as long as normalising long runs of one channel. OpenVINO has such kernels and
+    convolves channels that lie together, so for it the axes are better moved afterwards, which then costs nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +23,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from i3d_deploy.errors import MissingExtraError
 
 try:
     import onnx
+    from onnx import numpy_helper
 except ImportError as error:
     raise MissingExtraError("onnx", extra="export", cause=error) from error
 
 POINTWISE = {"Cast", "Clip", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 """Operators with one data input that treat every element alike."""
+
+_ARITHMETIC = {"Add", "Div", "Mul", "Sub"}
 
 
 def skip_dropped_frames(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,6 +92,57 @@ def _convolution_read_by(graph: onnx.GraphProto, pool: onnx.NodeProto) -> onnx.N
             return None
         name = maker.input[0]
     return None
+
+
+def transpose_first(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Transpose before arithmetic with constants instead of after it. See Note [Normalising channels].
+
+    Args:
+        model: Any ONNX model.
+
+    Returns:
+        A copy, in which each transposition stands before the additions, subtractions, multiplications and divisions by
+        constants that it followed.
+    """
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    graph = rewritten.graph
+    is_changed = False
+    while any(_swap(graph, number) for number, node in enumerate(graph.node) if node.op_type == "Transpose"):
+        is_changed = True
+    if is_changed:
+        del graph.value_info[:]
+        graph.value_info.extend(onnx.shape_inference.infer_shapes(rewritten).graph.value_info)
+    return rewritten
+
+
+def _swap(graph: onnx.GraphProto, number: int) -> bool:
+    """Let a transposition change places with the arithmetic before it; whether it did."""
+    moved, permutation = graph.node[number], attributes(graph.node[number]).get("perm")
+    place, maker = next(
+        ((place, node) for place, node in enumerate(graph.node) if moved.input[0] in node.output), (0, None)
+    )
+    constants = {entry.name: entry for entry in graph.initializer}
+    is_read_once = Counter(name for node in graph.node for name in node.input)[moved.input[0]] == 1
+    if maker is None or maker.op_type not in _ARITHMETIC or not is_read_once or permutation is None:
+        return False
+    varying = [position for position, name in enumerate(maker.input) if name not in constants]
+    if len(varying) != 1 or moved.input[0] in {entry.name for entry in graph.output}:
+        return False
+    values = numpy_helper.to_array(constants[maker.input[1 - varying[0]]])
+    if values.ndim > len(permutation):
+        return False
+    values = values.reshape((1,) * (len(permutation) - values.ndim) + values.shape).transpose(permutation)
+    name = f"{maker.input[1 - varying[0]]}_{'_'.join(map(str, permutation))}"
+    if name not in constants:
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    between, result = moved.input[0], moved.output[0]
+    moved.input[0], moved.output[0] = maker.input[varying[0]], between
+    maker.input[varying[0]], maker.input[1 - varying[0]], maker.output[0] = between, name, result
+    first, second = (onnx.NodeProto.FromString(node.SerializeToString()) for node in (moved, maker))
+    graph.node[place].CopyFrom(first)
+    graph.node[number].CopyFrom(second)
+    return True
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -67,15 +67,14 @@ class EngineModule(nn.Module):
         self.model.fc.float()
         self.input = engine.input
         self.dtype = DTYPES[engine.precision]
-        self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1, 1))
-        self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1, 1))
+        self.register_buffer("mean", torch.tensor(pixels.mean))
+        self.register_buffer("std", torch.tensor(pixels.std))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map frames, (N, T, H, W, 3) uint8 or (N, 3, T, H, W) float32, to logits (N, K) float32."""
         if self.input == "uint8_nthwc":
             # The mean is not folded into the stem: its zero padding would make that inexact.
-            # The axes are moved first: a channel's numbers then lie together, and its mean serves a long run of them.
-            frames = (frames.float().permute(0, 4, 1, 2, 3) - self.mean) / self.std  # N 3 T H W
+            frames = ((frames.float() - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # N 3 T H W
         maps = self.model.features(frames.to(self.dtype))
         logits: Tensor = self.model.fc(self.model.pool(maps.float()))
         return logits
@@ -166,7 +165,7 @@ def optimize(graph: onnx.ModelProto, engine: Engine) -> onnx.ModelProto:
     if "skip_dropped_frames" in engine.rewrites:
         graph = rewrites.skip_dropped_frames(graph)
     if engine.layout == "2d":
-        graph = to_2d.lower(graph)
+        graph = to_2d.lower(rewrites.transpose_first(graph))
     check(graph)
     return graph
 

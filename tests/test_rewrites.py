@@ -178,3 +178,37 @@ def test_every_export_is_rewritten_unless_asked_not_to(tiny_checkpoint: Checkpoi
         engine = Engine.model_validate({"rewrites": ("skip_dropped_frames",), "layout": layout})
         np.testing.assert_allclose(run(to_onnx.optimize(traced, engine), frames), run(traced, frames), atol=1e-5)
     assert to_onnx.optimize(traced, Engine()) == traced
+
+
+@pytest.mark.parametrize("order", ["data first", "constant first"])
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (1, 1, 1, 1), (5, 1, 3), ()], ids=str)
+@pytest.mark.parametrize("permutation", [(0, 3, 1, 2), (0, 2, 1, 3), (3, 0, 2, 1)], ids=str)
+def test_transpositions_go_before_arithmetic(permutation: tuple[int, ...], shape: tuple[int, ...], order: str) -> None:
+    constant = RandomState(0).uniform(1, 2, shape).astype(np.float32)
+    operands = ["x", "c"] if order == "data first" else ["c", "x"]
+    nodes = [
+        helper.make_node("Sub", operands, ["0"]),
+        helper.make_node("Div", ["0", "c"], ["1"]),
+        helper.make_node("Transpose", ["1"], ["y"], perm=permutation),
+    ]
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ("N", 5, 4, 3))]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * 4)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(constant, "c")])
+    before = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    after = rewrites.transpose_first(before)
+    assert [node.op_type for node in after.graph.node] == ["Transpose", "Sub", "Div"]
+    data = RandomState(1).standard_normal((2, 5, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(run(after, data), run(before, data))
+
+
+def test_a_result_that_is_read_twice_is_transposed_afterwards() -> None:
+    nodes = [
+        helper.make_node("Sub", ["x", "c"], ["0"]),
+        helper.make_node("Transpose", ["0"], ["1"], perm=(1, 0)),
+        helper.make_node("MatMul", ["0", "1"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ("N", 3))]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * 2)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(np.ones(3, np.float32), "c")])
+    before = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    assert rewrites.transpose_first(before) == before
