@@ -15,7 +15,7 @@ show() {
 }
 
 has() {
-    python -c "$1" 2>/dev/null
+    python -c "import sys; from importlib.util import find_spec; sys.exit(find_spec('$1') is None)"
 }
 
 [ $# -gt 0 ] || python -c "import sys; from pathlib import Path; from i3d_deploy.generated import write_clip
@@ -27,20 +27,20 @@ show i3d-doctor || true # problems are printed; what can be built is tried below
 
 source=(--model i3d_r50 --random-weights --output "$output" --video "$video" --proof-clips 1)
 targets=() one_view=() whole=("$output"/i3d_r50.safetensors)
-has 'import onnxruntime' && targets+=(--to onnx) && one_view+=("$output"/{plain,i3d_r50}_fp32.onnx) &&
+has onnxruntime && targets+=(--to onnx) && one_view+=("$output"/{plain,i3d_r50}_fp32.onnx) &&
     whole+=("$output"/plain_fp32.onnx)
-has 'import openvino' && targets+=(--to openvino) && one_view+=("$output"/{plain,i3d_r50}_fp32.xml)
+has openvino && targets+=(--to openvino) && one_view+=("$output"/{plain,i3d_r50}_fp32.xml)
 show i3d-export "${source[@]}" --to safetensors --name i3d_r50
 show i3d-export "${source[@]}" "${targets[@]}" --name plain_fp32 --no-optimize
-has 'from i3d_deploy.tensorrt_flavor import load_flavor; load_flavor()' && targets+=(--to tensorrt)
+python -c 'from i3d_deploy.tensorrt_flavor import load_flavor; load_flavor()' 2>/dev/null && targets+=(--to tensorrt)
 show i3d-export "${source[@]}" "${targets[@]}" --name i3d_r50_fp32
-if has 'import openvino'; then
+if has openvino; then
     # Left to itself, OpenVINO computes a plain network in bf16 where the CPU can.
     whole+=("$output"/{plain,i3d_r50}_bf16.xml)
     for precision in bf16 int8; do
         options=(--to openvino --precision "$precision")
         [ "$precision" = int8 ] && options+=(--calibrate "$output"/calibration.txt)
-        has 'import nncf' || [ "$precision" != int8 ] || continue
+        has nncf || [ "$precision" != int8 ] || continue
         show i3d-export "${source[@]}" "${options[@]}" --name "plain_$precision" --no-optimize
         show i3d-export "${source[@]}" "${options[@]}" --name "i3d_r50_$precision"
         one_view+=("$output"/{plain,i3d_r50}_"$precision".xml)

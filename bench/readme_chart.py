@@ -97,13 +97,16 @@ def _block(record: Record, path: Path, document: Path) -> Iterator[str]:
     )
     yield f"![videos/s of {len(record.results)} artifacts]({picture})"
     yield ""
-    yield _row(HEADINGS)
-    yield _row(["---"] * len(HEADINGS))
+    # Of artifacts that were also timed from the video file.
+    from_file = ("from the file",) if any(result.end_to_end for result in record.results) else ()
+    yield _row((*HEADINGS, *from_file))
+    yield _row(["---"] * len((*HEADINGS, *from_file)))
     for result in record.results:
-        yield _row(_cells(record, result))
+        cells = _cells(record, result)
+        yield _row([*cells, _from_file(record, result)] if from_file else cells)
     for failure in record.failures:
         reason = f"not timed: {_plain(failure.reason)}"
-        yield _row([_code(failure.artifact), reason, *[wording.DASH] * (len(HEADINGS) - 2)])
+        yield _row([_code(failure.artifact), reason, *[wording.DASH] * (len((*HEADINGS, *from_file)) - 2)])
     yield ""
     yield (
         f"{_plain(wording.machine(record.machine))}; {_plain(wording.versions(record))}; {record.protocol.name}: "
@@ -130,6 +133,17 @@ def _cells(record: Record, result: Result) -> list[str]:
         wording.DASH if result.roofline is None else wording.percent(result.roofline.share),
         memory,
     ]
+
+
+def _from_file(record: Record, result: Result) -> str:
+    """Seconds of a video from its file, and how many times as fast as the first artifact."""
+    first, own = record.results[0].end_to_end, result.end_to_end
+    if own is None:
+        return wording.DASH
+    text = f"{wording.significant(own.timing.median)} s"
+    if first is None or own is first:
+        return text
+    return f"{text}, {wording.significant(first.timing.median / own.timing.median)} times as fast"
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

@@ -54,8 +54,13 @@ DEFINE_PEAK(register_peak_bf16, __m512, START_BF16, STEP_BF16, 32)
 #endif
 
 #if defined(__AVX512VNNI__)
+/* Written out: of the intrinsic, GCC 12 moves the sums to memory and back. */
+static inline __m512i dot_int8(__m512i sum) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(_mm512_set1_epi8(3)), "v"(_mm512_set1_epi8(5)));
+    return sum;
+}
 #define START_INT8(i) _mm512_set1_epi32(i)
-#define STEP_INT8(sum) _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(3), _mm512_set1_epi8(5))
+#define STEP_INT8(sum) dot_int8(sum)
 DEFINE_PEAK(register_peak_int8, __m512i, START_INT8, STEP_INT8, 64)
 #elif defined(__AVXVNNI__)
 #define START_INT8(i) _mm256_set1_epi32(i)

@@ -36,6 +36,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxscript": ("onnxscript",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
     "openvino": ("openvino",),
+    "nncf": ("nncf",),
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx",),
     "pycuda": ("pycuda",),
@@ -68,6 +69,7 @@ def offers(name, module):
     return []
 
 name = sys.argv[1]
+sys.modules["openvino_telemetry"] = None  # openvino and nncf then report nothing over the network
 module = importlib.import_module("cuda.bindings.driver" if name == "cuda.bindings" else name)
 if name == "pycuda":
     importlib.import_module("pycuda.driver")
@@ -251,6 +253,7 @@ def find_abilities(packages: Iterable[Package], gpus: tuple[Gpu, ...]) -> tuple[
         _needs(by_name, "read videos", ("numpy", "cv2"), extras=""),
         _needs(by_name, "export to onnx", _EXPORT, extras="export"),
         _needs(by_name, "export to openvino", (*_EXPORT, "openvino"), extras="export,openvino"),
+        _needs(by_name, "quantize for openvino", (*_EXPORT, "openvino", "nncf"), extras="export,openvino,quant"),
         _export_to_tensorrt(by_name, gpus),
         _run_onnx(by_name, gpus),
         _needs(by_name, "run .xml", ("openvino",), extras="openvino"),

@@ -45,6 +45,9 @@ def test_core_alone_reads_videos_and_says_what_to_install() -> None:
         "read videos": "yes: numpy 1.0, cv2 1.0",
         "export to onnx": f"{no_export}: pip install 'i3d-deploy[export]'",
         "export to openvino": f"{no_export}, openvino is missing: pip install 'i3d-deploy[export,openvino]'",
+        "quantize for openvino": (
+            f"{no_export}, openvino is missing, nncf is missing: pip install 'i3d-deploy[export,openvino,quant]'"
+        ),
         "export to tensorrt": f"{no_export}, tensorrt_rtx is missing: pip install 'i3d-deploy[export,tensorrt-rtx]'",
         "run .onnx": "no: onnxruntime is missing: pip install 'i3d-deploy[cpu]'",
         "run .xml": "no: openvino is missing: pip install 'i3d-deploy[openvino]'",
