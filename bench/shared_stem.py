@@ -40,13 +40,12 @@ from typing import Any
 
 import click
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from i3d_deploy import files, model, to_onnx, views
+from i3d_deploy import files, model, to_onnx, untracked, views
 from i3d_deploy.benchmark import meters, wording
 from i3d_deploy.card import Pixels, Sampling, Spatial
 from i3d_deploy.commands.options import reports_errors, steps
@@ -55,6 +54,9 @@ from i3d_deploy.geometry import Box
 from i3d_deploy.model import I3DResNet
 from i3d_deploy.network import Network, i3d_r50
 from i3d_deploy.views import Views
+
+with untracked.imports():
+    import openvino
 
 Array = NDArray[np.float32]
 Window = tuple[int, ...]

@@ -6,14 +6,15 @@ Both are evaluated with the test pipeline of the card, from the video files on.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from i3d_deploy import evaluation, lists
+from i3d_deploy import evaluation, lists, video
 from i3d_deploy.card import Accuracy, Card, Gate
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.journal import Journal
+from i3d_deploy.lists import Annotation
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.results import OF_THE_CARD, Plan, Result
 
@@ -51,10 +52,13 @@ def plan(card: Card, listed: Path) -> Plan:
 
     Raises:
         InputError: The list cannot be read, a label is not one of the card's classes, or a video has several.
+        VideoError: Videos cannot be opened; the message names them.
     """
+    annotations = lists.read(listed, kind="video", root=listed.parent, num_classes=card.network.num_classes)
+    _check_videos(annotations, listed)
     averaging = next(ours for ours, theirs in OF_THE_CARD.items() if theirs == card.averaging)
     return Plan(
-        annotations=lists.read(listed, kind="video", root=listed.parent, num_classes=card.network.num_classes),
+        annotations=annotations,
         labels=card.labels,
         sampling=card.sampling,
         spatial=card.spatial,
@@ -122,15 +126,44 @@ def judge(source: Accuracy, engine: Accuracy, *, max_drop: float) -> Gate:
     )
 
 
+def without_gate(card: Card) -> Card:
+    """The card as it was before a gate: of the accuracies, only those that others measured stay."""
+    gate = card.gate
+    if gate is None:
+        return card
+    kept = (
+        entry for entry in card.accuracy if entry.data != gate.data or entry.top1 not in (gate.source_top1, gate.top1)
+    )
+    return card.model_copy(update={"accuracy": tuple(kept), "gate": None})
+
+
+def _check_videos(annotations: Sequence[Annotation], listed: Path) -> None:
+    """Open every video, since it may take hours until its turn comes."""
+    broken: list[tuple[str, str]] = []
+    for entry in annotations:
+        assert isinstance(entry.source, Path), "a list of videos names no folders of frames"
+        try:
+            video.check(entry.source)
+        except VideoError as error:
+            broken.append((entry.name, str(error)))
+    _require_none(broken, of=len(annotations), listed=listed)
+
+
 def _require_all(result: Result) -> None:
-    if not result.broken:
+    broken = [(result.plan.annotations[entry.index].name, str(entry.error)) for entry in result.broken]
+    _require_none(broken, of=len(result.entries), listed=result.plan.listed)
+
+
+def _require_none(broken: Sequence[tuple[str, str]], *, of: int, listed: Path) -> None:
+    """Refuse videos that cannot be read, each given with the reason."""
+    if not broken:
         return
-    names = [result.plan.annotations[entry.index].name for entry in result.broken]
+    names = [name for name, _ in broken]
     more = f" and {len(names) - _MAX_NAMED_VIDEOS} more" if len(names) > _MAX_NAMED_VIDEOS else ""
     raise VideoError(
-        f"{len(names)} of {len(result.entries)} videos of {result.plan.listed} cannot be read, so there is no "
-        f"accuracy: {', '.join(names[:_MAX_NAMED_VIDEOS])}{more}; mend them or take them off the list "
-        f"(the first: {result.broken[0].error})"
+        f"{len(names)} of {of} videos of {listed} cannot be read, so there is no accuracy: "
+        f"{', '.join(names[:_MAX_NAMED_VIDEOS])}{more}; mend them or take them off the list "
+        f"(the first: {broken[0][1]})"
     )
 
 

@@ -134,6 +134,22 @@ class Builders:
         self._graphs: dict[Engine, _Graph] = {}
         self._quantized: dict[Engine, onnx.ModelProto] = {}
 
+    def check(self, target: Target) -> None:
+        """Refuse what cannot be built here, before the long steps.
+
+        Raises:
+            InputError: The target has not this precision.
+            MissingExtraError: What quantises for it is not installed.
+        """
+        precision = self._engine.precision
+        if target == "openvino" and precision == "fp8":
+            raise InputError("OpenVINO has no fp8 on CPUs: export it in int8, or fp8 to onnx and tensorrt")
+        # Exporters are imported when used, so that one needs none of the others installed.
+        if target == "openvino" and precision == "int8":
+            from i3d_deploy import quantize_openvino  # noqa: F401
+        elif target in ("onnx", "tensorrt") and precision in ("int8", "fp8"):
+            from i3d_deploy import quantize_onnx  # noqa: F401
+
     def build(self, target: Target) -> tuple[Built, ...]:
         """Build one target, in one layout or in both.
 
@@ -152,9 +168,6 @@ class Builders:
         checkpoint.save(Checkpoint(model=self._source.model, card=card), path)
 
     def _build(self, target: Target, choice: layouts.Choice, *, ending: str) -> Built:
-        # Exporters are imported when used, so that one needs none of the others installed.
-        if target == "openvino" and self._engine.precision == "fp8":
-            raise InputError("OpenVINO has no fp8 on CPUs: export it in int8, or fp8 to onnx and tensorrt")
         rewrites = REWRITES if self._optimization.is_on else ()
         engine = self._engine.model_copy(update={"layout": choice.layout, "rewrites": rewrites})
         # OpenVINO chooses its types when it compiles, and int8 is made of the float32 graph.

@@ -16,13 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import files, video, views
-from i3d_deploy.card import Calibration, Card
+from i3d_deploy import files, lists, video, views
+from i3d_deploy.card import Calibration, Card, Sampling, Spatial
 from i3d_deploy.errors import InputError, VideoError
 
 DEFAULT_VIEWS = 32
 """Few are enough, because a view gives each layer hundreds of thousands of values: 8 to 256 views of a trained network
 give the same divergence within a third, 4 give twice as much."""
+
+_LIST_SUFFIXES = (".json", ".txt")
+_ONE_CLIP = Sampling(num_clips=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +35,17 @@ class Clips:
     Attributes:
         paths: The videos that views are cut from, in order.
         num_views: Views in all, at least one per video.
-        left_out: Why other videos are not among them, one line each.
+        unreadable: Why other videos are not among them, one line each.
     """
 
     paths: tuple[Path, ...]
     num_views: int
-    left_out: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The warnings of an export that is calibrated on the others, one line each."""
+        return tuple(f"calibration leaves out a video: {reason}" for reason in self.unreadable)
 
     def views(self, card: Card, *, on_views: Callable[[int, int], None] | None = None) -> Iterator[NDArray[np.uint8]]:
         """Decode and cut, one video in memory at a time.
@@ -56,11 +64,8 @@ class Clips:
         counts = shares(self.num_views, len(self.paths))
         for number, (path, count) in enumerate(zip(self.paths, counts, strict=True)):
             prepared = views.prepare(path, card)
-            wanted = spread(count, len(prepared), turn=number)
-            for place, view in enumerate(prepared.batches(1)):
-                if place not in wanted:
-                    continue
-                yield view
+            for place in spread(count, len(prepared), turn=number):
+                yield prepared.fill(np.empty((1, *prepared.view_shape), np.uint8), [place])
                 given += 1
                 if on_views is not None:
                     on_views(given, self.num_views)
@@ -69,42 +74,46 @@ class Clips:
         """What the card says of them."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(bytes.fromhex(files.sha256(path)))
+            for file in _files_of(path):
+                digest.update(bytes.fromhex(files.sha256(file)))
         return Calibration(num_videos=len(self.paths), num_views=self.num_views, sha256=digest.hexdigest())
 
 
 def choose(source: Path, *, num_views: int = DEFAULT_VIEWS, views_per_video: int) -> Clips:
-    """Choose videos of a list or folder, evenly spread over it.
+    """Choose videos of a list or folder, evenly spread over it, and decode each once to see that it can be.
 
     Args:
-        source: A folder, searched through and through; a ``.txt`` list of videos, one a line, with or without their
-            labels, its paths starting from its folder; or one video.
+        source: A folder, searched through and through; a ``.txt`` or ``.json`` list of videos or folders of frames, as
+            in :mod:`i3d_deploy.lists` but with or without labels, its paths starting from its folder; or one video.
         num_views: Views wanted in all.
         views_per_video: Views that a video has; of few videos there are fewer views in all.
 
     Raises:
         InputError: ``source`` names no video.
-        VideoError: None of its videos can be opened.
+        VideoError: None of its videos can be read.
     """
     if num_views < 1:
         raise InputError(f"calibration views ({num_views}) must be > 0")
     found = find(source)
     taken = [found[index] for index in spread(num_views, len(found), turn=0)]
-    paths, left_out = [], []
+    paths, unreadable = [], []
     for path in taken:
         try:
-            video.check(path)
+            views.cut(path, sampling=_ONE_CLIP, spatial=Spatial())
         except VideoError as error:
-            left_out.append(f"calibration leaves out a video: {error}")
+            unreadable.append(str(error))
         else:
             paths.append(path)
     if not paths:
-        raise VideoError(f"{source}: none of {len(taken)} videos to calibrate on can be opened; {left_out[0]}")
-    return Clips(paths=tuple(paths), num_views=min(num_views, len(paths) * views_per_video), left_out=tuple(left_out))
+        raise VideoError(f"{source}: none of {len(taken)} videos to calibrate on can be read: {unreadable[0]}")
+    num_views = min(num_views, len(paths) * views_per_video)
+    return Clips(paths=tuple(paths), num_views=num_views, unreadable=tuple(unreadable))
 
 
 def find(source: Path) -> tuple[Path, ...]:
     """The videos of a list or folder, or a video itself, as for :func:`choose`."""
+    if video.is_image_folder(source):
+        return (source,)
     if source.is_dir():
         found = tuple(sorted(path for path in source.rglob("*") if path.suffix.lower() in video.VIDEO_SUFFIXES))
         if not found:
@@ -113,26 +122,14 @@ def find(source: Path) -> tuple[Path, ...]:
     problem = files.what_is_wrong(source)
     if problem is not None:
         raise InputError(f"{source}: {problem}; give a list or a folder of videos to calibrate on")
-    return _listed(source) if source.suffix.lower() == ".txt" else (source,)
+    return lists.find(source, root=source.parent) if source.suffix.lower() in _LIST_SUFFIXES else (source,)
 
 
-def _listed(path: Path) -> tuple[Path, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file with one video a line") from error
-    found = tuple(_without_labels(path.parent, line.strip()) for line in lines if line.strip())
-    if not found:
-        raise InputError(f"{path}: the list names no video to calibrate on")
-    return found
-
-
-def _without_labels(root: Path, line: str) -> Path:
-    """The video of a line; numbers behind it are labels unless they belong to the name of a file."""
-    name = line
-    while not (root / name).exists() and name.rpartition(" ")[2].isdecimal() and " " in name:
-        name = name.rpartition(" ")[0].rstrip()
-    return root / name
+def _files_of(path: Path) -> list[Path]:
+    """A video file, or the images of a folder of frames in order."""
+    if not path.is_dir():
+        return [path]
+    return sorted(entry for entry in path.iterdir() if entry.name.lower().startswith("img_") and entry.is_file())
 
 
 def shares(num_views: int, num_videos: int) -> tuple[int, ...]:

@@ -116,6 +116,8 @@ def export(
         tensorrt=tensorrt or EngineOptions(),
         on_step=on_step,
     )
+    for target in targets:
+        builders.check(target)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".proving-", ignore_cleanup_errors=True) as scratch:
         # Everything is built before the longer proof begins, so that a missing part is known at once.
@@ -147,9 +149,12 @@ def _card(source: Checkpoint, built: Built) -> Card:
     is_quantized = built.engine is not None and built.engine.calibration is not None
     tools = (*_TOOLS[built.target], *(_QUANTIZERS[built.target] if is_quantized else ()))
     versions = {tool: importlib.metadata.version(tool) for tool in tools}
-    provenance = source.card.provenance
+    # What an earlier export found of the file that is exported now says nothing of this one.
+    card = accuracy.without_gate(source.card)
+    provenance = card.provenance
     provenance = provenance.model_copy(update={"tools": {**provenance.tools, **versions}})
-    return source.card.model_copy(update={"provenance": provenance, "engine": built.engine})
+    changes = {"provenance": provenance, "engine": built.engine, "parity": (), "agreement": ()}
+    return card.model_copy(update=changes)
 
 
 def _prove_and_keep(

@@ -7,6 +7,7 @@ The two give the same answer (``to_2d`` turns one into the other), so this is ab
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from i3d_deploy.card import Layout, Precision
 
@@ -24,16 +25,21 @@ class Choice:
     reason: str
 
 
+Target = Literal["onnx", "openvino", "tensorrt"]
+
+
 @dataclass(frozen=True)
 class _Row:
-    target: str
+    target: Target
     precisions: tuple[Precision, ...]
     choices: tuple[Choice, ...]
 
 
 _UNMEASURED = "not measured on a GPU yet: both are made, i3d-bench tells which is faster there"
 _BOTH = (Choice(layout="3d", reason=_UNMEASURED), Choice(layout="2d", reason=_UNMEASURED))
-_2D_IN_ONNX_RUNTIME = "in ONNX Runtime on a CPU, I3D R50 in 2D is 1.2 times as fast as in 3D"
+_2D_IN_ONNX_RUNTIME = (
+    "in ONNX Runtime on a CPU, I3D R50 in 2D is 1.2 times as fast as in 3D; for a GPU, try --layout 3d"
+)
 _3D_IN_EIGHT_BITS = "8-bit engines have been made and compared in 3D only"
 _3D_IN_OPENVINO = "in OpenVINO on a CPU, I3D R50 in 2D is no faster than in 3D"
 

@@ -69,15 +69,9 @@ def read(
     Raises:
         InputError: The file cannot be read, is empty, or a line is malformed; the message names the line.
     """
-    problem = files.what_is_wrong(path)
-    if problem is not None:
-        raise InputError(f"list {path}: {problem}")
+    text = _text(path)
     if with_offset and kind == "video":
         raise InputError(f"list {path}: only lists of frames have offsets, not lists of videos")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"list {path}: not a text file") from error
     try:
         if path.suffix.lower() == ".json":
             rows = _json_rows(text, kind=kind)
@@ -96,9 +90,61 @@ def read(
     return annotations
 
 
+def find(path: Path, *, root: Path) -> tuple[Path, ...]:
+    """The videos of a list of any kind, for work that needs neither labels nor numbers of frames.
+
+    Args:
+        path: As for :func:`read`; labels may also be missing, and other numbers follow.
+        root: Folder that the paths in it start from.
+
+    Returns:
+        Files and folders, which need not exist.
+
+    Raises:
+        InputError: The file cannot be read, names no video, or an entry is malformed.
+    """
+    text = _text(path)
+    try:
+        if path.suffix.lower() == ".json":
+            names = [_json_name(number, entry) for number, entry in enumerate(_json_entries(text))]
+        else:
+            names = [_without_numbers(root, line.strip()) for line in text.splitlines() if line.strip()]
+    except _MalformedError as error:
+        raise InputError(f"list {path}: {error}") from error
+    if not names:
+        raise InputError(f"list {path} names no video: write one a line")
+    return tuple(root / name for name in names)
+
+
 def to_text(rows: Iterable[tuple[str, int]] | Iterable[tuple[str, int, int]]) -> str:
     """The text of a list: fields of a row separated by spaces, one row a line."""
     return "".join(" ".join(map(str, row)) + "\n" for row in rows)
+
+
+def _text(path: Path) -> str:
+    problem = files.what_is_wrong(path)
+    if problem is not None:
+        raise InputError(f"list {path}: {problem}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"list {path}: not a text file") from error
+
+
+def _without_numbers(root: Path, line: str) -> str:
+    """What a line names: numbers behind it are no part of it, unless there is a file of that name."""
+    fields = line.rsplit(maxsplit=1)
+    while len(fields) == 2 and fields[1].isdecimal() and not _exists(root / line):
+        line = fields[0]
+        fields = line.rsplit(maxsplit=1)
+    return line
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a line longer than any name
+        return False
 
 
 class _MalformedError(Exception):
@@ -135,15 +181,26 @@ def _text_rows(text: str, *, kind: ListKind, with_offset: bool, multi_class: boo
         )
 
 
-def _json_rows(text: str, *, kind: ListKind) -> Iterator[_Row]:
-    key = "filename" if kind == "video" else "frame_dir"
+def _json_name(number: int, entry: Any) -> str:
+    names = [entry[key] for key in ("filename", "frame_dir") if key in entry] if isinstance(entry, dict) else []
+    if not names or not isinstance(names[0], str):
+        raise _MalformedError(f"entry {number} has neither a 'filename' nor a 'frame_dir'")
+    return names[0]
+
+
+def _json_entries(text: str) -> list[Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _MalformedError(f"no JSON document: {error}") from error
     if not isinstance(document, list):
         raise _MalformedError(f"holds a {type(document).__name__} instead of a list of objects")
-    for number, entry in enumerate(document):
+    return document
+
+
+def _json_rows(text: str, *, kind: ListKind) -> Iterator[_Row]:
+    key = "filename" if kind == "video" else "frame_dir"
+    for number, entry in enumerate(_json_entries(text)):
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or "label" not in entry:
             raise _MalformedError(f"entry {number} has no {key!r} with a 'label'")
         label = entry["label"]

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from i3d_deploy import accuracy, agreement, doctor, parity, views
 from i3d_deploy.calibration import Clips
-from i3d_deploy.card import Accuracy, Card, Gate, Parity
+from i3d_deploy.card import Accuracy, Card, Gate, Parity, Status
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.errors import DeviceError, MissingExtraError
+from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
 from i3d_deploy.parity import Answer, Clip
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.results import Plan
@@ -114,6 +114,8 @@ def extend(
     if calibrate is not None:
         report = views_report(on_step, "PyTorch float32 on the calibration clips")
         logits = agreement.answers(recognizer, calibrate, source.card, on_views=report)
+        if not np.isfinite(logits).all():
+            raise ArtifactError("logits of the checkpoint on the calibration clips are not finite: it is damaged")
         proof = replace(proof, calibrated=Calibrated(clips=calibrate, logits=logits))
     if plan is not None:
         reached = accuracy.evaluate(recognizer, plan, on_step=on_step)
@@ -131,7 +133,7 @@ def examine(path: Path, card: Card, *, proof: Proof, on_step: Report) -> Card:
         on_step: Called with a line as views and videos are done.
 
     Returns:
-        The card with what was found. An artifact that fails the first question is not asked the others.
+        The card with what was found. An artifact that fails a question is not asked the next ones.
     """
     try:
         recognizer = load(path)
@@ -144,6 +146,8 @@ def examine(path: Path, card: Card, *, proof: Proof, on_step: Report) -> Card:
         if figures.status == "failed":
             return card
         card = _with_agreement(card, recognizer, proof.calibrated, on_step=on_step)
+        if has_failed(card):
+            return card
         return _with_accuracy(card, recognizer, proof.standard, on_step=on_step)
 
 
@@ -156,17 +160,14 @@ def has_failed(card: Card) -> bool:
 def _unmeasured(card: Card, proof: Proof, *, reason: str) -> Card:
     figures = Parity(runner="none", status="not measured here", reason=reason)
     card = card.model_copy(update={"parity": (figures,)})
-    if proof.standard is None:
-        return card
-    reached = proof.standard.accuracy
+    return card if proof.standard is None else _without_accuracy(card, proof.standard, "not measured here", reason)
+
+
+def _without_accuracy(card: Card, standard: Standard, status: Status, reason: str) -> Card:
+    """The source's accuracy alone, and why there is none of the artifact."""
+    reached = standard.accuracy
     assert reached.top1 is not None, "lists of the gate have one label a video"
-    gate = Gate(
-        data=reached.data,
-        status="not measured here",
-        reason=reason,
-        max_drop=proof.standard.max_drop,
-        source_top1=reached.top1,
-    )
+    gate = Gate(data=reached.data, status=status, reason=reason, max_drop=standard.max_drop, source_top1=reached.top1)
     return card.model_copy(update={"accuracy": (*card.accuracy, reached), "gate": gate})
 
 
@@ -174,15 +175,23 @@ def _with_agreement(card: Card, recognizer: Recognizer, calibrated: Calibrated |
     if calibrated is None:
         return card
     report = views_report(on_step, f"{recognizer.info.backend} on the calibration clips")
-    logits = agreement.answers(recognizer, calibrated.clips, card, on_views=report)
-    found = agreement.compare(calibrated.logits, logits, runner=str(recognizer.info))
+    try:
+        logits = agreement.answers(recognizer, calibrated.clips, card, on_views=report)
+        found = agreement.compare(calibrated.logits, logits, runner=str(recognizer.info))
+    except ArtifactError as error:
+        # An agreement has no status: an artifact without an answer on real clips fails the proof.
+        failed = {"status": "failed", "reason": doctor.without_places(str(error))}
+        return card.model_copy(update={"parity": tuple(entry.model_copy(update=failed) for entry in card.parity)})
     return card.model_copy(update={"agreement": (found,)})
 
 
 def _with_accuracy(card: Card, recognizer: Recognizer, standard: Standard | None, *, on_step: Report) -> Card:
     if standard is None:
         return card
-    reached = accuracy.evaluate(recognizer, standard.plan, on_step=on_step)
+    try:
+        reached = accuracy.evaluate(recognizer, standard.plan, on_step=on_step)
+    except ArtifactError as error:
+        return _without_accuracy(card, standard, "failed", doctor.without_places(str(error)))
     gate = accuracy.judge(standard.accuracy, reached, max_drop=standard.max_drop)
     return card.model_copy(update={"accuracy": (*card.accuracy, standard.accuracy, reached), "gate": gate})
 

@@ -4,9 +4,10 @@ Weights get one symmetric scale per output channel, activations one symmetric ra
 biases for what rounding shifts. What is not quantised is computed in the type that the runner asks for.
 
 Note [What stays higher]
-    The classifier: that costs no time and halves the divergence from float32 (R50 with seeded weights, 30 views of five
-    clips: 3.1e-5 to 1.5e-5 nats). The stem is quantised: kept in bf16 it changes no answer, and one view takes 1.3
-    times as long. Symmetric and asymmetric activations are equally exact and equally fast, so they are symmetric.
+    Matrix products: the classifier, and those of non-local blocks. For the classifier that costs no time and halves
+    the divergence from float32 (R50 with seeded weights, 30 views of five clips: 3.1e-5 to 1.5e-5 nats). The stem is
+    quantised: kept in bf16 it changes no answer, and one view takes 1.3 times as long. Symmetric and asymmetric
+    activations are equally exact and equally fast, so they are symmetric.
 """
 
 from __future__ import annotations

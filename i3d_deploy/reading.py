@@ -31,6 +31,7 @@ import numpy as np
 
 from i3d_deploy import video, views
 from i3d_deploy.card import Sampling, Spatial
+from i3d_deploy.errors import VideoError
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame, FrameFolder, Source
 from i3d_deploy.views import Buffers, Group, Views
@@ -102,8 +103,11 @@ class Reading:
             self.before_frame()
             final = self._cutting.cut(self.source, watcher=self)
         except BaseException as error:
+            if isinstance(error, VideoError):
+                # Outcomes are kept, and the frames on the stack would be kept with them.
+                error = error.with_traceback(None)
             with self._changed:
-                self._error = error
+                self._error, self._plan = error, None
                 self._changed.notify_all()
             return
         with self._changed:
@@ -218,7 +222,8 @@ def opened(source: Source, cutting: Cutting) -> Iterator[Reading]:
 def one_ahead(sources: Iterable[Source], cutting: Cutting) -> Generator[Reading, None, None]:
     """Read videos in a thread, one at a time, the next one while the caller computes this one.
 
-    The thread has ended when the iterator has, also when it is closed before its end.
+    The thread has ended when the iterator has, also when it is closed before its end: closing waits for the frame that
+    is being read, of an iterable for its next one.
 
     Args:
         sources: Asked for the next one before this one is handed over, in the caller's thread. Iterables of frames are

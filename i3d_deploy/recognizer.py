@@ -170,7 +170,7 @@ class Recognizer:
 
         Returns:
             One outcome for each source, in order, made when it is asked for. A video that cannot be read is one too.
-            When the iterator is closed, the thread that decodes has ended.
+            When the iterator is closed, the thread that decodes has ended; closing waits for the frame being read.
 
         Raises:
             InputError: An argument is out of range.
@@ -195,7 +195,7 @@ class Recognizer:
                 try:
                     result = self._predict(opened, batch=batch, on_views=tell)
                 except VideoError as error:
-                    result = error
+                    result = error.with_traceback(None)  # which holds what was read of the video
                 yield Outcome(source=opened.source, result=result)
 
     def _cutting(self, *, clips: int | None, crops: int | None, min_decoded_share: float) -> Cutting:

@@ -51,8 +51,8 @@ def skip_dropped_frames(model: onnx.ModelProto) -> onnx.ModelProto:
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     graph = rewritten.graph
-    is_changed = [_move_stride(graph, node) for node in graph.node if node.op_type == "MaxPool"]
-    if any(is_changed):
+    moved = [_move_stride(graph, node) for node in graph.node if node.op_type == "MaxPool"]
+    if any(moved):
         del graph.value_info[:]  # the sizes between convolution and pool are others now
         graph.value_info.extend(onnx.shape_inference.infer_shapes(rewritten).graph.value_info)
     return rewritten
@@ -64,7 +64,7 @@ def _move_stride(graph: onnx.GraphProto, pool: onnx.NodeProto) -> bool:
     kernel = found["kernel_shape"]
     rank = len(kernel)
     strides, pads = found.get("strides", [1] * rank), found.get("pads", [0] * 2 * rank)
-    has_own_pads = found.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+    has_own_pads = found.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and not found.get("ceil_mode", 0)
     moved = [
         stride if kernel[axis] == 1 and pads[axis] == pads[rank + axis] == 0 else 1
         for axis, stride in enumerate(strides)

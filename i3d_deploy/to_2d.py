@@ -91,7 +91,7 @@ class _Lowering:
         self._nodes.append(kept)
 
     def finish(self) -> onnx.ModelProto:
-        """The new model, without what nothing reads any more."""
+        """The new model, without the weights that nothing reads any more."""
         graph = self._source.graph
         for entry in graph.output:
             if entry.name in self._made:
@@ -114,8 +114,8 @@ class _Lowering:
         found = attributes(node)
         if source is None or target is None or found.get("auto_pad", b"NOTSET") != b"NOTSET":
             return False
-        window = _Window(node)
         weight = self._weight(node.input[1])
+        window = _Window({"kernel_shape": list(weight.shape[2:]), **found})
         if window.is_spatially_trivial:
             form: Form = "rows"
             maps, weight, options = self._get(node.input[0], "rows"), weight[..., 0], window.in_time
@@ -128,7 +128,7 @@ class _Lowering:
             weight = weight.swapaxes(1, 2).reshape(len(weight), -1, *weight.shape[3:])
         else:
             return False
-        weights = self._constant(f"{node.input[1]}_2d", weight)
+        weights = self._constant("_".join([node.input[1], *map(str, weight.shape[2:]), form]), weight)
         made = self._node("Conv", [maps, weights, *node.input[2:]], group=found.get("group", 1), **options)
         self._made[node.output[0]] = {form: made}
         return True
@@ -149,7 +149,7 @@ class _Lowering:
         is_plain = found.get("auto_pad", b"NOTSET") == b"NOTSET" and len(node.output) == 1
         if not (is_plain and node.input[0] in self._shapes and node.output[0] in self._shapes):
             return False
-        window, name = _Window(node), node.output[0]
+        window, name = _Window(found), node.output[0]
         options = {"ceil_mode": found.get("ceil_mode", 0)}
         # The maximum of a block is the maximum over time of the maxima over space.
         made = self._made.get(node.input[0], {"plain": node.input[0]})
@@ -189,7 +189,7 @@ class _Lowering:
         """A transposition into NCTHW goes straight to frames: one pass over the memory instead of two."""
         if node.output[0] not in self._shapes or node.input[0] in self._made:
             return False
-        permutation = attributes(node)["perm"]
+        permutation = attributes(node).get("perm", [4, 3, 2, 1, 0])
         channels, frames, height, width = self._shapes[node.output[0]]
         if frames == 1:
             return False
@@ -210,31 +210,30 @@ class _Lowering:
         target = self._shapes.get(node.output[0])
         if target is None or not any(name in self._made for name in node.input):
             return False
-        forms = [set(self._made[name]) for name in node.input if name in self._made]
+        made = [list(self._made[name]) for name in node.input if name in self._made]
         # A form that all have already, else the one that the first has: the others are turned into it.
-        form: Form = next(iter(sorted(set.intersection(*forms)) or self._made_first(node)))
-        inputs = [self._operand(name, form, target) for name in node.input]
-        if any(entry is None for entry in inputs):
+        common = [form for form in made[0] if all(form in others for others in made)]
+        form = (common or made[0])[0]
+        constants = {name: self._beside(name, form, target) for name in node.input if self._shapes.get(name) != target}
+        if None in constants.values():
             return False
-        self._made[node.output[0]] = {form: self._node(node.op_type, [entry for entry in inputs if entry is not None])}
+        inputs = [constants.get(name) or self._get(name, form) for name in node.input]
+        self._made[node.output[0]] = {form: self._node(node.op_type, inputs)}
         return True
 
-    def _made_first(self, node: onnx.NodeProto) -> list[Form]:
-        return next(list(self._made[name]) for name in node.input if name in self._made)
-
-    def _operand(self, name: str, form: Form, target: Shape) -> str | None:
-        """An input of the wanted form: a tensor of the whole shape, or a constant with a value per channel or one."""
-        if self._shapes.get(name) == target:
-            return self._get(name, form)
+    def _beside(self, name: str, form: Form, target: Shape) -> str | None:
+        """A constant beside a tensor of some form: one value, or one per channel; None for anything else."""
         if name not in self._weights:
             return None
         values = self._weight(name)
+        if form == "plain" and values.ndim <= 5:
+            return name
         if values.size == 1:
-            return self._constant(f"{name}_2d", values.reshape(()))
+            return self._constant(f"{name}_one_2d", values.reshape(()))
         sizes = (1,) * (5 - values.ndim) + values.shape
         if sizes != (1, target[0], 1, 1, 1):
             return None
-        return self._constant(f"{name}_2d", values.reshape(-1, 1, 1))
+        return self._constant(f"{name}_channels_2d", values.reshape(-1, 1, 1))
 
     def _get(self, name: str, form: Form) -> str:
         """A tensor of the source in another form, made once."""
@@ -285,10 +284,9 @@ class _Lowering:
 
 
 class _Window:
-    """What a convolution or pool spans, split into time and space."""
+    """What a convolution or pool spans, by its attributes, split into time and space."""
 
-    def __init__(self, node: onnx.NodeProto) -> None:
-        found = attributes(node)
+    def __init__(self, found: dict[str, Any]) -> None:
         kernel = found["kernel_shape"]
         strides, dilations = (found.get(name, [1, 1, 1]) for name in ("strides", "dilations"))
         pads = found.get("pads", [0] * 6)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from i3d_deploy import accuracy, artifact, builders, calibration, export, generated, proof, video
+from i3d_deploy import (
+    accuracy,
+    artifact,
+    builders,
+    calibration,
+    checkpoint,
+    export,
+    generated,
+    parity,
+    proof,
+    video,
+)
 from i3d_deploy.accuracy import Wanted
 from i3d_deploy.card import Accuracy, Engine, normalize
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.runners.torch_runner import TorchRunner
 
@@ -157,12 +169,142 @@ def test_what_cannot_run_here_is_not_measured(sure_checkpoint: Checkpoint, video
 def test_videos_that_cannot_be_read_are_named(sure_checkpoint: Checkpoint, videos: Path, tmp_path: Path) -> None:
     generated.write_clip(tmp_path / "good.mp4", num_frames=20, height=32, width=48)
     listed = tmp_path / "list.txt"
-    listed.write_text("good.mp4 0\nmissing.mp4 1\n")
+    listed.write_text("good.mp4 0\nvanishing.mp4 1\n")
+    shutil.copy(tmp_path / "good.mp4", tmp_path / "vanishing.mp4")
+    planned = accuracy.plan(sure_checkpoint.card, listed)
+    (tmp_path / "vanishing.mp4").unlink()
+    message = r"1 of 2 videos of .*list\.txt cannot be read, .*: vanishing\.mp4; mend them .*vanishing\.mp4: no such"
     with (
         Recognizer(TorchRunner(sure_checkpoint, device="cpu")) as recognizer,
-        pytest.raises(VideoError, match=r"1 of 2 videos of .*list\.txt cannot be read, .*: missing\.mp4; mend them"),
+        pytest.raises(VideoError, match=message),
     ):
-        accuracy.evaluate(recognizer, accuracy.plan(sure_checkpoint.card, listed))
+        accuracy.evaluate(recognizer, planned)
+    with pytest.raises(VideoError, match=message):
+        accuracy.plan(sure_checkpoint.card, listed)
+
+
+def test_a_video_that_does_not_open_ends_an_export_before_the_work(
+    sure_checkpoint: Checkpoint, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "list.txt").write_text(f"{videos / '0.mp4'} 0\nbroken.mp4 1\n")
+    with pytest.raises(VideoError, match=r"1 of 2 videos of .*list\.txt cannot be read.*: broken\.mp4; mend"):
+        export.export(
+            sure_checkpoint,
+            targets=["onnx"],
+            output=tmp_path / "out",
+            name="tiny",
+            gate=Wanted(listed=tmp_path / "list.txt"),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def overflowing_checkpoint(sure_checkpoint: Checkpoint) -> Checkpoint:
+    """A network with a weight beyond float16's 65504, which the ReLU behind it hides on dark videos."""
+    model = copy.deepcopy(sure_checkpoint.model)
+    kernel = model.conv1.weight
+    with torch.no_grad():
+        kernel[0] = 0
+        frames, rows, columns = (size // 2 for size in kernel.shape[2:])  # the tap that never lies on the padding
+        kernel[0, 0, frames, rows, columns] = 1e6
+    return dataclasses.replace(sure_checkpoint, model=model)
+
+
+PLAIN = builders.Optimization(is_on=False)
+
+
+def test_an_engine_without_an_answer_on_the_list_is_kept_aside_alone(
+    overflowing_checkpoint: Checkpoint, videos: Path, tmp_path: Path
+) -> None:
+    bad, good = export.export(
+        overflowing_checkpoint,
+        targets=["onnx", "safetensors"],
+        output=tmp_path,
+        name="tiny",
+        engine=Engine(precision="fp16"),
+        optimization=PLAIN,
+        videos=[videos / "1.mp4"],
+        gate=Wanted(listed=videos / "right.txt", max_drop=100),
+    )
+    assert (bad.path, bad.has_failed) == (tmp_path / "tiny.failed.onnx", True)
+    assert bad.card.parity[0].status == "passed"
+    assert bad.card.gate is not None
+    assert (bad.card.gate.status, bad.card.gate.top1) == ("failed", None)
+    assert (bad.card.gate.reason or "").startswith("0.mp4: 42 logits are not finite")
+    assert [entry.runner.partition(" ")[0] for entry in bad.card.accuracy] == ["torch"]
+    assert artifact.read_card(bad.path) == bad.card
+    assert (good.path, good.has_failed) == (tmp_path / "tiny.safetensors", False)
+
+
+def test_an_engine_without_an_answer_on_the_calibration_clips_fails(
+    overflowing_checkpoint: Checkpoint, videos: Path, tmp_path: Path
+) -> None:
+    (made,) = export.export(
+        overflowing_checkpoint,
+        targets=["onnx"],
+        output=tmp_path,
+        name="tiny",
+        engine=Engine(precision="fp16"),
+        optimization=PLAIN,
+        videos=[videos / "1.mp4"],
+    )
+    assert not made.has_failed
+    answered = proof.extend(
+        proof.answer(
+            overflowing_checkpoint,
+            clips=parity.given_clips([videos / "1.mp4"]),
+            num_clips=1,
+            on_step=lambda text: None,
+        ),
+        overflowing_checkpoint,
+        calibrate=calibration.choose(videos / "0.mp4", num_views=1, views_per_video=6),
+        plan=accuracy.plan(overflowing_checkpoint.card, videos / "right.txt"),
+        max_drop=100,
+        on_step=lambda text: None,
+    )
+    card = proof.examine(made.path, made.card, proof=answered, on_step=lambda text: None)
+    assert proof.has_failed(card)
+    assert card.parity[0].reason == "7 logits on the calibration clips are not finite"
+    assert (card.agreement, card.gate) == ((), None)
+
+
+def test_a_damaged_checkpoint_has_no_answer_to_agree_with(sure_checkpoint: Checkpoint, videos: Path) -> None:
+    model = copy.deepcopy(sure_checkpoint.model)
+    with torch.no_grad():
+        model.fc.bias[0] = float("inf")
+    with pytest.raises(ArtifactError, match=r"checkpoint on the calibration clips are not finite"):
+        proof.extend(
+            proof.Proof(clips=(), references=(), num_clips=1),
+            dataclasses.replace(sure_checkpoint, model=model),
+            calibrate=calibration.choose(videos / "0.mp4", num_views=1, views_per_video=6),
+            plan=None,
+            max_drop=0.5,
+            on_step=lambda text: None,
+        )
+
+
+def test_what_an_earlier_export_found_does_not_travel(
+    sure_checkpoint: Checkpoint, videos: Path, tmp_path: Path
+) -> None:
+    trained = entry(62.5)
+    gated = entry(100).model_copy(update={"data": "right"})
+    source = dataclasses.replace(sure_checkpoint, card=sure_checkpoint.card.replaced(accuracy=(trained,)))
+    (weights,) = export.export(
+        source, targets=["safetensors"], output=tmp_path, name="one", gate=Wanted(listed=videos / "right.txt")
+    )
+    assert weights.card.gate is not None and weights.card.gate.status == "passed"
+    assert [found.data for found in weights.card.accuracy] == ["test", "right", "right"]
+    (engine,) = export.export(checkpoint.load(weights.path), targets=["onnx"], output=tmp_path, name="two")
+    assert (engine.card.gate, engine.card.accuracy, engine.card.agreement) == (None, (trained,), ())
+    # Of a file that had failed, the next export fails only for reasons of its own.
+    failed = accuracy.judge(gated, gated.model_copy(update={"top1": 0.0}), max_drop=0.5)
+    found = checkpoint.load(weights.path)
+    found = dataclasses.replace(found, card=found.card.replaced(gate=failed))
+    checkpoint.save(found, tmp_path / "one.failed.safetensors")
+    again = checkpoint.load(tmp_path / "one.failed.safetensors")
+    (engine,) = export.export(again, targets=["onnx"], output=tmp_path, name="three")
+    assert (engine.path, engine.has_failed, engine.card.gate) == (tmp_path / "three.onnx", False, None)
 
 
 def test_what_does_not_fit_is_refused_first(sure_checkpoint: Checkpoint, tmp_path: Path) -> None:

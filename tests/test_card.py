@@ -41,6 +41,43 @@ def test_a_card_from_before_work_was_counted_is_read(tiny_checkpoint: Checkpoint
     assert older.engine == Engine()
 
 
+OLD_CARD = """{
+  "averaging": "probabilities",
+  "engine": {"input": "uint8_nthwc", "precision": "fp16", "profile": [1, 30, 30]},
+  "label_set": "custom",
+  "labels": ["run", "jump"],
+  "modality": "rgb",
+  "network": {
+    "name": "tiny", "non_local_blocks": [], "non_local_mode": null, "num_classes": 2, "stem_kernel": 5,
+    "stem_pool_stride": 2, "stem_stride": 2, "temporal_kernels": [[3, 1], [3, 1]], "width": 8
+  },
+  "parity": [{
+    "clips": ["generated 00"], "cosine": 1.0, "max_logits": 0.001, "max_logits_allowed": 0.02, "max_probabilities": 0.0,
+    "num_views": 6, "reason": null, "runner": "onnxruntime 1.22.0", "status": "passed", "top1_agreement": 1.0
+  }],
+  "pixels": {"color": "rgb", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+  "provenance": {"origin": "mmaction2", "sha256": null, "tools": {"torch": "2.7.0"}},
+  "sampling": {
+    "clip_len": 8, "formula": "mmaction2-0.x", "frame_interval": 2, "num_clips": 2, "out_of_bound": "loop",
+    "sample_range": 64, "scheme": "uniform"
+  },
+  "spatial": {"crop_size": 32, "interpolation": "bilinear", "num_crops": 3, "short_side": 32},
+  "version": 1
+}"""
+
+
+def test_a_card_from_before_layouts_calibration_and_gates_is_read() -> None:
+    card = Card.from_json(OLD_CARD, where="here")
+    engine = card.engine
+    assert engine is not None
+    assert (engine.precision, engine.layout, engine.rewrites, engine.work, engine.calibration) == (
+        *("fp16", "3d", (), None, None),
+    )
+    assert (card.agreement, card.accuracy, card.gate) == ((), (), None)
+    assert (card.labels, card.view_shape, card.num_views) == (("run", "jump"), (8, 32, 32, 3), 6)
+    assert card.parity[0].status == "passed"
+
+
 def test_negative_work_is_refused(tiny_checkpoint: Checkpoint) -> None:
     card = tiny_checkpoint.card.replaced(engine=Engine(work=Work(macs=3, elements=4)))
     with pytest.raises(CardError, match=r"engine\.work\.macs: Input should be greater than or equal to 0"):

@@ -61,6 +61,22 @@ def test_the_command_leaves_graphs_as_they_are(tiny_exports: Path, tmp_path: Pat
     assert ranks(onnx.load(tmp_path / "a.onnx")) == {3}
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--calibration-views", "8"], "--calibration-views is for the clips of --calibrate: give them"),
+        (["--max-drop", "1"], "--max-drop is for the list of --accuracy: give it"),
+    ],
+)
+def test_options_of_others_are_refused_alone(
+    tiny_exports: Path, tmp_path: Path, option: list[str], message: str
+) -> None:
+    arguments = [str(tiny_exports / "tiny.safetensors"), "--to", "onnx", "--output", str(tmp_path), *option]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_both_layouts_are_proven(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     made = export.export(
         tiny_checkpoint, targets=["onnx"], output=tmp_path, name="tiny", engine=Engine(precision="fp16")

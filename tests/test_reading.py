@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import itertools
 import signal
 import subprocess
@@ -156,6 +157,14 @@ def test_a_share_too_small_is_an_outcome(runner: TorchRunner) -> None:
     (outcome,) = Recognizer(runner).predict_many([path], min_decoded_share=0.9)
     assert isinstance(outcome.result, VideoError)
     assert "only 28 of 50 frames decode, fewer than 90%" in str(outcome.result)
+
+
+def test_outcomes_keep_nothing_of_videos_that_cannot_be_read(runner: TorchRunner, tmp_path: Path) -> None:
+    write_avi(tmp_path / "clip.avi", noise(20), promised=100)
+    outcomes = list(Recognizer(runner).predict_many([tmp_path / "clip.avi"] * 3))
+    assert ["only 20 of 100 frames decode" in str(outcome.result) for outcome in outcomes] == [True] * 3
+    gc.collect()
+    assert reading.Reading not in map(type, gc.get_objects())
 
 
 def test_views_say_which_video_they_are_of(runner: TorchRunner, clip: Path) -> None:

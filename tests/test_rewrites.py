@@ -124,6 +124,12 @@ def test_others_stay_as_they_are(name: str) -> None:
     assert rewrites.skip_dropped_frames(before) == before
 
 
+def test_sizes_that_are_rounded_up_are_left_alone() -> None:
+    before = Stem().graph((9, 12, 12))
+    before.graph.node[-1].attribute.append(helper.make_attribute("ceil_mode", 1))
+    assert rewrites.skip_dropped_frames(before) == before
+
+
 def test_paddings_that_are_worked_out_are_left_alone() -> None:
     before = Stem().graph((9, 12, 12))
     pool = before.graph.node[-1]

@@ -134,6 +134,44 @@ def test_branches_of_different_forms_meet() -> None:
     check(Residual(), (9, 8, 7))
 
 
+class Several(nn.Module):
+    """The input, in its plain form, beside others; constants of a value per channel, as many as there are frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = nn.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0))
+        self.scale = nn.Parameter(torch.randn(1, 3, 1, 1, 1))
+        self.pool = nn.MaxPool3d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.time(x) + x * self.scale + self.pool(x) * self.scale
+        return found
+
+
+@pytest.mark.parametrize("frames", [3, 5])
+def test_constants_beside_plain_tensors_keep_their_axes(frames: int) -> None:
+    torch.manual_seed(0)
+    check(Several(), (frames, 6, 7))
+
+
+def test_weights_that_two_windows_share_are_kept_for_both() -> None:
+    weights = RandomState(0).standard_normal((4, 3, 1, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["0"]),
+        helper.make_node("Conv", ["x", "w"], ["1"], strides=[1, 2, 2]),
+        helper.make_node("MaxPool", ["0"], ["2"], kernel_shape=[1, 1, 1], strides=[1, 2, 2]),
+        helper.make_node("Sub", ["2", "1"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ("N", 3, 4, 8, 8))]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ("N", 4, 4, 4, 4))]
+    graph = helper.make_graph(nodes, "shared", inputs, outputs, [numpy_helper.from_array(weights, "w")])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    lowered = to_2d.lower(made)
+    assert ranks(lowered) == {2}
+    data = RandomState(1).standard_normal((2, 3, 4, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(lowered, data), np.zeros((2, 4, 4, 4, 4)), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_answer_the_same(seed: int) -> None:
     random = RandomState(seed)

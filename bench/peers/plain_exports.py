@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openvino
 import torch
 from numpy.typing import NDArray
 
-from i3d_deploy import checkpoint
+from i3d_deploy import checkpoint, untracked
 from i3d_deploy.benchmark.worker import OpenRequest
 from i3d_deploy.card import normalize
 from i3d_deploy.errors import DeviceError
 from i3d_deploy.runners import Runner, RunnerInfo
+
+with untracked.imports():
+    import openvino
 
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 

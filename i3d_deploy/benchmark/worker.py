@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,9 +137,10 @@ class Requests:
         """
         times: list[float] = []
         recognizer, sources = Recognizer(self._runner), _repeated(video_path, seconds)
-        with self._meters["end_to_end"].running() if counts else nullcontext():
+        outcomes = recognizer.predict_many(sources, clips=clips, crops=crops, batch=batch)
+        with closing(outcomes), self._meters["end_to_end"].running() if counts else nullcontext():
             start = time.perf_counter()
-            for outcome in recognizer.predict_many(sources, clips=clips, crops=crops, batch=batch):
+            for outcome in outcomes:
                 if isinstance(outcome.result, VideoError):
                     raise outcome.result
                 now = time.perf_counter()

@@ -42,9 +42,7 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
 @click.option(
     "--calibration-views",
     type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Views of them, evenly spread.",
+    help="Views of them, evenly spread.  [default: 32]",
 )
 @click.option(
     "--accuracy",
@@ -55,9 +53,7 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
-    default=0.5,
-    show_default=True,
-    help="Percentage points of top-1 that --accuracy lets an engine lose.",
+    help="Percentage points of top-1 that --accuracy lets an engine lose.  [default: 0.5]",
 )
 @click.option(
     "--output",
@@ -123,9 +119,9 @@ def main(
     targets: tuple[str, ...],
     precision: Precision,
     calibrate: Path | None,
-    calibration_views: int,
+    calibration_views: int | None,
     accuracy: Path | None,
-    max_drop: float,
+    max_drop: float | None,
     output: Path,
     name: str | None,
     engine_input: str,
@@ -160,10 +156,14 @@ def main(
     if list(profile) != sorted(profile):
         raise click.UsageError(f"--profile {profile[0]} {profile[1]} {profile[2]} must ascend")
     _check_source(checkpoint, random_weights=random_weights, model=reading["model"])
+    if calibration_views is not None and calibrate is None:
+        raise click.UsageError("--calibration-views is for the clips of --calibrate: give them")
+    if max_drop is not None and accuracy is None:
+        raise click.UsageError("--max-drop is for the list of --accuracy: give it")
 
     from i3d_deploy import builders, calibration
     from i3d_deploy import export as exporting
-    from i3d_deploy.accuracy import Wanted
+    from i3d_deploy.accuracy import DEFAULT_MAX_DROP, Wanted
     from i3d_deploy.to_tensorrt import EngineOptions
 
     options = CheckpointOptions(**reading)
@@ -172,7 +172,11 @@ def main(
         click.echo(f"Note: {note}", err=True)
     clips = None
     if calibrate is not None:
-        clips = calibration.choose(calibrate, num_views=calibration_views, views_per_video=source.card.num_views)
+        num_views = calibration_views or calibration.DEFAULT_VIEWS
+        clips = calibration.choose(calibrate, num_views=num_views, views_per_video=source.card.num_views)
+    gate = None
+    if accuracy is not None:
+        gate = Wanted(listed=accuracy, max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop)
     stem = checkpoint.stem if checkpoint is not None else source.card.network.name
     with steps() as on_step:
         exported = exporting.export(
@@ -185,7 +189,7 @@ def main(
             videos=videos,
             proof_clips=proof_clips or None,
             calibrate=clips,
-            gate=None if accuracy is None else Wanted(listed=accuracy, max_drop=max_drop),
+            gate=gate,
             tensorrt=EngineOptions(
                 flavor=tensorrt_flavor,
                 compute_capability=compute_capability,

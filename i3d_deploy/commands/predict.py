@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ def main(
         check(sources[0], annotate)
     has_failed = False
     bar = _Bar(sources)
-    with _load(artifact, CheckpointOptions(**reading), device=device, threads=threads) as recognizer:
+    with ExitStack() as opened:
+        recognizer = opened.enter_context(_load(artifact, CheckpointOptions(**reading), device=device, threads=threads))
         for note in recognizer.notes:
             click.echo(f"Note: {note}", err=True)
         outcomes = recognizer.predict_many(
@@ -77,6 +79,7 @@ def main(
             min_decoded_share=min_decoded,
             on_views=bar.show,
         )
+        opened.enter_context(closing(outcomes))
         for source, outcome in zip(sources, outcomes, strict=True):
             bar.hide()
             if isinstance(outcome.result, VideoError):

@@ -49,10 +49,9 @@ class OnnxRunner(Runner):
         self.card, engine = read_engine_card(path)
         threads = threads or len(os.sched_getaffinity(0))
         self._path, self._providers, self._is_fp8 = path, _providers(device), engine.precision == "fp8"
-        # Fixed sizes are faster on a CPU, where this many views run at a time.
+        # On a CPU, where this many views run at a time, a fixed number is faster; it is given up once another comes.
         self._fixed_views = engine.profile[0] if self._providers == [_CPU] else None
-        self._sessions = {self._fixed_views: self._open(threads, num_views=self._fixed_views)}
-        session = self._sessions[self._fixed_views]
+        session = self._open(threads, num_views=self._fixed_views)
         _check_fit(path, self.card, session)
         provider = session.get_providers()[0]
         if device.startswith("cuda") and provider != "CUDAExecutionProvider":
@@ -61,6 +60,10 @@ class OnnxRunner(Runner):
                 f"{', '.join(session.get_providers())}: pip install 'i3d-deploy[gpu]' on a machine with a GPU"
             )
         is_cpu = provider == _CPU
+        if is_cpu and self._fixed_views is None:  # CUDA is installed and does not work here
+            self._fixed_views = engine.profile[0]
+            session = self._open(threads, num_views=self._fixed_views)
+        self._session: onnxruntime.InferenceSession | None = session
         self.preferred_batch = engine.profile[0] if is_cpu else engine.profile[1]
         self.info = RunnerInfo(
             backend=f"onnxruntime {onnxruntime.__version__}",
@@ -72,10 +75,11 @@ class OnnxRunner(Runner):
         )
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-        num_views = len(inputs) if len(inputs) == self._fixed_views else None
-        if num_views not in self._sessions:
-            self._sessions[num_views] = self._open(self.info.threads, num_views=num_views)
-        return _infer(self._sessions[num_views], inputs)
+        assert self._session is not None, "infer checks that the runner is open"
+        if self._fixed_views not in (None, len(inputs)):
+            self._fixed_views, self._session = None, None  # both at once would take the memory of both
+            self._session = self._open(self.info.threads, num_views=None)
+        return _infer(self._session, inputs)
 
     def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
         with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
@@ -108,12 +112,12 @@ class OnnxRunner(Runner):
             options.add_free_dimension_override_by_name("N", num_views)
         if trace is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
-        return _open(self._path, options, providers=self._providers)
+        return _load(self._path, options, providers=self._providers)
 
     def close(self) -> None:
-        """Free the sessions; a second call does nothing."""
+        """Free the session; a second call does nothing."""
         super().close()
-        self._sessions.clear()
+        self._session = None
 
 
 def sum_layers(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
@@ -187,7 +191,7 @@ def _providers(device: str) -> Providers:
     return [cuda, _CPU]
 
 
-def _open(path: Path, options: onnxruntime.SessionOptions, *, providers: Providers) -> onnxruntime.InferenceSession:
+def _load(path: Path, options: onnxruntime.SessionOptions, *, providers: Providers) -> onnxruntime.InferenceSession:
     options.log_severity_level = _LOG_FATAL  # what matters is raised or reported by RunnerInfo
     names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     installed = onnxruntime.get_available_providers()
