@@ -311,7 +311,7 @@ class Gate(Part):
     Attributes:
         data: The labelled list.
         status: As in :class:`Parity`.
-        reason: Why it was not measured, or by how much it failed.
+        reason: Why it was not measured, by how much it failed, or that an answer was not finite.
         max_drop: Percentage points of top-1 that the engine may lose.
         source_top1: Top-1 of the PyTorch float32 source, in percent.
         top1: Top-1 of the engine, in percent.

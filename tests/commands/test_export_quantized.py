@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from i3d_deploy import artifact, generated, recognizer
+from i3d_deploy import artifact, checkpoint, generated, recognizer, video
 from i3d_deploy.commands import export
 from tests.commands.test_commands import assert_one_line, run
 
@@ -48,6 +50,38 @@ def test_a_list_that_is_none_ends_before_the_work(tiny_exports: Path, tmp_path: 
     result = run(export.main, tiny_exports / "tiny.safetensors", *arguments)
     assert_one_line(result, "none.txt: no such file")
     assert not (tmp_path / "out").exists()
+
+
+def test_logits_that_overflow_on_the_list_are_a_failure(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
+    # A weight beyond float16's 65504, which the ReLU behind it hides on a dark video.
+    source = checkpoint.load(tiny_exports / "tiny.safetensors")
+    kernel = source.model.conv1.weight
+    with torch.no_grad():
+        kernel[0] = 0
+        kernel[(0, 0, *(size // 2 for size in kernel.shape[2:]))] = 1e6
+    checkpoint.save(source, tmp_path / "large.safetensors")
+    video.write(tmp_path / "dark.mp4", iter([np.zeros((32, 48, 3), np.uint8)] * 20), frames_per_second=25.0)
+    result = run(
+        export.main,
+        *(tmp_path / "large.safetensors", "--to", "onnx", "--precision", "fp16", "--no-optimize", "--name", "tiny"),
+        *("--video", tmp_path / "dark.mp4", "--accuracy", clips / "list.txt", "--output", tmp_path / "out"),
+    )
+    assert result.exit_code == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.failed.onnx"]
+    assert "    top-1 on list: failed, PyTorch float32" in result.stdout
+    assert "    failed: 0.mp4: 42 logits are not finite" in result.stdout
+
+
+def test_a_damaged_clip_is_left_out_with_a_warning(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "damaged.mp4").write_bytes((clips / "0.mp4").read_bytes()[:1000])
+    (tmp_path / "list.json").write_text(f'[{{"filename": "{clips / "0.mp4"}"}}, {{"filename": "damaged.mp4"}}]')
+    result = run(
+        export.main,
+        *(tiny_exports / "tiny.safetensors", "--to", "onnx", "--precision", "int8", "--calibration-views", "2"),
+        *("--calibrate", tmp_path / "list.json", "--output", tmp_path, "--name", "tiny"),
+    )
+    assert result.exit_code == 0, result.output
+    assert f"Warning: tiny.onnx: calibration leaves out a video: {tmp_path / 'damaged.mp4'}: no video" in result.stderr
 
 
 def test_fp8_is_experimental_and_runs_in_onnx_runtime(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
