@@ -37,7 +37,7 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="LIST_OR_FOLDER",
-    help="Videos that int8 and fp8 are calibrated on: a folder, or a list (.txt, .json) of videos or folders of frames.",
+    help="Videos that int8 and fp8 are calibrated on: a folder, or a list (.txt, .json) of them or of frame folders.",
 )
 @click.option(
     "--calibration-views",
