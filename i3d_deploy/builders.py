@@ -62,9 +62,9 @@ class Optimization:
     def choices(self, target: Target, engine: Engine) -> tuple[layouts.Choice, ...]:
         """The layouts to build for a target."""
         if self.layout is not None:
-            return (layouts.Choice(layout=self.layout, reason="asked for"),)
+            return (layouts.Choice(layout=self.layout, reason="as asked for"),)
         if not self.is_on:
-            return (layouts.Choice(layout="3d", reason="nothing is optimized"),)
+            return (layouts.Choice(layout="3d", reason="as the network was trained"),)
         return layouts.choose(target, engine.precision)
 
 
@@ -178,7 +178,7 @@ class Builders:
             target=target,
             ending=ending,
             engine=graph.engine.model_copy(update={"precision": engine.precision}),
-            notes=(*graph.notes, f"{choice.layout.upper()} convolutions: {choice.reason}"),
+            notes=(*graph.notes, f"its convolutions are {choice.layout.upper()}: {choice.reason}"),
             warnings=self._warnings(),
         )
         if target == "openvino":
@@ -203,8 +203,8 @@ class Builders:
 
     def _warnings(self) -> tuple[str, ...]:
         experimental = ("fp8 is experimental: its engines have not run on a GPU yet",)
-        left_out = () if self._clips is None else self._clips.left_out
-        return (*(experimental if self._engine.precision == "fp8" else ()), *left_out)
+        of_clips = () if self._clips is None else self._clips.warnings
+        return (*(experimental if self._engine.precision == "fp8" else ()), *of_clips)
 
     def _in_int8(self, model: Any) -> Any:
         """An OpenVINO model quantised, where that is asked for."""
@@ -244,7 +244,8 @@ class Builders:
             model = to_onnx.optimize(traced, engine)
             plain, left = work.count(traced), work.count(model)
             notes = (_saving(plain, left),) if left.macs < plain.macs else ()
-            self._graphs[engine] = _Graph(model, engine.model_copy(update={"work": left}), notes)
+            done = {"work": left, "rewrites": engine.rewrites if notes else ()}
+            self._graphs[engine] = _Graph(model, engine.model_copy(update=done), notes)
         return self._graphs[engine]
 
     def _trace(self, engine: Engine) -> onnx.ModelProto:

@@ -35,17 +35,22 @@ class Clips:
     Attributes:
         paths: The videos that views are cut from, in order.
         num_views: Views in all, at least one per video.
+        num_wanted: Views that were asked for.
         unreadable: Why other videos are not among them, one line each.
     """
 
     paths: tuple[Path, ...]
     num_views: int
+    num_wanted: int = 0
     unreadable: tuple[str, ...] = ()
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """The warnings of an export that is calibrated on the others, one line each."""
-        return tuple(f"calibration leaves out a video: {reason}" for reason in self.unreadable)
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of an export that is calibrated on these, one line each."""
+        left_out = tuple(f"calibration leaves out a video: {reason}" for reason in self.unreadable)
+        if self.num_views >= self.num_wanted:
+            return left_out
+        return (*left_out, f"calibration views are {self.num_views} instead of {self.num_wanted}: give more videos")
 
     def views(self, card: Card, *, on_views: Callable[[int, int], None] | None = None) -> Iterator[NDArray[np.uint8]]:
         """Decode and cut, one video in memory at a time.
@@ -106,8 +111,8 @@ def choose(source: Path, *, num_views: int = DEFAULT_VIEWS, views_per_video: int
             paths.append(path)
     if not paths:
         raise VideoError(f"{source}: none of {len(taken)} videos to calibrate on can be read: {unreadable[0]}")
-    num_views = min(num_views, len(paths) * views_per_video)
-    return Clips(paths=tuple(paths), num_views=num_views, unreadable=tuple(unreadable))
+    there_are = min(num_views, len(paths) * views_per_video)
+    return Clips(paths=tuple(paths), num_views=there_are, num_wanted=num_views, unreadable=tuple(unreadable))
 
 
 def find(source: Path) -> tuple[Path, ...]:

@@ -35,13 +35,11 @@ class _Row:
     choices: tuple[Choice, ...]
 
 
-_UNMEASURED = "not measured on a GPU yet: both are made, i3d-bench tells which is faster there"
+_UNMEASURED = "3D and 2D are both made, since only i3d-bench on the GPU can tell which is faster there"
 _BOTH = (Choice(layout="3d", reason=_UNMEASURED), Choice(layout="2d", reason=_UNMEASURED))
-_2D_IN_ONNX_RUNTIME = (
-    "in ONNX Runtime on a CPU, I3D R50 in 2D is 1.2 times as fast as in 3D; for a GPU, try --layout 3d"
-)
+_2D_IN_ONNX_RUNTIME = "ONNX Runtime ran I3D R50 1.2 times as fast so on a CPU; for a GPU, try --layout 3d"
 _3D_IN_EIGHT_BITS = "8-bit engines have been made and compared in 3D only"
-_3D_IN_OPENVINO = "in OpenVINO on a CPU, I3D R50 in 2D is no faster than in 3D"
+_3D_IN_OPENVINO = "OpenVINO ran I3D R50 no faster in 2D on a CPU"
 
 # Measured: I3D R50, one view, two cores of an AMD EPYC; bench/README.md has the figures. ONNX Runtime's CPU provider
 # computes fp16 in fp32 and has neither bf16 nor fp8 convolutions: such files are for GPUs.

@@ -177,6 +177,8 @@ class Recognizer:
             ArtifactError: The network's answer is not finite.
         """
         _check_batch(batch)
+        if isinstance(sources, (str, Path)):
+            raise InputError(f"sources is one video, {str(sources)!r}: give a list of them")
         cutting = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share)
         return self._outcomes(sources, cutting, batch=batch, on_views=on_views)
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_opened_is_left_out_and_told(folder: Path, tmp_path: Path
     assert clips.paths == (folder / "b.mp4",)
     broken = tmp_path / "broken.mp4"
     assert clips.unreadable == (f"{broken}: no video stream that can be decoded",)
-    assert clips.left_out == (f"calibration leaves out a video: {broken}: no video stream that can be decoded",)
+    assert clips.warnings[:1] == (f"calibration leaves out a video: {broken}: no video stream that can be decoded",)
     listed.write_text("broken.mp4\nmissing.mp4\n")
     with pytest.raises(VideoError, match=r"none of 2 videos to calibrate on can be read: /.*/broken\.mp4: no video"):
         calibration.choose(listed, num_views=4, views_per_video=6)

@@ -193,6 +193,12 @@ def test_nothing_is_read_before_the_first_outcome_is_asked_for(runner: TorchRunn
     assert decoding_threads() == []
 
 
+@pytest.mark.parametrize("source", ["clip.mp4", Path("clip.mp4")], ids=["text", "path"])
+def test_one_video_is_no_list_of_them(runner: TorchRunner, source: str | Path) -> None:
+    with pytest.raises(InputError, match=r"sources is one video, 'clip.mp4': give a list of them"):
+        Recognizer(runner).predict_many(source)  # type: ignore[arg-type]
+
+
 def test_no_source_gives_no_outcome(runner: TorchRunner) -> None:
     assert list(Recognizer(runner).predict_many([])) == []
 

@@ -206,6 +206,10 @@ def main(
     for entry in exported:
         print_proofs([(entry.path, entry.card)])
         print_accuracy(entry.card)
+    for entry in exported:
+        earlier = entry.path.with_name(entry.path.name.replace(".failed.", "."))
+        if entry.has_failed and earlier.exists():
+            click.echo(f"Note: {earlier}, which was there before, is left as it was", err=True)
     if any(entry.has_failed for entry in exported):
         raise SystemExit(1)
 
@@ -221,7 +225,8 @@ def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
     """Print what the proof found, a few lines per file that fit any terminal."""
     for path, card in entries:
         for entry in card.parity:
-            click.echo(f"{path}  {_size_bytes(path) / 2**20:.1f} MiB  {entry.status}")
+            has_lost = card.gate is not None and card.gate.status == "failed"
+            click.echo(f"{path}  {_size_bytes(path) / 2**20:.1f} MiB  {'failed' if has_lost else entry.status}")
             if entry.max_logits is not None and entry.max_logits_allowed is not None:
                 click.echo(
                     f"    logits differ by at most {entry.max_logits:.1e} (allowed {entry.max_logits_allowed:.1e}), "
@@ -238,7 +243,7 @@ def print_accuracy(card: Card) -> None:
     """Print how a quantised engine agrees with its source, and what the gate on accuracy found."""
     for found in card.agreement:
         click.echo(
-            f"    on {found.num_views} calibration views: same first class in {found.top1:.1f} %, "
+            f"    on the calibration views ({found.num_views}): same first class in {found.top1:.1f} %, "
             f"KL divergence {found.kl_divergence:.1e} nats"
         )
     gate = card.gate

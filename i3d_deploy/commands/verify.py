@@ -47,7 +47,7 @@ def main(
         click.echo(
             f"Note: {against} is not the file that {artifact} was made from (SHA-256 {made_from[:8]}...)", err=True
         )
-    print_proofs([(artifact, card.replaced(parity=(figures,)))])
+    print_proofs([(artifact, card.replaced(parity=(figures,), gate=None))])
     if record:
         exporting.record(artifact, figures)
     if figures.status == "failed":

@@ -93,7 +93,7 @@ def test_fp8_is_experimental_and_runs_in_onnx_runtime(tiny_exports: Path, clips:
     )
     assert result.exit_code == 0, result.output
     assert "Warning: tiny.onnx: fp8 is experimental" in result.stderr
-    assert "on 3 calibration views: same first class in" in result.stdout
+    assert "on the calibration views (3): same first class in" in result.stdout
     assert "top-1 on list: not measured here, PyTorch float32" in result.stdout
     onnx_card, engine_card = (artifact.read_card(tmp_path / name) for name in ("tiny.onnx", "tiny.engine"))
     assert [card.parity[0].status for card in (onnx_card, engine_card)] == ["passed", "not measured here"]
