@@ -139,15 +139,22 @@ class Builders:
 
         Raises:
             InputError: The target has not this precision.
-            MissingExtraError: What quantises for it is not installed.
+            MissingExtraError: What it takes is not installed.
         """
         precision = self._engine.precision
         if target == "openvino" and precision == "fp8":
             raise InputError("OpenVINO has no fp8 on CPUs: export it in int8, or fp8 to onnx and tensorrt")
-        # Exporters are imported when used, so that one needs none of the others installed.
+        if target == "safetensors":
+            return
+        # Exporters are imported when used, so that one needs none of the others installed; here, because an interrupt
+        # in the middle of onnx's import ends the process with a segmentation fault, and nothing is written yet.
+        from i3d_deploy import to_onnx, work  # noqa: F401
+
+        if target == "openvino":
+            from i3d_deploy import to_openvino  # noqa: F401
         if target == "openvino" and precision == "int8":
             from i3d_deploy import quantize_openvino  # noqa: F401
-        elif target in ("onnx", "tensorrt") and precision in ("int8", "fp8"):
+        elif precision in ("int8", "fp8"):
             from i3d_deploy import quantize_onnx  # noqa: F401
 
     def build(self, target: Target) -> tuple[Built, ...]:
