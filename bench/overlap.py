@@ -145,14 +145,18 @@ def measure(recognizer: Recognizer, videos: Sequence[Path], *, first: int, patie
 
 
 def report(rounds: Sequence[Sequence[Turn]]) -> list[dict[str, Any]]:
-    """A row for each way: median seconds, and the median of its ratios to the first way, round by round."""
+    """A row for each way: median seconds, and the median of its ratios to the first way, round by round.
+
+    Of quiet rounds alone, or, where there is none, of all, which the row then says.
+    """
     rows = []
     for number, way in enumerate(WAYS):
-        quiet = [turns for turns in rounds if max(turns[0].others, turns[number].others) <= BUSY] or rounds
-        ratios = [turns[0].seconds / turns[number].seconds for turns in quiet]
-        seconds = statistics.median(turns[number].seconds for turns in quiet)
-        row = {"way": str(way), "rounds": len(quiet), "seconds": seconds, "ratio": statistics.median(ratios)}
-        rows.append({**row, "ratios": ratios})
+        quiet = [turns for turns in rounds if max(turns[0].others, turns[number].others) <= BUSY]
+        counted = quiet or rounds
+        ratios = [turns[0].seconds / turns[number].seconds for turns in counted]
+        seconds = statistics.median(turns[number].seconds for turns in counted)
+        row = {"way": str(way), "rounds": len(counted), "seconds": seconds, "ratio": statistics.median(ratios)}
+        rows.append({**row, "ratios": ratios, "is_quiet": bool(quiet)})
     return rows
 
 
@@ -189,7 +193,8 @@ def main(
     rows = report(rounds)
     click.echo(f"{path.name}, {runner}; {videos} videos")
     for row in rows:
-        click.echo(f"{row['way']:55} {row['seconds']:8.3f} s/video  {row['ratio']:6.3f}  {row['rounds']} rounds")
+        rounds_text = f"{row['rounds']} {'quiet' if row['is_quiet'] else 'DISTURBED'} rounds"
+        click.echo(f"{row['way']:55} {row['seconds']:8.3f} s/video  {row['ratio']:6.3f}  {rounds_text}")
     if json_path is not None:
         record = {
             "machine": meters.machine().model_dump(mode="json"),

@@ -10,11 +10,11 @@ Note [Memory]
 
 Note [Threads]
     The decoder keeps a thread per core, and OpenCV its own, also while an engine runs on the same cores: they sleep
-    when they have nothing to do, and decoding takes a few percent of what a network takes there. On two cores with
-    OpenVINO the ways to share them were within 4 % of each other, and overlapping was no faster: one after the other
-    keeps both cores at work too. Where the engine leaves the cores alone, as a GPU does, decoding is what a stream
-    waits for: with 5 ms a view and all decoder threads overlapping was 1.8 times as fast as one after the other, with
-    one thread 1.3 times (bench/overlap.py; bench/records/2026-11-25_overlap_cpu_2_cores.json, of a busy machine).
+    when they have nothing to do. On two cores that compute in int8 with OpenVINO, overlapping is 1.02 times as fast as
+    one after the other, since both ways keep the cores at work; with one thread for the decoder and one for OpenCV
+    1.03. Where the engine leaves the cores alone, as a GPU does, decoding is what a stream waits for: with 5 ms a view
+    1.49 times, and 1.51 with one thread each; a thread per core is the one that more cores make faster
+    (bench/overlap.py; bench/records/2026-11-25_overlap_int8_2_cores.json and 2026-11-25_overlap_waiting_2_cores.json).
     OpenCV's number of threads is one setting for the whole process, the caller's to choose.
 """
 

@@ -2,7 +2,7 @@
 
 Note [Two views at a time]
     One view is fastest with all cores on it. Of many views, two at a time, each on half of the cores, take less in
-    int8: 1.04 times as fast on two cores, and no faster in fp32 and bf16 (``i3d_r50``, medians of 66 rounds in turns,
+    int8: 1.03 times as fast on two cores, and no faster in fp32 and bf16 (``i3d_r50``, median of 9 rounds in turns,
     OpenVINO 2026.4.1). The logits are the same. For that the network is compiled a second time, which takes 0.3 to
     0.5 s: done when a second video comes, since one alone would be slower for it.
 """
