@@ -2,8 +2,9 @@
 
 The source is the PyTorch network in float32, before any folding. Both sides start from the file and follow their own
 card, and they are compared stage by stage: labels, scaling and averaging on the cards (equal), frame indices (equal),
-uint8 views (equal), logits (within a limit, as the runner takes the views and several at once), and averaged
-probabilities (within half of that limit: a probability p moves by at most 2p(1-p) times the largest change of a logit).
+uint8 views (equal), logits (within a limit, as the runner takes the views, several at once, and in the form that
+computes once what views share, where the runner has one), and averaged probabilities (within half of that limit: a
+probability p moves by at most 2p(1-p) times the largest change of a logit).
 
 Note [Limits on logits]
     Rounding errors are proportional to the size of what is rounded, so a limit holds for logits of standard deviation
@@ -169,12 +170,19 @@ def compare(
         if problem is not None:
             return failed(reason=problem)
         found.append(answer(recognizer, prepared, on_views=on_views))
-    expected = np.concatenate([*(reference.logits for reference in references), references[0].logits[:SEVERAL]])
     try:
         together = _several_at_once(recognizer, found[0])
     except ArtifactError as error:
         return failed(reason=f"{SEVERAL} views at once: {error}")
-    logits = np.concatenate([*(ours.logits for ours in found), together])
+    shared = _shared_form(recognizer, found, references)
+    logits = np.concatenate([*(ours.logits for ours in found), together, *(ours for ours, _ in shared)])
+    expected = np.concatenate(
+        [
+            *(reference.logits for reference in references),
+            references[0].logits[:SEVERAL],
+            *(theirs for _, theirs in shared),
+        ]
+    )
     limit = logits_limit(recognizer.card, expected)
     if not np.isfinite(logits).all():
         unfinite = np.count_nonzero(~np.isfinite(logits))
@@ -218,6 +226,20 @@ def _several_at_once(recognizer: Recognizer, ours: Answer) -> NDArray[np.float32
     size = SEVERAL if engine is None else min(SEVERAL, engine.profile[2])
     first = next(ours.prepared.batches(SEVERAL))
     return np.concatenate([recognizer.infer(first[start : start + size]) for start in range(0, len(first), size)])
+
+
+def _shared_form(
+    recognizer: Recognizer, found: Sequence[Answer], references: Sequence[Answer]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """One video again where the runner computes once what its views share, since the first one may run without.
+
+    Returns:
+        The logits and the source's, of that video; nothing where no video is run so.
+    """
+    for ours, reference in zip(found, references, strict=True):
+        if recognizer.shares(ours.prepared):
+            return [(recognizer.logits(ours.prepared), reference.logits)]
+    return []
 
 
 def _first_difference(reference: Answer, card: Card, prepared: views.Views) -> str | None:

@@ -34,7 +34,7 @@ from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame, FrameFolder, Source
-from i3d_deploy.views import Buffers, Group, Views
+from i3d_deploy.views import Buffers, Group, Part, Views
 
 _THREAD_NAME = "i3d-decode"
 
@@ -144,14 +144,39 @@ class Reading:
             self._changed.notify_all()
 
     def groups(self, size: int, buffers: Buffers) -> Iterator[Group]:
-        """Cut the views, in batches, as soon as their frames are there: :meth:`i3d_deploy.views.Views.by_clip`.
+        """Cut the views, in batches, as soon as their frames are there.
 
         Args:
-            size: Views per batch; the last batch of an attempt may be smaller.
+            size: As for :meth:`parts`.
             buffers: What batches are cut into.
 
         Yields:
-            Groups of one attempt after the other; those of the last attempt are all views of the video.
+            As :meth:`parts`; raises as it does.
+        """
+        return views.groups(self.parts(size), buffers)
+
+    def begun(self) -> Views:
+        """Wait for the first frame: the views as far as they are known then, from the container's count of frames.
+
+        Raises:
+            VideoError: No usable frame.
+            InputError: The crops do not fit the frames.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._plan is not None)
+            if self._error is not None:
+                raise self._error
+            assert self._plan is not None, "what is waited for has come"
+            return self._plan
+
+    def parts(self, size: int) -> Iterator[Part]:
+        """Give the views as soon as their frames are there: :meth:`i3d_deploy.views.Views.by_clip`.
+
+        Args:
+            size: Views per part; the last part of an attempt may be smaller.
+
+        Yields:
+            Parts of one attempt after the other; those of the last attempt are all views of the video.
 
         Raises:
             VideoError: No usable frame.
@@ -171,8 +196,7 @@ class Reading:
             if not left:
                 return
             numbers, left = left[:size], left[size:]
-            batch = plan.fill(buffers.take(len(numbers), plan.view_shape), numbers)
-            yield Group(attempt=attempt, numbers=numbers, num_views=len(plan), batch=batch)
+            yield Part(attempt=attempt, numbers=numbers, views=plan)
 
     def _is_ready(self, attempt: int, numbers: list[int]) -> bool:
         """Whether there is something new, or the frames of these views, or for none of them the end."""

@@ -14,12 +14,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import reading, video
+from i3d_deploy import reading, video, views
 from i3d_deploy.card import Averaging, Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner
-from i3d_deploy.views import Buffers, Group, Views
+from i3d_deploy.views import Buffers, Part, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,25 +249,41 @@ class Recognizer:
             VideoError: No usable frame in what is being read.
             InputError: The crops do not fit its frames.
         """
-        running: deque[Group] = deque()
-
-        def handed() -> Iterator[NDArray[np.uint8]]:
-            for group in prepared.groups(batch or self._runner.preferred_batch, self._buffers):
-                running.append(group)
-                yield group.batch
-
         rows = np.empty((0, self.card.network.num_classes), np.float32)
         attempt, done = 0, 0
-        for logits in self._runner.infer_each(handed()):
-            group = running.popleft()
-            if group.attempt != attempt:
-                attempt, done = group.attempt, 0
-                rows = np.empty((group.num_views, self.card.network.num_classes), np.float32)
-            rows[group.numbers] = logits
-            done += len(group.numbers)
+        for part, logits in self._answers(prepared, batch=batch):
+            if part.attempt != attempt:
+                attempt, done = part.attempt, 0
+                rows = np.empty((len(part.views), self.card.network.num_classes), np.float32)
+            rows[part.numbers] = logits
+            done += len(part.numbers)
             if on_views is not None:
-                on_views(done, group.num_views)
+                on_views(done, len(part.views))
         return rows
+
+    def _answers(self, prepared: Views | Reading, *, batch: int | None) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        """Views and their logits; what views have in common once where that is faster and no batch is asked for."""
+        running: deque[Part] = deque()
+
+        def handed() -> Iterator[Part]:
+            for part in prepared.parts(batch or self._runner.preferred_batch):
+                running.append(part)
+                yield part
+
+        if batch is None and self._runner.shares(prepared.begun()):
+            answers = self._runner.infer_parts(handed())
+        else:
+            answers = self._runner.infer_each(group.batch for group in views.groups(handed(), self._buffers))
+        for logits in answers:
+            yield running.popleft(), logits
+
+    def shares(self, prepared: Views) -> bool:
+        """Whether :meth:`logits` computes what the views of a video have in common only once; asked once per video.
+
+        Args:
+            prepared: The views.
+        """
+        return self._runner.shares(prepared)
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the engine once.

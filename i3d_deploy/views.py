@@ -11,7 +11,7 @@ Note [Who owns a batch]
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -93,6 +93,21 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Views whose frames are there, not cut yet.
+
+    Attributes:
+        attempt: A higher one than before voids all parts before it.
+        numbers: Which views, by their place in the order.
+        views: All views of the video; those of ``numbers`` can be cut.
+    """
+
+    attempt: int
+    numbers: list[int]
+    views: Views
+
+
+@dataclass(frozen=True, kw_only=True)
 class Views:
     """The views of one video, cut on demand.
 
@@ -156,16 +171,39 @@ class Views:
             size: Views per batch; the last batch may be smaller.
             buffers: What batches are cut into.
         """
+        return groups(self.parts(size), buffers)
+
+    def parts(self, size: int) -> Iterator[Part]:
+        """All views in the order of :meth:`by_clip`.
+
+        Args:
+            size: Views per part; the last part may be smaller.
+        """
         order = self.by_clip()
         for first in range(0, len(order), size):
-            numbers = order[first : first + size]
-            batch = self.fill(buffers.take(len(numbers), self.view_shape), numbers)
-            yield Group(attempt=1, numbers=numbers, num_views=len(self), batch=batch)
+            yield Part(attempt=1, numbers=order[first : first + size], views=self)
+
+    def begun(self) -> Views:
+        """These views: all of their frames are there, unlike those of a video that is being read."""
+        return self
 
     def by_clip(self) -> list[int]:
         """All views, those first whose last frame comes first: the order in which they can be cut while decoding."""
         clips = np.argsort(self.indices.max(axis=1), kind="stable").tolist()
         return [crop * len(clips) + clip for clip in clips for crop in range(len(self.boxes))]
+
+
+def groups(parts: Iterable[Part], buffers: Buffers) -> Iterator[Group]:
+    """Cut views into batches.
+
+    Args:
+        parts: One for each batch.
+        buffers: What batches are cut into.
+    """
+    for part in parts:
+        views = part.views
+        batch = views.fill(buffers.take(len(part.numbers), views.view_shape), part.numbers)
+        yield Group(attempt=part.attempt, numbers=part.numbers, num_views=len(views), batch=batch)
 
 
 def prepare(

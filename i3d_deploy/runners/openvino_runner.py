@@ -5,10 +5,15 @@ Note [Two views at a time]
     int8: 1.03 times as fast on two cores, and no faster in fp32 and bf16 (``i3d_r50``, median of 9 rounds in turns,
     OpenVINO 2026.4.1). The logits are the same. For that the network is compiled a second time, which takes 0.3 to
     0.5 s: done when a second video comes, since one alone would be slower for it.
+
+Note [The second video]
+    Sharing the stem between the views of a video (:mod:`i3d_deploy.runners.shared_stem`) takes other compiled models,
+    which take 0.5 s to make and win 0.1 to 0.7 s a video: they too are made when a second such video comes.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +27,11 @@ from i3d_deploy import untracked
 from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Precision
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
+from i3d_deploy.runners import stem_windows
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
+from i3d_deploy.runners.shared_stem import LEAST_SAVED, SharedStem
+from i3d_deploy.runners.stem_graphs import Stem, find_stem
+from i3d_deploy.views import Part, Views
 
 try:
     with untracked.imports():
@@ -68,7 +77,12 @@ class OpenVINORunner(Runner):
         ArtifactError: The files are damaged.
         CardError: There is no card.
         DeviceError: OpenVINO has not that device.
+
+    Attributes:
+        least_saved: Share of the stem's work to be saved by sharing it, for sharing to be tried; above 1: never.
     """
+
+    least_saved: float = LEAST_SAVED
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
         self.card, engine = read_engine_card(path)
@@ -87,7 +101,7 @@ class OpenVINORunner(Runner):
         self._path = path
         self._requests: dict[int, Any] = {}
         self._streams: list[Any] = []
-        self._has_run_many = False
+        self._has_run_many = self._has_met_overlap = False
         compiled = self._request(1).get_compiled_model()
         source, result = (
             Tensor(dtype=_DTYPES.get(port.element_type.to_string(), port.element_type.to_string()), shape=_shape(port))
@@ -104,6 +118,42 @@ class OpenVINORunner(Runner):
         )
         if engine.precision == "int8" and self.info.threads >= _NUM_STREAMS:
             self.batches_held = _NUM_STREAMS + 1  # one is cut while the others are computed
+
+    def shares(self, views: Views) -> bool:
+        """As in any runner; not the first video that is worth it: Note [The second video]."""
+        is_worth = self._is_worth_sharing(views)
+        is_first = is_worth and not self._has_met_overlap
+        self._has_met_overlap = self._has_met_overlap or is_worth
+        return is_worth and not is_first
+
+    def _is_worth_sharing(self, views: Views) -> bool:
+        is_usual = self._device == "CPU" and self.preferred_batch == 1 and views.view_shape == self.card.view_shape
+        shape = stem_windows.shape_of(views.boxes)
+        if self._is_closed or not is_usual or shape is None or self.least_saved > 1 or self._stem is None:
+            return False
+        windows = [self._stem.temporal.windows(clip) for clip in views.indices.tolist()]
+        return stem_windows.saved_share(windows, shape) >= self.least_saved
+
+    def infer_parts(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
+        """As in any runner, in the form of :mod:`i3d_deploy.runners.shared_stem` where the network has one."""
+        if self._is_closed or self._stem is None:
+            return super().infer_parts(parts)
+        return self._shared_stem.infer(parts)
+
+    @functools.cached_property
+    def _stem(self) -> Stem | None:
+        """What views share, if this network has it."""
+        return find_stem(self._static_model(1))
+
+    @functools.cached_property
+    def _shared_stem(self) -> SharedStem:
+        assert self._stem is not None, "only videos that can be shared come here"
+        return SharedStem(
+            self._static_model(1),
+            self._stem,
+            compile_model=lambda model: self._compile_model(model, self._options),
+            is_bf16=self._options["INFERENCE_PRECISION_HINT"] == "bf16",
+        )
 
     def infer_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """As in any runner; several at a time in int8: Note [Two views at a time]."""
@@ -155,7 +205,7 @@ class OpenVINORunner(Runner):
         return hint if is_able else "f32"
 
     def _request(self, num_views: int) -> Any:
-        """Compile for a number of views on first use: static shapes are faster than dynamic ones."""
+        """Compile for a number of views on first use."""
         if num_views not in self._requests:
             self._requests[num_views] = self._compile(num_views, self._options)
         return self._requests[num_views]
@@ -164,14 +214,27 @@ class OpenVINORunner(Runner):
         """One request of the network compiled for a number of views."""
         return self._compiled(num_views, options).create_infer_request()
 
-    def _compiled(self, num_views: int, options: dict[str, Any]) -> Any:
+    def _static_model(self, num_views: int) -> Any:
+        """Static shapes are faster than dynamic ones."""
         try:
             model = self._core.read_model(self._path)
             model.reshape([num_views, *_shape(model.input(0))])
+        except RuntimeError as error:
+            raise self._cannot_load(error) from error
+        return model
+
+    def _compiled(self, num_views: int, options: dict[str, Any]) -> Any:
+        return self._compile_model(self._static_model(num_views), options)
+
+    def _compile_model(self, model: Any, options: dict[str, Any]) -> Any:
+        try:
             return self._core.compile_model(model, self._device, options)
         except RuntimeError as error:
-            reason = str(error).strip().rpartition("\n")[2]
-            raise ArtifactError(f"{self._path}: OpenVINO cannot load it: {reason}") from error
+            raise self._cannot_load(error) from error
+
+    def _cannot_load(self, error: RuntimeError) -> ArtifactError:
+        reason = str(error).strip().rpartition("\n")[2]
+        return ArtifactError(f"{self._path}: OpenVINO cannot load it: {reason}")
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         request = self._request(len(inputs))
@@ -195,6 +258,7 @@ class OpenVINORunner(Runner):
         super().close()
         self._requests.clear()
         self._streams.clear()
+        self.__dict__.pop("_shared_stem", None)
 
 
 def _shape(port: Any) -> tuple[int, ...]:

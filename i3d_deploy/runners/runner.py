@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy.card import Card, normalize
 from i3d_deploy.errors import ArtifactError, InputError
+from i3d_deploy.views import Part, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,35 @@ class Runner(ABC):
         """
         for views in batches:
             yield self.infer(views)
+
+    def shares(self, views: Views) -> bool:
+        """Whether views overlap so far that :meth:`infer_parts` is faster than one view after the other.
+
+        Asked once for every video: where a second form of the engine must be loaded, the first one may not be worth it.
+
+        Args:
+            views: All of a video; their frames need not be there.
+        """
+        return False
+
+    def infer_parts(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
+        """Run the network over the views of a video, and what overlapping ones have in common only once.
+
+        The logits are those of :meth:`infer` up to rounding.
+
+        Args:
+            parts: Every view of an attempt once, in any order, unless a later attempt begins.
+
+        Yields:
+            The logits of each part, in order, owned by the caller.
+
+        Raises:
+            InputError: As :meth:`infer`.
+        """
+        for part in parts:
+            yield self.infer(
+                part.views.fill(np.empty((len(part.numbers), *part.views.view_shape), np.uint8), part.numbers)
+            )
 
     def profile(self, views: NDArray[np.uint8], *, runs: int = 3) -> tuple[LayerTime, ...]:
         """Time every layer by itself.

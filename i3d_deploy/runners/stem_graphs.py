@@ -1,0 +1,320 @@
+"""Cut an I3D network in OpenVINO behind the pool of its stem, and build the two parts that share the stem.
+
+The stem of one window of frames gives pooled maps for every crop; the trunk takes the maps of a view and does the rest.
+Constants, and the FakeQuantize nodes of int8, are those of the file, so that the parts answer as the whole does up to
+rounding.
+
+Note [Form of the stem]
+    A window is one 2D convolution: its frames lie side by side in the channels, channels last, as the decoder gives
+    them. The strips at the borders of the crops are turned so that their long side is the inner one. Bound to be exact:
+    pixels are normalised, and in int8 quantised, before zeros are put around them, as in the whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy import untracked
+from i3d_deploy.errors import MissingExtraError
+from i3d_deploy.runners.stem_windows import LEFT_STRIP, RIGHT_STRIP, Region, Shape, Temporal, Window
+
+try:
+    with untracked.imports():
+        import openvino
+        from openvino import opset13 as op
+except ImportError as error:
+    raise MissingExtraError("openvino", extra="openvino", cause=error) from error
+
+_PADDING = 3
+_CHAIN = ("Convert", "Transpose", "Subtract", "Divide", "FakeQuantize", "Convolution", "Add", "Relu", "FakeQuantize")
+_OPTIONAL = "FakeQuantize"
+_TO_NCTHW = [0, 4, 1, 2, 3]
+_POOL = {
+    "kernel": [1, 3, 3],
+    "strides": [1, 2, 2],
+    "pads_begin": [0, 1, 1],
+    "pads_end": [0, 1, 1],
+    "dilations": [1, 1, 1],
+    "rounding_type": "floor",
+    "auto_pad": "explicit",
+}
+
+Axis = int
+"""Of (1, H, W, C)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """The kernel of a convolution as the file stores it.
+
+    Attributes:
+        values: (C, 3, T, 7, 7), int8 or floats.
+        scale: What int8 values are multiplied by, (C, 1, 1, 1); None for floats.
+    """
+
+    values: NDArray[Any]
+    scale: NDArray[np.float32] | None
+
+    def of_frames(self, first: int, count: int, *, is_turned: bool) -> Any:
+        """The node of a 2D kernel over some frames of it, (C, T * 3, 7, 7); turned: with rows and columns swapped."""
+        some = self.values[:, :, first : first + count].swapaxes(1, 2)
+        some = some.reshape(len(some), -1, *some.shape[3:])
+        node = op.constant(np.ascontiguousarray(some.swapaxes(2, 3) if is_turned else some))
+        if self.scale is None:
+            return node
+        return op.multiply(op.convert(node, "f32"), op.constant(self.scale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stem:
+    """The parts of a network up to the pool after its stem.
+
+    Attributes:
+        temporal: Its windows.
+        mean: (3,) of the pixels.
+        std: (3,) of the pixels.
+        weight: Of the convolution.
+        bias: (C,) float32.
+        pixel_levels: The FakeQuantize node of the convolution's input, or None.
+        map_levels: That of the pool's input, or None.
+        map_shape: (H', W', C) of the pooled maps of one crop.
+        num_maps: T', maps of a view.
+    """
+
+    temporal: Temporal
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    weight: Weight
+    bias: NDArray[np.float32]
+    pixel_levels: Any
+    map_levels: Any
+    map_shape: tuple[int, int, int]
+    num_maps: int
+
+
+def find_stem(model: Any) -> Stem | None:
+    """Recognise the stem of an ``openvino.Model`` of static shapes.
+
+    Returns:
+        None for anything but uint8 (N, T, H, W, 3) pixels, normalised, through a 3D convolution whose pool has no
+        stride in time.
+    """
+    pools = [node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool"]
+    if not pools or not _has(pools[0], _POOL):
+        return None
+    chain = _chain_before(pools[0])
+    if chain is None or chain["source"].get_output_element_type(0) != openvino.Type.u8:
+        return None
+    convolution = chain["Convolution"]
+    weight, bias = _weight(convolution.input_value(1).get_node()), _values(chain["Add"].input_value(1).get_node())
+    mean, std = (_values(chain[name].input_value(1).get_node()) for name in ("Subtract", "Divide"))
+    order = _values(chain["Transpose"].input_value(1).get_node())
+    if weight is None or bias is None or mean is None or std is None or order is None:
+        return None
+    temporal = _temporal(convolution, weight)
+    shape = tuple(pools[0].get_output_shape(0))
+    is_usual = order.tolist() == _TO_NCTHW and mean.size == std.size == 3 and bias.size == shape[1]
+    if temporal is None or not is_usual:
+        return None
+    return Stem(
+        temporal=temporal,
+        mean=mean.ravel(),
+        std=std.ravel(),
+        weight=weight,
+        bias=bias.ravel(),
+        pixel_levels=chain.get("pixel_levels"),
+        map_levels=chain.get("map_levels"),
+        map_shape=(shape[3], shape[4], shape[1]),
+        num_maps=shape[2],
+    )
+
+
+def _chain_before(pool: Any) -> dict[str, Any] | None:
+    """The nodes from the input to the pool by type, each read by the next alone; the input is the "source"."""
+    found: dict[str, Any] = {}
+    node = pool
+    for kind in reversed(_CHAIN):
+        before = node.input_value(0).get_node()
+        if kind == _OPTIONAL and before.get_type_name() != kind:
+            continue
+        if before.get_type_name() != kind or _num_readers(before) != 1:
+            return None
+        name = kind if kind != _OPTIONAL else "map_levels" if node is pool else "pixel_levels"
+        found[name] = node = before
+    source = node.input_value(0).get_node()
+    if source.get_type_name() != "Parameter" or _num_readers(source) != 1:
+        return None
+    return {**found, "source": source}
+
+
+def _num_readers(node: Any) -> int:
+    """How many nodes take what a node gives; its shape, which the file also takes for the bias, is not counted."""
+    return sum(target.get_node().get_type_name() != "ShapeOf" for target in node.output(0).get_target_inputs())
+
+
+def _has(node: Any, expected: dict[str, Any]) -> bool:
+    attributes = node.get_attributes()
+    return all(attributes[name] == value for name, value in expected.items())
+
+
+def _temporal(convolution: Any, weight: Weight) -> Temporal | None:
+    attributes = convolution.get_attributes()
+    begin, end = attributes["pads_begin"], attributes["pads_end"]
+    is_usual = attributes["dilations"] == [1, 1, 1] and attributes["auto_pad"] == "explicit"
+    if not is_usual or attributes["strides"][1:] != [2, 2] or weight.values.shape[3:] != (7, 7):
+        return None
+    if begin[1:] != [_PADDING] * 2 or end[1:] != [_PADDING] * 2 or max(begin[0], end[0]) >= weight.values.shape[2]:
+        return None
+    return Temporal(kernel=weight.values.shape[2], stride=attributes["strides"][0], before=begin[0], after=end[0])
+
+
+def _values(node: Any) -> NDArray[Any] | None:
+    """The numbers of a constant, as float32 where they are floats; looks through a Reshape and a Convert."""
+    while node.get_type_name() in ("Reshape", "Convert"):
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant":
+        return None
+    values = np.array(node.data)  # a copy: the node's memory goes with the model
+    return values.astype(np.float32) if values.dtype.kind == "f" else values
+
+
+def _weight(node: Any) -> Weight | None:
+    scale = None
+    if node.get_type_name() == "Multiply":
+        scale = _values(node.input_value(1).get_node())
+        node = node.input_value(0).get_node()
+    values = _values(node)
+    if values is None or values.ndim != 5 or values.shape[1] != 3:
+        return None
+    if scale is None:
+        return Weight(values=values, scale=None) if values.dtype == np.float32 else None
+    if values.dtype != np.int8 or scale.size != len(values):
+        return None
+    return Weight(values=values, scale=scale.reshape(-1, 1, 1, 1))
+
+
+def trunk(model: Any, stem: Stem) -> Any:
+    """Make a model of everything behind the stem: one input for each map, (1, H', W', C) float32, to logits.
+
+    Args:
+        model: What :func:`find_stem` recognised; it is taken apart.
+        stem: What it found.
+    """
+    pool = next(node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool")
+    maps = [op.parameter([1, *stem.map_shape], np.float32) for _ in range(stem.num_maps)]
+    stacked = op.reshape(op.concat(maps, 0), [1, stem.num_maps, *stem.map_shape], False)
+    start = _levels(op.transpose(stacked, _TO_NCTHW), stem.map_levels)
+    for target in pool.output(0).get_target_inputs():
+        target.replace_source_output(start.output(0))
+    return openvino.Model(model.get_results(), maps, "trunk")
+
+
+def _levels(node: Any, like: Any) -> Any:
+    """Quantise as another node does; not at all where there is none."""
+    if like is None:
+        return node
+    edges = [op.constant(_values(like.input_value(number).get_node())) for number in range(1, 5)]
+    return op.fake_quantize(node, *edges, like.get_attributes()["levels"])
+
+
+def stem_of_window(stem: Stem, shape: Shape, window: Window) -> Any:
+    """Make a model of one window: an input for each of its frames to an output for each crop.
+
+    Inputs are (1, H, W, 3) uint8, only the part of a frame that crops have; outputs are (1, H', W', C) float32.
+
+    Args:
+        stem: The network's.
+        shape: Of the crops.
+        window: One like those it is for: the same frames of zeros and as many others.
+    """
+    frames = [op.parameter([1, *shape.size, 3], np.uint8) for _ in window.frames]
+    maps = _WindowGraph(stem, shape, first=window.first, count=len(frames)).maps(frames)
+    return openvino.Model([op.result(node) for node in maps], frames, "stem")
+
+
+class _WindowGraph:
+    """Builds the graph of one kind of window. Nodes are (1, H, W, C) unless said."""
+
+    def __init__(self, stem: Stem, shape: Shape, *, first: int, count: int) -> None:
+        self._stem, self._shape, self._count = stem, shape, count
+        self._along: Axis = 1 if shape.is_portrait else 2
+        self._kernel, self._turned_kernel = (
+            stem.weight.of_frames(first, count, is_turned=is_turned) for is_turned in (False, True)
+        )
+
+    def maps(self, frames: Sequence[Any]) -> list[Any]:
+        """Pooled maps of each crop, in order."""
+        pixels = self._pixels(frames)
+        found = {}
+        for region in self._shape.regions:
+            found.update(self._maps_of_region(region, _cut(pixels, self._along, region.start, region.stop)))
+        return [found[crop] for crop in range(len(self._shape.spans))]
+
+    def _pixels(self, frames: Sequence[Any]) -> Any:
+        """Normalised, (1, H, W, T * 3)."""
+        beside = op.transpose(op.concat(list(frames), 0), [1, 2, 0, 3])  # H W T 3
+        merged = op.reshape(beside, [1, *self._shape.size, self._count * 3], False)
+        mean, std = (op.constant(np.tile(values, self._count)) for values in (self._stem.mean, self._stem.std))
+        normalised = op.divide(op.subtract(op.convert(merged, "f32"), mean), std)
+        return _levels(normalised, self._stem.pixel_levels)
+
+    def _maps_of_region(self, region: Region, pixels: Any) -> dict[int, Any]:
+        """Pooled maps by crop: Note [Shared columns]."""
+        convolved = self._convolve(pixels, self._kernel, [_PADDING] * 2, [_PADDING] * 2)
+        spans = {crop: tuple(edge - region.start for edge in self._shape.spans[crop]) for crop in region.crops}
+        pooled = {
+            is_odd: _pool(convolved, self._pads(1 - is_odd, 1), self._pads(1, 1))
+            for is_odd in sorted({start // 2 % 2 for start, _ in spans.values()})
+        }
+        starts, stops = self._shape.starts(region), self._shape.stops(region)
+        lefts = [_cut(pixels, self._along, edge - region.start, edge - region.start + LEFT_STRIP) for edge in starts]
+        rights = [_cut(pixels, self._along, edge - region.start - RIGHT_STRIP, edge - region.start) for edge in stops]
+        at_start = dict(zip(starts, self._borders(lefts, pads=(_PADDING, 0), pool_pad=1), strict=True))
+        at_stop = dict(zip(stops, self._borders(rights, pads=(0, 2), pool_pad=0), strict=True))
+        found = {}
+        for crop, (start, stop) in spans.items():
+            before = at_start.get(start + region.start)
+            after = at_stop.get(stop + region.start)
+            first, last = start // 4 + 2 * (before is not None), start // 4 + (stop - start) // 4 - (after is not None)
+            inside = _cut(pooled[start // 2 % 2], self._along, first, last)
+            found[crop] = op.concat([part for part in (before, inside, after) if part is not None], self._along)
+        return found
+
+    def _pads(self, along: int, across: int) -> list[int]:
+        return [along, across] if self._along == 1 else [across, along]
+
+    def _borders(self, strips: list[Any], *, pads: tuple[int, int], pool_pad: int) -> list[Any]:
+        """Pooled columns at the border of each strip, all in one convolution."""
+        if not strips:
+            return []
+        # The strips' own direction becomes the outer one: Note [Form of the stem].
+        order, kernel = ([0, 2, 1, 3], self._turned_kernel) if self._along == 2 else ([0, 1, 2, 3], self._kernel)
+        turned = op.transpose(op.concat(strips, 0), order)
+        convolved = self._convolve(turned, kernel, [pads[0], _PADDING], [pads[1], _PADDING])
+        pooled = op.transpose(_pool(convolved, [pool_pad, 1], [0, 1]), order)
+        return [_cut(pooled, 0, place, place + 1) for place in range(len(strips))]
+
+    def _convolve(self, pixels: Any, kernel: Any, begin: list[int], end: list[int]) -> Any:
+        """(N, H, W, T * 3) to (N, C, H', W')."""
+        source = op.transpose(pixels, [0, 3, 1, 2])
+        convolved = op.convolution(source, kernel, [2, 2], begin, end, [1, 1])
+        bias = op.constant(self._stem.bias.reshape(1, -1, 1, 1))
+        return _levels(op.relu(op.add(convolved, bias)), self._stem.map_levels)
+
+
+def _pool(convolved: Any, begin: list[int], end: list[int]) -> Any:
+    """(N, C, H, W) to (N, H', W', C)."""
+    pooled = op.max_pool(convolved, [2, 2], [1, 1], begin, end, [3, 3], "floor", "explicit")
+    return op.transpose(pooled.output(0), [0, 2, 3, 1])
+
+
+def _cut(node: Any, axis: Axis, start: int, stop: int) -> Any:
+    """A part of a node along one axis; the node itself where that is all of it."""
+    if (start, stop) == (0, list(node.output(0).shape)[axis]):
+        return node
+    return op.slice(node, [start], [stop], [1], [axis])

@@ -1,0 +1,306 @@
+"""Both forms of an OpenVINO network give the same logits: every view by itself, and the stem once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from numpy.typing import NDArray
+
+from i3d_deploy import builders, export, model, parity, quantize_openvino, to_openvino, views
+from i3d_deploy.artifact import read_card
+from i3d_deploy.card import Engine, Precision, Sampling
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import InputError
+from i3d_deploy.network import Network
+from i3d_deploy.recognizer import Recognizer
+from i3d_deploy.runners.openvino_runner import OpenVINORunner
+from i3d_deploy.runners.stem_graphs import find_stem
+from i3d_deploy.runners.torch_runner import TorchRunner
+from i3d_deploy.video import Source
+from tests.raw_avi import write_avi
+
+ALWAYS, NEVER = -10.0, 2.0
+"""Of a runner's ``least_saved``."""
+
+Logits = NDArray[np.float32]
+
+
+def noise(num_frames: int, height: int = 32, width: int = 44, *, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.RandomState(seed).randint(0, 256, (num_frames, height, width, 3)).astype(np.uint8)
+
+
+def exported(source: Checkpoint, folder: Path, **options: Any) -> Path:
+    (entry,) = export.export(source, targets=["openvino"], output=folder, name="net", **options)
+    assert entry.card.parity[0].status == "passed"
+    return entry.path
+
+
+@pytest.fixture(scope="module")
+def fp32_file(tiny_exports: Path) -> Path:
+    return tiny_exports / "tiny.xml"
+
+
+@pytest.fixture(scope="module")
+def bf16_file(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tiny_checkpoint, tmp_path_factory.mktemp("bf16"), engine=Engine(precision="bf16"))
+
+
+@pytest.fixture(scope="module")
+def int8_file(fp32_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    card, path = read_card(fp32_file), tmp_path_factory.mktemp("int8") / "net.xml"
+    assert card.engine is not None
+
+    def some_views() -> Iterator[NDArray[np.uint8]]:
+        yield from noise(3 * 8, 32, 32).reshape(3, 1, 8, 32, 32, 3)
+
+    quantized = quantize_openvino.quantize(openvino.Core().read_model(fp32_file), some_views, num_views=3)
+    engine = card.engine.model_copy(update={"precision": "int8"})
+    to_openvino.write(quantized, card.model_copy(update={"engine": engine}), path)
+    return path
+
+
+class Both:
+    """One file in both forms."""
+
+    def __init__(self, path: Path) -> None:
+        self.shared, self.plain = (OpenVINORunner(path, device="cpu") for _ in range(2))
+        self.shared.least_saved, self.plain.least_saved = ALWAYS, NEVER
+        # The first video that could be shared never is.
+        assert not self.shares(noise(40))
+
+    def shares(self, video: Source, **options: int) -> bool:
+        return self.shared.shares(views.prepare(video, self.shared.card, **options))
+
+    def logits(self, video: Source, **options: int) -> tuple[Logits, Logits]:
+        """Of the shared and of the plain form."""
+        assert self.shares(video, **options)
+        shared, plain = (
+            Recognizer(runner).predict(video, **options).logits  # type: ignore[arg-type]
+            for runner in (self.shared, self.plain)
+        )
+        return shared, plain
+
+
+@pytest.fixture(scope="module")
+def both(fp32_file: Path) -> Both:
+    return Both(fp32_file)
+
+
+SIZES = [
+    (32, 44),  # crops at 0, 12, 6: the center's pool begins at an odd column
+    (32, 48),  # 0, 16, 8: all pools at even columns
+    (32, 41),  # 0, 8, 4, and a column that no crop has
+    (32, 35),  # 0, 2, 1: the center by itself
+    (32, 98),  # 0, 66, 33: no overlap but with the center, at an odd column
+    (32, 120),  # 0, 88, 44: only neighbours overlap
+    (32, 32),  # three times the same
+    (44, 32),
+    (48, 32),
+    (41, 32),
+    (35, 32),
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_logits_are_those_of_every_view_by_itself(both: Both, size: tuple[int, int]) -> None:
+    shared, plain = both.logits(noise(40, *size))
+    assert shared.shape == (6, 7)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 15, 16, 17, 31, 61, 200])
+@pytest.mark.parametrize("clips", [1, 10])
+def test_videos_of_any_length_and_number_of_clips(both: Both, num_frames: int, clips: int) -> None:
+    shared, plain = both.logits(noise(num_frames), clips=clips)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+
+
+def test_one_crop_shares_windows(both: Both) -> None:
+    shared, plain = both.logits(noise(30), clips=10, crops=1)
+    assert shared.shape == (10, 7)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+
+
+def test_logits_are_those_of_pytorch(both: Both, tiny_checkpoint: Checkpoint) -> None:
+    shared, _ = both.logits(noise(50))
+    expected = Recognizer(TorchRunner(tiny_checkpoint, device="cpu")).predict(noise(50)).logits
+    np.testing.assert_allclose(shared, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("size", [(32, 44), (48, 32), (32, 35)], ids=str)
+def test_reduced_precisions_differ_by_their_rounding(
+    request: pytest.FixtureRequest, precision: Precision, size: tuple[int, int]
+) -> None:
+    shared, plain = Both(request.getfixturevalue(f"{precision}_file")).logits(noise(60, *size), clips=10)
+    limit = parity.LOGITS_LIMITS["bf16"] * max(1.0, float(plain.std()))
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=limit if precision == "bf16" else limit / 4)
+
+
+def variant(source: Checkpoint, *, clip_len: int = 8, **numbers: Any) -> Checkpoint:
+    """The tiny network with other numbers and new weights."""
+    network = Network.model_validate({**source.card.network.model_dump(), **numbers})
+    net = model.build(network)
+    model.randomize(net, seed=5)
+    sampling = Sampling(clip_len=clip_len, frame_interval=2, num_clips=2)
+    return Checkpoint(model=net, card=source.card.model_copy(update={"network": network, "sampling": sampling}))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"stem_stride": 1, "stem_pool_stride": 1},  # five kinds of windows
+        {"stem_kernel": 1},
+        {"stem_stride": 1, "clip_len": 9},
+        {"clip_len": 13},
+    ],
+    ids=str,
+)
+def test_other_stems_are_shared_too(tiny_checkpoint: Checkpoint, tmp_path: Path, numbers: dict[str, int]) -> None:
+    both = Both(exported(variant(tiny_checkpoint, **numbers), tmp_path))
+    shared, plain = both.logits(noise(70), clips=5)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimization": builders.Optimization(is_on=False)},
+        {"optimization": builders.Optimization(layout="2d")},
+        {"engine": Engine(input="float32_ncthw")},
+        {"engine": Engine(profile=(2, 2, 4))},
+    ],
+    ids=["a pool with stride in time", "2d", "floats", "never one view"],
+)
+def test_other_networks_run_as_before(tiny_checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any]) -> None:
+    both = Both(exported(tiny_checkpoint, tmp_path, **options))
+    assert [both.shares(noise(40)) for _ in range(3)] == [False] * 3
+    shared, plain = (Recognizer(runner).predict(noise(40)).logits for runner in (both.shared, both.plain))
+    np.testing.assert_array_equal(shared, plain)
+
+
+def test_a_graph_without_a_stem_is_not_recognised() -> None:
+    source = openvino.opset13.parameter([1, 8, 32, 32, 3], np.uint8)
+    assert find_stem(openvino.Model([openvino.opset13.relu(source)], [source], "other")) is None
+
+
+def test_what_saves_little_runs_as_before(fp32_file: Path) -> None:
+    runner = OpenVINORunner(fp32_file, device="cpu")
+    # Of 44 columns, 22 + 2 * 7 are computed instead of 3 * 16: a quarter is saved. Of 1 clip no window is shared.
+    alone = views.prepare(noise(40), runner.card, clips=1)
+    # Three times the same crop: two thirds.
+    same = views.prepare(noise(40, 32, 32), runner.card, clips=1)
+    assert [runner.shares(alone) for _ in range(3)] == [False] * 3
+    assert [runner.shares(same) for _ in range(3)] == [False, True, True]
+    assert not runner.shares(alone)
+
+
+def test_the_maps_of_one_clip_are_kept_where_clips_do_not_overlap(fp32_file: Path) -> None:
+    both = Both(fp32_file)
+    both.logits(noise(400), clips=20)  # 2 windows of 3 crops
+    assert both.shared._shared_stem.maps_made == 6
+    both.logits(noise(400, 32, 48), clips=20)
+    assert both.shared._shared_stem.maps_made == 6
+
+
+def test_maps_are_kept_as_long_as_a_clip_to_come_has_them(fp32_file: Path) -> None:
+    both = Both(fp32_file)
+    # Of 48 frames, 10 clips are (48 - 16 + 1) / 10 = 3.3 apart and start at 1, 4, 8, 11, 14, 18, 21, 24, 28, 31. A
+    # clip's second window begins 4 frames after it: none of them is another's, which would be 8 frames apart at least.
+    both.logits(noise(48), clips=10)
+    assert both.shared._shared_stem.maps_made == 6
+
+
+@pytest.mark.parametrize("promised", [0, 14, 30])
+def test_a_wrong_count_voids_what_was_computed(both: Both, tmp_path: Path, promised: int) -> None:
+    write_avi(tmp_path / "clip.avi", noise(20), promised=promised)
+    shared, _ = both.logits(tmp_path / "clip.avi")
+    _, plain = both.logits(noise(20))
+    if promised != 14:  # some decoders end where the container says
+        np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+
+
+def test_views_are_counted_one_by_one(both: Both) -> None:
+    told: list[tuple[int, int]] = []
+    assert both.shares(noise(40))
+    Recognizer(both.shared).predict(noise(40), on_views=lambda *numbers: told.append(numbers))
+    assert told == [(number, 6) for number in range(1, 7)]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_that_is_asked_for_is_run_at_once(both: Both, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    run = both.shared._run
+
+    def noted(inputs: NDArray[np.uint8]) -> Logits:
+        sizes.append(len(inputs))
+        return run(inputs)
+
+    monkeypatch.setattr(both.shared, "_run", noted)
+    Recognizer(both.shared).predict(noise(40), batch=batch)
+    assert sizes == ([1] * 6 if batch == 1 else [4, 2])
+
+
+def test_a_stream_of_videos_is_shared_from_the_second_one_on(fp32_file: Path) -> None:
+    sizes = [(32, 44), (32, 48), (48, 32), (32, 44), (32, 120), (32, 36), (32, 40)]
+    videos = [noise(40, *size, seed=seed) for seed, size in enumerate(sizes)]
+    with OpenVINORunner(fp32_file, device="cpu") as runner, OpenVINORunner(fp32_file, device="cpu") as plain:
+        runner.least_saved, plain.least_saved = ALWAYS, NEVER
+        found, expected = (
+            [outcome.result for outcome in Recognizer(one).predict_many(videos)] for one in (runner, plain)
+        )
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours.logits, theirs.logits, rtol=0, atol=1e-5)  # type: ignore[union-attr]
+        assert runner._shared_stem.maps_made == 6
+
+
+def test_leaving_off_amid_a_video_leaves_the_runner_usable(fp32_file: Path) -> None:
+    both = Both(fp32_file)
+    begun = both.shared.infer_parts(views.prepare(noise(40), both.shared.card).parts(1))
+    next(begun)
+    del begun
+    shared, plain = both.logits(noise(40))
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+    assert both.shared._shared_stem.maps_made == 6
+
+
+def test_a_closed_runner_shares_nothing(fp32_file: Path) -> None:
+    both = Both(fp32_file)
+    both.logits(noise(40))
+    both.shared.close()
+    assert not both.shares(noise(40))
+    with pytest.raises(InputError, match="the runner is closed"):
+        list(both.shared.infer_parts(views.prepare(noise(40), both.shared.card).parts(1)))
+
+
+def test_any_runner_takes_parts(tiny_checkpoint: Checkpoint) -> None:
+    runner = TorchRunner(tiny_checkpoint, device="cpu")
+    prepared = views.prepare(noise(40), tiny_checkpoint.card)
+    found = np.concatenate(list(runner.infer_parts(prepared.parts(4))))
+    expected = np.concatenate(list(prepared.batches(6)))[prepared.by_clip()]
+    np.testing.assert_allclose(found, runner.infer(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("broken", ["shared", "plain"])
+def test_the_proof_asks_both_forms(tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, broken: str) -> None:
+    class Broken(OpenVINORunner):
+        least_saved = ALWAYS
+
+        def infer_parts(self, parts: Any) -> Iterator[Logits]:
+            for logits in super().infer_parts(parts):
+                yield logits + np.float32(broken == "shared")
+
+        def infer(self, batch: NDArray[np.uint8]) -> Logits:
+            return super().infer(batch) + np.float32(broken == "plain")
+
+    proven = parity.given_clips([clip])
+    source = Recognizer(TorchRunner(tiny_checkpoint, device="cpu"))
+    references = [parity.answer(source, views.prepare(clip, tiny_checkpoint.card))]
+    found = parity.compare(references, Recognizer(Broken(tiny_exports / "tiny.xml")), proven)
+    assert found.status == "failed"
+    assert found.max_logits == pytest.approx(1, abs=0.1)
