@@ -31,8 +31,10 @@ except ImportError as error:
     raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 
 _PADDING = 3
-_CHAIN = ("Convert", "Transpose", "Subtract", "Divide", "FakeQuantize", "Convolution", "Add", "Relu", "FakeQuantize")
-_OPTIONAL = "FakeQuantize"
+_STEM = ["Relu", "Add", "Convolution"]
+"""From the pool backwards."""
+_PIXELS = (["Transpose", "Divide", "Subtract", "Convert"], ["Divide", "Subtract", "Transpose", "Convert"])
+"""From the convolution backwards: an export normalises the pixels before or after it moves the channels."""
 _TO_NCTHW = [0, 4, 1, 2, 3]
 _POOL = {
     "kernel": [1, 3, 3],
@@ -107,49 +109,53 @@ def find_stem(model: Any) -> Stem | None:
     pools = [node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool"]
     if not pools or not _has(pools[0], _POOL):
         return None
-    chain = _chain_before(pools[0])
-    if chain is None or chain["source"].get_output_element_type(0) != openvino.Type.u8:
+    pool, maps = pools[0], _chain(pools[0], [_STEM])
+    pixels = maps and _chain(maps["Convolution"], _PIXELS)
+    if not maps or not pixels or not _is_input(pixels["Convert"].input_value(0).get_node()):
         return None
-    convolution = chain["Convolution"]
-    weight, bias = _weight(convolution.input_value(1).get_node()), _values(chain["Add"].input_value(1).get_node())
-    mean, std = (_values(chain[name].input_value(1).get_node()) for name in ("Subtract", "Divide"))
-    order = _values(chain["Transpose"].input_value(1).get_node())
-    if weight is None or bias is None or mean is None or std is None or order is None:
+    weight, temporal = _weight(_constant(maps["Convolution"], 1)), _temporal(maps["Convolution"])
+    bias, mean, std = (
+        _values(_constant(maps["Add"], 1)),
+        _per_channel(pixels["Subtract"]),
+        _per_channel(pixels["Divide"]),
+    )
+    if weight is None or temporal is None or bias is None or mean is None or std is None:
         return None
-    temporal = _temporal(convolution, weight)
-    shape = tuple(pools[0].get_output_shape(0))
-    is_usual = order.tolist() == _TO_NCTHW and mean.size == std.size == 3 and bias.size == shape[1]
-    if temporal is None or not is_usual:
+    levels = [chain.get("FakeQuantize") for chain in (pixels, maps)]
+    shape = tuple(pool.get_output_shape(0))
+    order = _values(_constant(pixels["Transpose"], 1))
+    is_usual = order is not None and order.tolist() == _TO_NCTHW and bias.size == shape[1]
+    if not is_usual or not all(map(_has_one_scale, levels)):
         return None
     return Stem(
         temporal=temporal,
-        mean=mean.ravel(),
-        std=std.ravel(),
+        mean=mean,
+        std=std,
         weight=weight,
         bias=bias.ravel(),
-        pixel_levels=chain.get("pixel_levels"),
-        map_levels=chain.get("map_levels"),
+        pixel_levels=levels[0],
+        map_levels=levels[1],
         map_shape=(shape[3], shape[4], shape[1]),
         num_maps=shape[2],
     )
 
 
-def _chain_before(pool: Any) -> dict[str, Any] | None:
-    """The nodes from the input to the pool by type, each read by the next alone; the input is the "source"."""
+def _chain(node: Any, orders: Sequence[list[str]]) -> dict[str, Any] | None:
+    """The nodes before a node, by type, each read by the next alone, in one of some orders; one may quantise."""
     found: dict[str, Any] = {}
-    node = pool
-    for kind in reversed(_CHAIN):
-        before = node.input_value(0).get_node()
-        if kind == _OPTIONAL and before.get_type_name() != kind:
-            continue
-        if before.get_type_name() != kind or _num_readers(before) != 1:
+    kinds: list[str] = []
+    while kinds not in orders:
+        node = node.input_value(0).get_node()
+        kind = node.get_type_name()
+        if kind in found or _num_readers(node) != 1 or not (kind == "FakeQuantize" or _begins(orders, [*kinds, kind])):
             return None
-        name = kind if kind != _OPTIONAL else "map_levels" if node is pool else "pixel_levels"
-        found[name] = node = before
-    source = node.input_value(0).get_node()
-    if source.get_type_name() != "Parameter" or _num_readers(source) != 1:
-        return None
-    return {**found, "source": source}
+        found[kind] = node
+        kinds += [kind] if kind != "FakeQuantize" else []
+    return found
+
+
+def _begins(orders: Sequence[list[str]], kinds: list[str]) -> bool:
+    return any(order[: len(kinds)] == kinds for order in orders)
 
 
 def _num_readers(node: Any) -> int:
@@ -157,20 +163,47 @@ def _num_readers(node: Any) -> int:
     return sum(target.get_node().get_type_name() != "ShapeOf" for target in node.output(0).get_target_inputs())
 
 
+def _is_input(node: Any) -> bool:
+    """Whether a node is the input of uint8 pixels, read once."""
+    is_parameter = node.get_type_name() == "Parameter" and _num_readers(node) == 1
+    return is_parameter and node.get_output_element_type(0) == openvino.Type.u8
+
+
+def _constant(node: Any, number: int) -> Any:
+    return node.input_value(number).get_node()
+
+
+def _per_channel(node: Any) -> NDArray[np.float32] | None:
+    """The three numbers that a node applies to the channels of its first input; None where it does something else."""
+    values, shape = _values(_constant(node, 1)), list(node.get_output_shape(0))
+    if values is None or values.size != 3 or values.dtype != np.float32:
+        return None
+    channels_last = shape[-1] == 3
+    expected = (3,) if channels_last else (3, 1, 1, 1)
+    return values.ravel() if values.shape[-len(expected) :] == expected else None
+
+
+def _has_one_scale(levels: Any) -> bool:
+    """Whether a FakeQuantize node, if there is one, does the same to every number."""
+    edges = [_values(_constant(levels, number)) for number in range(1, 5)] if levels is not None else []
+    return all(edge is not None and edge.size == 1 for edge in edges)
+
+
 def _has(node: Any, expected: dict[str, Any]) -> bool:
     attributes = node.get_attributes()
     return all(attributes[name] == value for name, value in expected.items())
 
 
-def _temporal(convolution: Any, weight: Weight) -> Temporal | None:
-    attributes = convolution.get_attributes()
-    begin, end = attributes["pads_begin"], attributes["pads_end"]
-    is_usual = attributes["dilations"] == [1, 1, 1] and attributes["auto_pad"] == "explicit"
-    if not is_usual or attributes["strides"][1:] != [2, 2] or weight.values.shape[3:] != (7, 7):
+def _temporal(convolution: Any) -> Temporal | None:
+    attributes, kernel = convolution.get_attributes(), list(convolution.input_value(1).get_shape())[2:]
+    (stride, *strides), (before, *begin), (after, *end) = (
+        attributes[name] for name in ("strides", "pads_begin", "pads_end")
+    )
+    is_plain = attributes["dilations"] == [1, 1, 1] and attributes["auto_pad"] == "explicit"
+    is_usual = is_plain and (strides, begin, end, kernel[1:]) == ([2, 2], [_PADDING] * 2, [_PADDING] * 2, [7, 7])
+    if not is_usual or max(before, after) >= kernel[0]:
         return None
-    if begin[1:] != [_PADDING] * 2 or end[1:] != [_PADDING] * 2 or max(begin[0], end[0]) >= weight.values.shape[2]:
-        return None
-    return Temporal(kernel=weight.values.shape[2], stride=attributes["strides"][0], before=begin[0], after=end[0])
+    return Temporal(kernel=kernel[0], stride=stride, before=before, after=after)
 
 
 def _values(node: Any) -> NDArray[Any] | None:
@@ -186,8 +219,8 @@ def _values(node: Any) -> NDArray[Any] | None:
 def _weight(node: Any) -> Weight | None:
     scale = None
     if node.get_type_name() == "Multiply":
-        scale = _values(node.input_value(1).get_node())
-        node = node.input_value(0).get_node()
+        scale = _values(_constant(node, 1))
+        node = _constant(node, 0)
     values = _values(node)
     if values is None or values.ndim != 5 or values.shape[1] != 3:
         return None
@@ -218,7 +251,7 @@ def _levels(node: Any, like: Any) -> Any:
     """Quantise as another node does; not at all where there is none."""
     if like is None:
         return node
-    edges = [op.constant(_values(like.input_value(number).get_node())) for number in range(1, 5)]
+    edges = [op.constant(_values(_constant(like, number))) for number in range(1, 5)]
     return op.fake_quantize(node, *edges, like.get_attributes()["levels"])
 
 
