@@ -53,8 +53,9 @@ class SharedStem:
 
     def __init__(self, model: Any, stem: Stem, *, compile_model: Compile, is_bf16: bool) -> None:
         self._stem, self._compile = stem, compile_model
-        # In int8 the maps lie on a grid that bf16 has not.
         self._type = openvino.Type.bf16 if is_bf16 and stem.map_levels is None else openvino.Type.f32
+        if stem.is_in_bytes:
+            self._type = openvino.Type.u8
         self._trunk = self._compile(self._typed(trunk(model, stem), is_stem=False)).create_infer_request()
         self._stems: dict[tuple[Shape, int, int], Any] = {}
         self._unused: Maps = []

@@ -35,6 +35,7 @@ _STEM = ["Relu", "Add", "Convolution"]
 """From the pool backwards."""
 _PIXELS = (["Transpose", "Divide", "Subtract", "Convert"], ["Divide", "Subtract", "Transpose", "Convert"])
 """From the convolution backwards: an export normalises the pixels before or after it moves the channels."""
+_BYTE_LEVELS = 256
 _TO_NCTHW = [0, 4, 1, 2, 3]
 _POOL = {
     "kernel": [1, 3, 3],
@@ -97,6 +98,14 @@ class Stem:
     map_levels: Any
     map_shape: tuple[int, int, int]
     num_maps: int
+
+    @property
+    def is_in_bytes(self) -> bool:
+        """Whether maps are quantised to 256 steps from 0 on, so that they are kept as the numbers of the steps."""
+        if self.map_levels is None or self.map_levels.get_attributes()["levels"] != _BYTE_LEVELS:
+            return False
+        lowest = [_values(_constant(self.map_levels, number)) for number in (1, 3)]
+        return all(edge is not None and edge.item() == 0 for edge in lowest)
 
 
 def find_stem(model: Any) -> Stem | None:
@@ -232,33 +241,52 @@ def _weight(node: Any) -> Weight | None:
 
 
 def trunk(model: Any, stem: Stem) -> Any:
-    """Make a model of everything behind the stem: one input for each map, (1, H', W', C) float32, to logits.
+    """Make a model of everything behind the stem: one input for each map, (1, H', W', C), to logits.
+
+    Inputs are uint8 where maps are kept as numbers of steps, else float32.
 
     Args:
         model: What :func:`find_stem` recognised; it is taken apart.
         stem: What it found.
     """
     pool = next(node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool")
-    maps = [op.parameter([1, *stem.map_shape], np.float32) for _ in range(stem.num_maps)]
-    stacked = op.reshape(op.concat(maps, 0), [1, stem.num_maps, *stem.map_shape], False)
-    start = _levels(op.transpose(stacked, _TO_NCTHW), stem.map_levels)
+    maps = [
+        op.parameter([1, *stem.map_shape], np.uint8 if stem.is_in_bytes else np.float32) for _ in range(stem.num_maps)
+    ]
+    stacked = op.concat(maps, 0)
+    values = _from_bytes(stacked, stem.map_levels) if stem.is_in_bytes else _levels(stacked, stem.map_levels)
+    start = op.transpose(op.reshape(values, [1, stem.num_maps, *stem.map_shape], False), _TO_NCTHW)
     for target in pool.output(0).get_target_inputs():
         target.replace_source_output(start.output(0))
     return openvino.Model(model.get_results(), maps, "trunk")
 
 
-def _levels(node: Any, like: Any) -> Any:
-    """Quantise as another node does; not at all where there is none."""
+def _levels(node: Any, like: Any, *, to_steps: bool = False) -> Any:
+    """Quantise as another node does, to its values or to the numbers of its steps; not at all where there is none."""
     if like is None:
         return node
-    edges = [op.constant(_values(_constant(like, number))) for number in range(1, 5)]
-    return op.fake_quantize(node, *edges, like.get_attributes()["levels"])
+    levels = like.get_attributes()["levels"]
+    *source, low, high = (op.constant(_values(_constant(like, number))) for number in range(1, 5))
+    if to_steps:
+        low, high = op.constant(np.float32(0)), op.constant(np.float32(levels - 1))
+    return op.fake_quantize(node, *source, low, high, levels)
+
+
+def _from_bytes(steps: Any, like: Any) -> Any:
+    """The values of the steps of a node that quantises from 0 on.
+
+    A second FakeQuantize that changes nothing: without one OpenVINO would not multiply in int8 behind it.
+    """
+    lowest, highest = (op.constant(np.float32(edge)) for edge in (0, _BYTE_LEVELS - 1))
+    top = op.constant(_values(_constant(like, 4)))
+    return op.fake_quantize(op.convert(steps, "f32"), lowest, highest, lowest, top, _BYTE_LEVELS)
 
 
 def stem_of_window(stem: Stem, shape: Shape, window: Window) -> Any:
     """Make a model of one window: an input for each of its frames to an output for each crop.
 
-    Inputs are (1, H, W, 3) uint8, only the part of a frame that crops have; outputs are (1, H', W', C) float32.
+    Inputs are (1, H, W, 3) uint8, only the part of a frame that crops have; outputs are (1, H', W', C) float32, of
+    whole numbers where maps are kept as numbers of steps.
 
     Args:
         stem: The network's.
@@ -337,7 +365,7 @@ class _WindowGraph:
         source = op.transpose(pixels, [0, 3, 1, 2])
         convolved = op.convolution(source, kernel, [2, 2], begin, end, [1, 1])
         bias = op.constant(self._stem.bias.reshape(1, -1, 1, 1))
-        return _levels(op.relu(op.add(convolved, bias)), self._stem.map_levels)
+        return _levels(op.relu(op.add(convolved, bias)), self._stem.map_levels, to_steps=self._stem.is_in_bytes)
 
 
 def _pool(convolved: Any, begin: list[int], end: list[int]) -> Any:

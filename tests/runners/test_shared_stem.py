@@ -216,6 +216,15 @@ def test_maps_are_kept_as_long_as_a_clip_to_come_has_them(fp32_file: Path) -> No
     assert both.shared._shared_stem.maps_made == 6
 
 
+def test_clips_that_overlap_keep_the_windows_that_they_share(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    both = Both(exported(variant(tiny_checkpoint, clip_len=16), tmp_path))
+    # Of 71 frames, 10 clips are (71 - 32 + 1) / 10 = 4 apart: every second one has 2 of its 4 windows from the one 8
+    # frames before it. So the 4 of a clip are there, and 2 of the one before.
+    shared, plain = both.logits(noise(71), clips=10)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+    assert both.shared._shared_stem.maps_made == 3 * (4 + 2)
+
+
 @pytest.mark.parametrize("promised", [0, 14, 30])
 def test_a_wrong_count_voids_what_was_computed(both: Both, tmp_path: Path, promised: int) -> None:
     write_avi(tmp_path / "clip.avi", noise(20), promised=promised)
@@ -303,4 +312,4 @@ def test_the_proof_asks_both_forms(tiny_exports: Path, tiny_checkpoint: Checkpoi
     references = [parity.answer(source, views.prepare(clip, tiny_checkpoint.card))]
     found = parity.compare(references, Recognizer(Broken(tiny_exports / "tiny.xml")), proven)
     assert found.status == "failed"
-    assert found.max_logits == pytest.approx(1, abs=0.1)
+    assert found.max_logits == pytest.approx(1.05, abs=0.06)  # 1, and what is rounded up
