@@ -268,6 +268,15 @@ def test_a_stream_of_videos_is_shared_from_the_second_one_on(fp32_file: Path) ->
         assert runner._shared_stem.maps_made == 6
 
 
+def test_views_can_be_run_by_themselves_after_videos_that_were_shared(fp32_file: Path) -> None:
+    both = Both(fp32_file)
+    both.logits(noise(40))
+    batch = noise(2 * 8, 32, 32).reshape(2, 8, 32, 32, 3)
+    np.testing.assert_allclose(both.shared.infer(batch), both.plain.infer(batch), rtol=0, atol=1e-5)
+    shared, plain = both.logits(noise(40))
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+
+
 def test_leaving_off_amid_a_video_leaves_the_runner_usable(fp32_file: Path) -> None:
     both = Both(fp32_file)
     begun = both.shared.infer_parts(views.prepare(noise(40), both.shared.card).parts(1))
