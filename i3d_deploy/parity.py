@@ -2,9 +2,9 @@
 
 The source is the PyTorch network in float32, before any folding. Both sides start from the file and follow their own
 card, and they are compared stage by stage: labels, scaling and averaging on the cards (equal), frame indices (equal),
-uint8 views (equal), logits (within a limit, as the runner takes the views, several at once, and in the form that
-computes once what views share, where the runner has one), and averaged probabilities (within half of that limit: a
-probability p moves by at most 2p(1-p) times the largest change of a logit).
+uint8 views (equal), logits (within a limit, as the runner takes a video, one view by itself and several at once), and
+averaged probabilities (within half of that limit: a probability p moves by at most 2p(1-p) times the largest change of
+a logit).
 
 Note [Limits on logits]
     Rounding errors are proportional to the size of what is rounded, so a limit holds for logits of standard deviation
@@ -170,19 +170,13 @@ def compare(
         if problem is not None:
             return failed(reason=problem)
         found.append(answer(recognizer, prepared, on_views=on_views))
+    first = references[0].logits
+    expected = np.concatenate([*(reference.logits for reference in references), first[:1], first[:SEVERAL]])
     try:
-        together = _several_at_once(recognizer, found[0])
+        by_themselves = _by_themselves(recognizer, found[0])
     except ArtifactError as error:
         return failed(reason=f"{SEVERAL} views at once: {error}")
-    shared = _shared_form(recognizer, found, references)
-    logits = np.concatenate([*(ours.logits for ours in found), together, *(ours for ours, _ in shared)])
-    expected = np.concatenate(
-        [
-            *(reference.logits for reference in references),
-            references[0].logits[:SEVERAL],
-            *(theirs for _, theirs in shared),
-        ]
-    )
+    logits = np.concatenate([*(ours.logits for ours in found), by_themselves])
     limit = logits_limit(recognizer.card, expected)
     if not np.isfinite(logits).all():
         unfinite = np.count_nonzero(~np.isfinite(logits))
@@ -220,26 +214,16 @@ def _shift(ours: Answer, reference: Answer) -> float:
     return float(np.abs(ours.probabilities - reference.probabilities).max())
 
 
-def _several_at_once(recognizer: Recognizer, ours: Answer) -> NDArray[np.float32]:
-    """The first views in one run of the engine, since runners on the CPU otherwise take them one by one."""
+def _by_themselves(recognizer: Recognizer, ours: Answer) -> NDArray[np.float32]:
+    """The first view alone, and the first ones in one run of the engine.
+
+    A runner may take the views of a video in neither way: it may share work between them.
+    """
     engine = ours.card.engine
     size = SEVERAL if engine is None else min(SEVERAL, engine.profile[2])
     first = next(ours.prepared.batches(SEVERAL))
-    return np.concatenate([recognizer.infer(first[start : start + size]) for start in range(0, len(first), size)])
-
-
-def _shared_form(
-    recognizer: Recognizer, found: Sequence[Answer], references: Sequence[Answer]
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """One video again where the runner computes once what its views share, since the first one may run without.
-
-    Returns:
-        The logits and the source's, of that video; nothing where no video is run so.
-    """
-    for ours, reference in zip(found, references, strict=True):
-        if recognizer.shares(ours.prepared):
-            return [(recognizer.logits(ours.prepared), reference.logits)]
-    return []
+    batches = [first[:1], *(first[start : start + size] for start in range(0, len(first), size))]
+    return np.concatenate([recognizer.infer(batch) for batch in batches])
 
 
 def _first_difference(reference: Answer, card: Card, prepared: views.Views) -> str | None:

@@ -34,7 +34,7 @@ from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame, FrameFolder, Source
-from i3d_deploy.views import Buffers, Group, Part, Views
+from i3d_deploy.views import Part, Views
 
 _THREAD_NAME = "i3d-decode"
 
@@ -142,32 +142,6 @@ class Reading:
                 self._plan.by_index[index] = frame
             self._last_frame = index
             self._changed.notify_all()
-
-    def groups(self, size: int, buffers: Buffers) -> Iterator[Group]:
-        """Cut the views, in batches, as soon as their frames are there.
-
-        Args:
-            size: As for :meth:`parts`.
-            buffers: What batches are cut into.
-
-        Yields:
-            As :meth:`parts`; raises as it does.
-        """
-        return views.groups(self.parts(size), buffers)
-
-    def begun(self) -> Views:
-        """Wait for the first frame: the views as far as they are known then, from the container's count of frames.
-
-        Raises:
-            VideoError: No usable frame.
-            InputError: The crops do not fit the frames.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or self._plan is not None)
-            if self._error is not None:
-                raise self._error
-            assert self._plan is not None, "what is waited for has come"
-            return self._plan
 
     def parts(self, size: int) -> Iterator[Part]:
         """Give the views as soon as their frames are there: :meth:`i3d_deploy.views.Views.by_clip`.

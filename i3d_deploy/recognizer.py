@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +13,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import reading, video, views
+from i3d_deploy import reading, video
 from i3d_deploy.card import Averaging, Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner
-from i3d_deploy.views import Buffers, Part, Views
+from i3d_deploy.views import Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +113,6 @@ class Recognizer:
         self.card: Card = runner.card
         self.info: RunnerInfo = runner.info
         self.notes: tuple[str, ...] = runner.notes
-        self._buffers = Buffers(runner.batches_held)
 
     def predict(
         self,
@@ -133,7 +131,7 @@ class Recognizer:
                 an iterable of (H, W, 3) uint8 RGB frames.
             clips: Another number of clips than the card's.
             crops: Another number of crops than the card's: 1 or 3.
-            batch: Views per run of the engine; default: what suits the device. The answer does not depend on it.
+            batch: Views per run of the engine; default: what suits the device. Only rounding depends on it.
             min_decoded_share: A damaged file needs at least this share of the frames that its container promises.
             on_views: Called with (views done, views in all) after each run of the engine.
 
@@ -251,7 +249,7 @@ class Recognizer:
         """
         rows = np.empty((0, self.card.network.num_classes), np.float32)
         attempt, done = 0, 0
-        for part, logits in self._answers(prepared, batch=batch):
+        for part, logits in self._runner.infer_parts(prepared.parts(batch or self._runner.preferred_batch)):
             if part.attempt != attempt:
                 attempt, done = part.attempt, 0
                 rows = np.empty((len(part.views), self.card.network.num_classes), np.float32)
@@ -260,30 +258,6 @@ class Recognizer:
             if on_views is not None:
                 on_views(done, len(part.views))
         return rows
-
-    def _answers(self, prepared: Views | Reading, *, batch: int | None) -> Iterator[tuple[Part, NDArray[np.float32]]]:
-        """Views and their logits; what views have in common once where that is faster and no batch is asked for."""
-        running: deque[Part] = deque()
-
-        def handed() -> Iterator[Part]:
-            for part in prepared.parts(batch or self._runner.preferred_batch):
-                running.append(part)
-                yield part
-
-        if batch is None and self._runner.shares(prepared.begun()):
-            answers = self._runner.infer_parts(handed())
-        else:
-            answers = self._runner.infer_each(group.batch for group in views.groups(handed(), self._buffers))
-        for logits in answers:
-            yield running.popleft(), logits
-
-    def shares(self, prepared: Views) -> bool:
-        """Whether :meth:`logits` computes what the views of a video have in common only once; asked once per video.
-
-        Args:
-            prepared: The views.
-        """
-        return self._runner.shares(prepared)
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the engine once.

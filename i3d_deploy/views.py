@@ -1,17 +1,12 @@
-"""Views: what the network sees, cut from the unique frames of a video as uint8 and handed over in batches.
+"""Views: what the network sees, cut from the unique frames of a video as uint8 and handed over in parts.
 
 The order is crop-major: all clips under the left crop, then the right one, then the center. Source: mmaction2 0.24.1
 ``ThreeCrop`` and ``FormatShape``.
-
-Note [Who owns a batch]
-    Batches are cut into :class:`Buffers`, a ring of arrays that is made once. A batch is the receiver's until as many
-    further ones have been asked for as the ring has arrays; then it is overwritten. Whoever wants to keep views takes
-    :meth:`Views.batches`, which gives arrays away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -56,42 +51,6 @@ def check_aspect(height: int, width: int) -> None:
         raise VideoError(f"frames of {width}x{height} are narrower than 1:{MAX_ASPECT}")
 
 
-class Buffers:
-    """A ring of arrays that batches are cut into, made when first used: Note [Who owns a batch].
-
-    Args:
-        count: Arrays in the ring.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._arrays = [np.empty((0, 0, 0, 0, 3), np.uint8)] * count
-        self._next = 0
-
-    def take(self, size: int, view_shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """The array that was taken longest ago, or as much of it as is wanted: (size, T, H, W, 3)."""
-        number, self._next = self._next, (self._next + 1) % len(self._arrays)
-        if self._arrays[number].shape[1:] != view_shape or len(self._arrays[number]) < size:
-            self._arrays[number] = np.empty((size, *view_shape), np.uint8)
-        return self._arrays[number][:size]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Views that are run together.
-
-    Attributes:
-        attempt: A higher one than before voids all groups before it.
-        numbers: Which views, by their place in the order.
-        num_views: Views of the video.
-        batch: (N, T, H, W, 3) uint8: Note [Who owns a batch].
-    """
-
-    attempt: int
-    numbers: list[int]
-    num_views: int
-    batch: NDArray[np.uint8]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Views whose frames are there, not cut yet.
@@ -105,6 +64,27 @@ class Part:
     attempt: int
     numbers: list[int]
     views: Views
+
+
+class Buffer:
+    """Memory that one part after the other is cut into, made when first used."""
+
+    def __init__(self) -> None:
+        self._array = np.empty((0, 0, 0, 0, 3), np.uint8)
+
+    def cut(self, part: Part) -> NDArray[np.uint8]:
+        """Cut the views of a part.
+
+        Args:
+            part: N views.
+
+        Returns:
+            (N, T, H, W, 3) uint8, which the next call overwrites.
+        """
+        size, view_shape = len(part.numbers), part.views.view_shape
+        if self._array.shape[1:] != view_shape or len(self._array) < size:
+            self._array = np.empty((size, *view_shape), np.uint8)
+        return part.views.fill(self._array[:size], part.numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,15 +144,6 @@ class Views:
                 frame[...] = self.by_index[index][box.top : box.bottom, box.left : box.right]
         return batch
 
-    def groups(self, size: int, buffers: Buffers) -> Iterator[Group]:
-        """Cut the views in the order of :meth:`by_clip`, to be run at once.
-
-        Args:
-            size: Views per batch; the last batch may be smaller.
-            buffers: What batches are cut into.
-        """
-        return groups(self.parts(size), buffers)
-
     def parts(self, size: int) -> Iterator[Part]:
         """All views in the order of :meth:`by_clip`.
 
@@ -183,27 +154,10 @@ class Views:
         for first in range(0, len(order), size):
             yield Part(attempt=1, numbers=order[first : first + size], views=self)
 
-    def begun(self) -> Views:
-        """These views: all of their frames are there, unlike those of a video that is being read."""
-        return self
-
     def by_clip(self) -> list[int]:
         """All views, those first whose last frame comes first: the order in which they can be cut while decoding."""
         clips = np.argsort(self.indices.max(axis=1), kind="stable").tolist()
         return [crop * len(clips) + clip for clip in clips for crop in range(len(self.boxes))]
-
-
-def groups(parts: Iterable[Part], buffers: Buffers) -> Iterator[Group]:
-    """Cut views into batches.
-
-    Args:
-        parts: One for each batch.
-        buffers: What batches are cut into.
-    """
-    for part in parts:
-        views = part.views
-        batch = views.fill(buffers.take(len(part.numbers), views.view_shape), part.numbers)
-        yield Group(attempt=part.attempt, numbers=part.numbers, num_views=len(views), batch=batch)
 
 
 def prepare(

@@ -8,13 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from i3d_deploy import doctor, generated
+from i3d_deploy import builders, doctor, export, generated
+from i3d_deploy.checkpoint import Checkpoint
 from tests.benchmark.records import sample_record
 
 ROOT = Path(__file__).parents[1]
@@ -85,52 +84,31 @@ def test_rates_need_a_record() -> None:
     assert done.stderr == "Error: --rates says more about the artifacts of a record: give one with --against\n"
 
 
-FORMS = ["plain", "shared", "shared, crops only"]
-
-
-def shared_stem(folder: Path, *, width: int, frames: int = 90) -> subprocess.CompletedProcess[str]:
-    """Run the script on a small network and a generated video of 64 rows."""
-    video = folder / "clip.mp4"
-    generated.write_clip(video, num_frames=frames, height=64, width=width)
-    options = ("--side", "64", "--clips", "3", "--rounds", "1", "--warmup", "0", "--json", folder / "record.json")
-    return run("shared_stem.py", video, "--small", *options)
-
-
-# Crops at 0, 10, 20, whose pool windows start at even, odd and even columns; and at 0, 12, 24: at even ones.
-@pytest.mark.parametrize("width", [84, 88])
-def test_the_shared_stem_gives_the_logits_of_pytorch(width: int, tmp_path: Path) -> None:
-    done = shared_stem(tmp_path, width=width)
+def test_both_forms_of_the_stem_are_timed_on_each_video(tiny_exports: Path, tmp_path: Path) -> None:
+    videos: list[str | Path] = []
+    for width in (32, 44):
+        videos += ["--video", tmp_path / f"{width}.mp4"]
+        generated.write_clip(tmp_path / f"{width}.mp4", num_frames=40, height=32, width=width)
+    path = tmp_path / "record.json"
+    done = run("shared_stem.py", tiny_exports / "tiny.xml", *videos, "--rounds", "2", "--json", path)
     assert done.returncode == 0, done.stderr
-    (video,) = json.loads((tmp_path / "record.json").read_text())["videos"]
-    rows = {(row["precision"], row["form"]): row for row in video["rows"]}
-    assert list(rows) == [(precision, form) for precision in ("fp32", "bf16") for form in FORMS]
-    for form in FORMS:
-        assert rows["fp32", form]["reference_difference"] < 1e-4
-        assert rows["fp32", form]["difference"] < 1e-4
-        assert f"fp32       {form} " in done.stdout
+    rows = json.loads(path.read_text())["results"]
+    assert [(row["artifact"], row["video"], len(row["rounds"])) for row in rows] == [
+        ("tiny.xml", "32.mp4", 2),
+        ("tiny.xml", "44.mp4", 2),
+    ]
+    # Three times the same crop. Of 44 columns 22, and 7 at each of two borders, instead of 3 * 16.
+    assert [row["saved"] for row in rows] == pytest.approx([2 / 3, 1 - 36 / 48])
+    for row, line in zip(rows, done.stdout.splitlines(), strict=True):
+        assert min(row["plain"], row["shared"], row["ratio"]) > 0
+        assert f"saved {row['saved']:5.1%}" in line
 
 
-def test_windows_that_clips_share_are_counted_once(tmp_path: Path) -> None:
-    # 74 frames, 3 clips: (74 - 64 + 1) / 3 = 3.67 apart, at 1, 5 and 9. The first and the last are 8 apart, so that
-    # window t of the last is window t + 1 of the first, but for its first one, which is padded: 8 + 8 + 2 of 24.
-    done = shared_stem(tmp_path, width=84, frames=74)
-    assert done.returncode == 0, done.stderr
-    assert "18 of 24 windows are unique" in done.stdout
-    work = macs_per_view(tmp_path)
-    # One window convolves 64/2 rows, and of the columns 84/2 and, at borders inside the frame, twice 4 and twice 3;
-    # 16 channels, 3 x 7 x 7 taps a frame. 5 frames a window, 3 in a first one. Plain: 24 windows of 5 x 3 crops.
-    of_frame = 16 * 32 * 3 * 7 * 7 / 9
-    assert work["shared"] - work["plain"] == pytest.approx(of_frame * (56 * (15 * 5 + 3 * 3) - 3 * 32 * 24 * 5))
-    assert work["shared, crops only"] - work["shared"] == pytest.approx(of_frame * 56 * 6 * 5)
-
-
-def macs_per_view(folder: Path) -> dict[str, float]:
-    rows: Sequence[dict[str, Any]] = json.loads((folder / "record.json").read_text())["videos"][0]["rows"]
-    return {row["form"]: row["gmacs_per_view"] * 1e9 for row in rows}
-
-
-def test_crops_at_odd_columns_are_refused(tmp_path: Path) -> None:
-    done = shared_stem(tmp_path, width=86)  # (86 - 64) / 2 = 11
+def test_a_network_whose_stem_cannot_be_shared_is_refused(
+    tiny_checkpoint: Checkpoint, clip20: Path, tmp_path: Path
+) -> None:
+    plain = builders.Optimization(is_on=False)
+    export.export(tiny_checkpoint, targets=["openvino"], output=tmp_path, name="plain", optimization=plain)
+    done = run("shared_stem.py", tmp_path / "plain.xml", "--video", clip20)
     assert done.returncode == 1
-    assert "a crop starts at column 11: the stem has stride 2, so only even columns can be shared" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == f"Error: {tmp_path / 'plain.xml'}: the views of {clip20} cannot share the stem\n"

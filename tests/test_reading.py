@@ -31,7 +31,7 @@ from i3d_deploy.runners.runner import Runner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame, Source
-from i3d_deploy.views import Buffers, Views
+from i3d_deploy.views import Buffer, Views
 from tests.goldens import shared_file
 from tests.raw_avi import write_avi
 from tests.test_video import IS_CUT_AT_PROMISE
@@ -273,16 +273,16 @@ def test_the_first_clip_is_handed_over_before_the_rest_is_decoded(tiny_checkpoin
     card, pixels, allowed = tiny_checkpoint.card, noise(40), threading.Semaphore(0)
     expected = plain_views(pixels, card)
     with reading.opened(pixels, gated(card, allowed)) as opened:
-        groups = opened.groups(3, Buffers(1))
+        parts, buffer = opened.parts(3), Buffer()
         # The frames 6, 8, ..., 20 of the first clip, among which those of the second one begin at 18.
         allowed.release(8)
-        first = next(groups)
-        assert (first.attempt, first.numbers, first.num_views) == (1, [0, 2, 4], 6)
-        np.testing.assert_array_equal(first.batch, np.stack([expected[number] for number in (0, 2, 4)]))
+        first = next(parts)
+        assert (first.attempt, first.numbers, len(first.views)) == (1, [0, 2, 4], 6)
+        np.testing.assert_array_equal(buffer.cut(first), np.stack([expected[number] for number in (0, 2, 4)]))
         allowed.release(6)
-        (second,) = groups
+        (second,) = parts
         assert second.numbers == [1, 3, 5]
-        np.testing.assert_array_equal(second.batch, np.stack([expected[number] for number in (1, 3, 5)]))
+        np.testing.assert_array_equal(buffer.cut(second), np.stack([expected[number] for number in (1, 3, 5)]))
 
 
 def test_a_reading_that_is_left_is_stopped_at_its_next_frame(tiny_checkpoint: Checkpoint) -> None:
@@ -305,33 +305,26 @@ def test_a_generator_of_frames_is_read_by_the_thread_that_asks(runner: TorchRunn
     assert readers == {threading.current_thread()}
 
 
-def test_batches_are_cut_into_the_same_few_arrays(tiny_checkpoint: Checkpoint) -> None:
-    prepared = views.prepare(noise(40), tiny_checkpoint.card)
-    buffers = Buffers(2)
-    batches = [group.batch for group in prepared.groups(1, buffers)]
-    assert [np.shares_memory(batches[0], batch) for batch in batches] == [True, False] * 3
-    later = next(prepared.groups(1, buffers)).batch
-    assert np.shares_memory(batches[0], later)
-    assert np.shares_memory(next(prepared.groups(4, Buffers(1))).batch, later) is False
-
-
-def test_a_batch_is_left_alone_until_as_many_were_asked_for_as_there_are_arrays(tiny_checkpoint: Checkpoint) -> None:
+def test_parts_are_cut_into_the_same_memory(tiny_checkpoint: Checkpoint) -> None:
     expected = plain_views(noise(40), tiny_checkpoint.card)
-    groups = views.prepare(noise(40), tiny_checkpoint.card).groups(1, Buffers(2))
-    first, _ = next(groups), next(groups)
-    np.testing.assert_array_equal(first.batch[0], expected[0])
-    next(groups)
-    np.testing.assert_array_equal(first.batch[0], expected[4])  # overwritten by the third in the order of clips
+    parts, buffer = views.prepare(noise(40), tiny_checkpoint.card).parts(4), Buffer()
+    first = buffer.cut(next(parts))
+    kept = first.copy()
+    np.testing.assert_array_equal(kept, np.stack([expected[number] for number in (0, 2, 4, 1)]))
+    second = buffer.cut(next(parts))  # of the two views that are left
+    assert np.shares_memory(first, second)
+    np.testing.assert_array_equal(second, np.stack([expected[number] for number in (3, 5)]))
+    np.testing.assert_array_equal(first[2:], kept[2:])
 
 
 def test_no_view_costs_an_allocation(tiny_checkpoint: Checkpoint) -> None:
     card = tiny_checkpoint.card
     prepared = views.prepare(noise(40), card, clips=20)
-    buffers = Buffers(1)
-    next(prepared.groups(1, buffers))
+    buffer = Buffer()
+    buffer.cut(next(prepared.parts(1)))
     tracemalloc.start()
     try:
-        count = sum(1 for _ in prepared.groups(1, buffers))
+        count = sum(len(buffer.cut(part)) for part in prepared.parts(1))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -49,6 +49,7 @@ Report = Callable[[str], None]
 BUSY = 0.1
 """Share of the processor used by others above which a figure says little."""
 
+_SHARED = "from the file, what the views have in common is computed once; model only, each view is run by itself"
 _PROFILE_RUNS = 3
 _SLOWEST_LAYERS = 10
 
@@ -212,6 +213,8 @@ def _measure_end_to_end(measured: _Measured, plan: Plan, path: Path, on_step: Re
                 opened = fresh.opened.seconds
                 (first,) = fresh.ask("predict", **wanted, seconds=0, counts=False)
             found = _timing(entrant, own, "end_to_end", views=protocol.views)
+            if entrant.worker.ask("shares", **wanted):
+                entrant.notes.append(_SHARED)
         except I3DError as error:
             entrant.notes.append(f"not measured from the file: {error}")
             continue

@@ -35,7 +35,7 @@ from i3d_deploy.card import Work
 from i3d_deploy.errors import I3DError, VideoError
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, open_runner
-from i3d_deploy.views import Buffers
+from i3d_deploy.views import Buffer
 
 MAX_VIDEOS = 1000
 """Videos of one turn at most: more would say nothing new, and lengthen the record."""
@@ -152,6 +152,11 @@ class Requests:
         """Seconds of each stage of a prediction, each run alone."""
         return time_stages(self._runner, video_path, ViewsOf(clips=clips, crops=crops, batch=batch))
 
+    def shares(self, video_path: str, clips: int, crops: int, batch: int | None) -> bool:
+        """Whether a prediction computes once what the views of this video have in common."""
+        prepared = views.prepare(video_path, self._runner.card, clips=clips, crops=crops)
+        return _is_shared(self._runner, prepared, ViewsOf(clips=clips, crops=crops, batch=batch))
+
     def usage(self, kind: str) -> dict[str, Any]:
         """What the videos that count used: fields of :class:`i3d_deploy.benchmark.timing.Usage`."""
         meter = self._meters[kind]
@@ -244,8 +249,7 @@ def infer_all(runner: Runner, video: NDArray[np.uint8], *, batch: int | None) ->
         (V, K) float32 logits in host memory.
     """
     size = batch or runner.preferred_batch
-    batches = (video[first : first + size] for first in range(0, len(video), size))
-    return np.concatenate(list(runner.infer_each(batches)))
+    return np.concatenate([runner.infer(video[first : first + size]) for first in range(0, len(video), size)])
 
 
 def time_video(runner: Runner, video: NDArray[np.uint8], *, batch: int | None) -> float:
@@ -277,17 +281,24 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float
     start = clock()
     prepared = views.prepare(source, card, clips=wanted.clips, crops=wanted.crops)
     resize = max(0.0, clock() - start - decode)
+    size = wanted.batch or runner.preferred_batch
+    if _is_shared(runner, prepared, wanted):
+        start = clock()
+        rows = [logits for _, logits in runner.infer_parts(prepared.parts(size))]
+        average_views(np.concatenate(rows), over=card.averaging)
+        return {"decode": decode, "views": resize, "transfer": 0.0, "compute": clock() - start}
     cut = transfer = infer = 0.0
-    rows = []
+    buffer, rows = Buffer(), []
     start = clock()
-    for group in prepared.groups(wanted.batch or runner.preferred_batch, Buffers(1)):
+    for part in prepared.parts(size):
+        batch = buffer.cut(part)
         cut += clock() - start
         start = clock()
         if runner.info.device != "cpu":
-            runner.transfer(group.batch)
+            runner.transfer(batch)
             transfer += clock() - start
         start = clock()
-        rows.append(runner.infer(group.batch))
+        rows.append(runner.infer(batch))
         infer += clock() - start
         start = clock()
     start = clock()
@@ -295,6 +306,11 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float
     # What infer copies itself was just timed alone.
     compute = max(0.0, infer - transfer) + clock() - start
     return {"decode": decode, "views": resize + cut, "transfer": transfer, "compute": compute}
+
+
+def _is_shared(runner: Runner, prepared: views.Views, wanted: ViewsOf) -> bool:
+    """Whether a prediction computes once what these views have in common."""
+    return runner.shares(prepared) and (wanted.batch or runner.preferred_batch) == 1
 
 
 def serve(open_subject: Callable[[OpenRequest], Runner]) -> None:

@@ -1,22 +1,17 @@
 """OpenVINO, on the CPU (or another of its devices by name).
 
-Note [Two views at a time]
-    One view is fastest with all cores on it. Of many views, two at a time, each on half of the cores, take less in
-    int8: 1.03 times as fast on two cores, and no faster in fp32 and bf16 (``i3d_r50``, median of 9 rounds in turns,
-    OpenVINO 2026.4.1). The logits are the same. For that the network is compiled a second time, which takes 0.3 to
-    0.5 s: done when a second video comes, since one alone would be slower for it.
-
-Note [The second video]
-    Sharing the stem between the views of a video (:mod:`i3d_deploy.runners.shared_stem`) takes other compiled models,
-    which take 0.5 s to make and win 0.1 to 0.7 s a video: they too are made when a second such video comes. They
-    replace what was compiled before, since both have all weights: 570 MiB at the peak in fp32, not 795.
+Note [Two forms]
+    The views of a video that overlap are run with their stem shared (:mod:`i3d_deploy.runners.shared_stem`), which is
+    decided for each video by its frames alone, so that a clip always gives the same answer. That form is compiled when
+    the first such video comes, in 0.5 s, and the one for views by themselves is let go for it, since both have all
+    weights: 570 MiB at the peak in fp32, not 795. Where both kinds of videos come, both are kept.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,28 +37,8 @@ except ImportError as error:
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
 """What a precision asks of the device; of int8, what is computed between the convolutions."""
-_NUM_STREAMS = 2
 _DTYPES = {"uint8_t": "uint8", "u8": "uint8", "float": "float32", "f32": "float32"}
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
-
-
-class _Run:
-    """A request that has been started, and what it reads.
-
-    Args:
-        request: An idle one.
-        inputs: As the network takes them, left alone until it has finished.
-        num_views: Views among them; the rest fills up.
-    """
-
-    def __init__(self, request: Any, inputs: NDArray[np.uint8] | NDArray[np.float32], *, num_views: int) -> None:
-        self.request, self._inputs, self._num_views = request, inputs, num_views
-        request.start_async([inputs], share_inputs=True)
-
-    def finish(self) -> NDArray[np.float32]:
-        """Wait for its logits."""
-        self.request.wait()
-        return np.array(self.request.get_output_tensor(0).data[: self._num_views], np.float32)
 
 
 class OpenVINORunner(Runner):
@@ -101,8 +76,6 @@ class OpenVINORunner(Runner):
         self.preferred_batch = engine.profile[0]
         self._path = path
         self._requests: dict[int, Any] = {}
-        self._streams: list[Any] = []
-        self._has_run_many = self._has_met_overlap = False
         compiled = self._request(1).get_compiled_model()
         source, result = (
             Tensor(dtype=_DTYPES.get(port.element_type.to_string(), port.element_type.to_string()), shape=_shape(port))
@@ -117,29 +90,35 @@ class OpenVINORunner(Runner):
             precision=f"int8 with {_NAMES.get(used, used)}" if engine.precision == "int8" else _NAMES.get(used, used),
             threads=compiled.get_property("INFERENCE_NUM_THREADS") if self._device == "CPU" else 0,
         )
-        if engine.precision == "int8" and self.info.threads >= _NUM_STREAMS:
-            self.batches_held = _NUM_STREAMS + 1  # one is cut while the others are computed
 
     def shares(self, views: Views) -> bool:
-        """As in any runner; not the first video that is worth it: Note [The second video]."""
-        is_worth = self._is_worth_sharing(views)
-        is_first = is_worth and not self._has_met_overlap
-        self._has_met_overlap = self._has_met_overlap or is_worth
-        return is_worth and not is_first
+        """As in any runner."""
+        saved = self.saved_share(views) if self.least_saved <= 1 else None
+        return saved is not None and saved >= self.least_saved
 
-    def _is_worth_sharing(self, views: Views) -> bool:
+    def saved_share(self, views: Views) -> float | None:
+        """Share of the stem's work that the views of a video have in common; None where it cannot be shared.
+
+        Args:
+            views: As for :meth:`shares`.
+        """
         is_usual = self._device == "CPU" and self.preferred_batch == 1 and views.view_shape == self.card.view_shape
         shape = stem_windows.shape_of(views.boxes)
-        if self._is_closed or not is_usual or shape is None or self.least_saved > 1 or self._stem is None:
-            return False
+        if self._is_closed or not is_usual or shape is None or self._stem is None:
+            return None
         windows = [self._stem.temporal.windows(clip) for clip in views.indices.tolist()]
-        return stem_windows.saved_share(windows, shape) >= self.least_saved
+        return stem_windows.saved_share(windows, shape)
 
-    def infer_parts(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
-        """As in any runner, in the form of :mod:`i3d_deploy.runners.shared_stem` where the network has one."""
-        if self._is_closed or self._stem is None:
-            return super().infer_parts(parts)
-        return self._shared_stem.infer(parts)
+    def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        """As in any runner: Note [Two forms]. Views that are wanted several at a time are run by themselves."""
+        for _, attempt in itertools.groupby(parts, key=lambda part: part.attempt):
+            yield from self._infer_attempt(attempt)
+
+    def _infer_attempt(self, parts: Iterator[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        first = next(parts)
+        is_shared = len(first.numbers) == 1 and self.shares(first.views)
+        run = self._shared_stem.infer if is_shared else super().infer_parts
+        yield from run(itertools.chain([first], parts))
 
     @functools.cached_property
     def _stem(self) -> Stem | None:
@@ -149,55 +128,13 @@ class OpenVINORunner(Runner):
     @functools.cached_property
     def _shared_stem(self) -> SharedStem:
         assert self._stem is not None, "only videos that can be shared come here"
-        # Both forms have all weights: the plain one is compiled again should a video need it.
         self._requests.clear()
-        self._streams.clear()
         return SharedStem(
             self._static_model(1),
             self._stem,
-            compile_model=lambda model: self._compile_model(model, self._options),
+            compile_model=self._compiled,
             is_bf16=self._options["INFERENCE_PRECISION_HINT"] == "bf16",
         )
-
-    def infer_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """As in any runner; several at a time in int8: Note [Two views at a time]."""
-        if self.batches_held == 1:
-            yield from super().infer_each(batches)
-            return
-        waiting = iter(batches)
-        first = list(itertools.islice(waiting, 2))
-        is_in_streams = self._has_run_many and len(first) > 1
-        self._has_run_many = len(first) > 1
-        run = self._run_in_streams if is_in_streams else super().infer_each
-        yield from run(itertools.chain(first, waiting))
-
-    def _run_in_streams(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        running: deque[_Run] = deque()
-        try:
-            for views in batches:
-                inputs = self._prepare(views)
-                is_odd = len(inputs) != self.preferred_batch  # the streams are compiled for that number alone
-                while running and (is_odd or len(running) == _NUM_STREAMS):
-                    yield running.popleft().finish()
-                if is_odd:
-                    yield self._run(inputs)[: len(views)]
-                else:
-                    running.append(_Run(self._idle_stream(running), inputs, num_views=len(views)))
-            while running:
-                yield running.popleft().finish()
-        finally:
-            for run in running:
-                run.request.wait()  # it still reads its views
-
-    def _idle_stream(self, running: Iterable[_Run]) -> Any:
-        """A request that does not run, each on its share of the cores."""
-        if not self._streams:
-            options = {**self._options, "NUM_STREAMS": _NUM_STREAMS}
-            del options["PERFORMANCE_HINT"]
-            compiled = self._compiled(self.preferred_batch, options)
-            self._streams = [compiled.create_infer_request() for _ in range(_NUM_STREAMS)]
-        busy = [run.request for run in running]
-        return next(request for request in self._streams if all(request is not other for other in busy))
 
     def _precision_hint(self, precision: Precision) -> str:
         """What to compute in, apart from int8: the card's precision, or f32 where the device lacks it.
@@ -211,12 +148,8 @@ class OpenVINORunner(Runner):
     def _request(self, num_views: int) -> Any:
         """Compile for a number of views on first use."""
         if num_views not in self._requests:
-            self._requests[num_views] = self._compile(num_views, self._options)
+            self._requests[num_views] = self._compiled(self._static_model(num_views)).create_infer_request()
         return self._requests[num_views]
-
-    def _compile(self, num_views: int, options: dict[str, Any]) -> Any:
-        """One request of the network compiled for a number of views."""
-        return self._compiled(num_views, options).create_infer_request()
 
     def _static_model(self, num_views: int) -> Any:
         """Static shapes are faster than dynamic ones."""
@@ -227,12 +160,9 @@ class OpenVINORunner(Runner):
             raise self._cannot_load(error) from error
         return model
 
-    def _compiled(self, num_views: int, options: dict[str, Any]) -> Any:
-        return self._compile_model(self._static_model(num_views), options)
-
-    def _compile_model(self, model: Any, options: dict[str, Any]) -> Any:
+    def _compiled(self, model: Any, **options: Any) -> Any:
         try:
-            return self._core.compile_model(model, self._device, options)
+            return self._core.compile_model(model, self._device, {**self._options, **options})
         except RuntimeError as error:
             raise self._cannot_load(error) from error
 
@@ -246,7 +176,7 @@ class OpenVINORunner(Runner):
         return np.array(request.get_output_tensor(0).data, np.float32)
 
     def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
-        request = self._compile(len(inputs), {**self._options, "PERF_COUNT": True})
+        request = self._compiled(self._static_model(len(inputs)), PERF_COUNT=True).create_infer_request()
         request.infer([inputs], share_inputs=True)
         seconds: dict[tuple[str, str], float] = defaultdict(float)
         for _ in range(runs):
@@ -261,7 +191,6 @@ class OpenVINORunner(Runner):
         """Free the compiled models; a second call does nothing."""
         super().close()
         self._requests.clear()
-        self._streams.clear()
         self.__dict__.pop("_shared_stem", None)
 
 

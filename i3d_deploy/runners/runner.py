@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy.card import Card, normalize
 from i3d_deploy.errors import ArtifactError, InputError
-from i3d_deploy.views import Part, Views
+from i3d_deploy.views import Buffer, Part, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,6 @@ class Runner(ABC):
         card: The engine's card.
         info: What is really running.
         preferred_batch: Views per call that suit the device; callers may give fewer.
-        batches_held: Batches that :meth:`infer_each` may still be reading when it asks for another, with that one.
         notes: What had to be assumed about a checkpoint that carries no card.
         is_comparable: Whether its logits should be those of every other runner with the same weights; another program's
             own network says no.
@@ -115,7 +114,6 @@ class Runner(ABC):
     card: Card
     info: RunnerInfo
     preferred_batch: int = 1
-    batches_held: int = 1
     notes: tuple[str, ...] = ()
     is_comparable: bool = True
     _is_closed = False
@@ -136,50 +134,30 @@ class Runner(ABC):
         """
         return self._run(self._prepare(views))[: len(views)]
 
-    def infer_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Run the network over one batch after the other, several at a time where the device is faster so.
+    def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        """Run the network over the views of a video; a runner may compute once what several of them have in common.
 
         Args:
-            batches: Each as for :meth:`infer`. A batch may be overwritten once ``batches_held`` further ones have been
-                asked for.
+            parts: Views as they become ready: every view of an attempt once, unless a later attempt begins.
 
         Yields:
-            The logits of each batch, in order, owned by the caller.
+            Each part, in order, with the logits of its views, (N, K) float32, owned by the caller: those of
+            :meth:`infer` up to rounding.
 
         Raises:
             InputError: As :meth:`infer`.
         """
-        for views in batches:
-            yield self.infer(views)
+        buffer = Buffer()
+        for part in parts:
+            yield part, self.infer(buffer.cut(part))
 
     def shares(self, views: Views) -> bool:
-        """Whether views overlap so far that :meth:`infer_parts` is faster than one view after the other.
-
-        Asked once for every video: where a second form of the engine must be loaded, the first one may not be worth it.
+        """Whether :meth:`infer_parts` computes something once for several of these views.
 
         Args:
             views: All of a video; their frames need not be there.
         """
         return False
-
-    def infer_parts(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
-        """Run the network over the views of a video, and what overlapping ones have in common only once.
-
-        The logits are those of :meth:`infer` up to rounding.
-
-        Args:
-            parts: Every view of an attempt once, in any order, unless a later attempt begins.
-
-        Yields:
-            The logits of each part, in order, owned by the caller.
-
-        Raises:
-            InputError: As :meth:`infer`.
-        """
-        for part in parts:
-            yield self.infer(
-                part.views.fill(np.empty((len(part.numbers), *part.views.view_shape), np.uint8), part.numbers)
-            )
 
     def profile(self, views: NDArray[np.uint8], *, runs: int = 3) -> tuple[LayerTime, ...]:
         """Time every layer by itself.

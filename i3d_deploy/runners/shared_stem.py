@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 
-LEAST_SAVED = 0.5
+LEAST_SAVED = 0.4
 """Share of the stem's work: Note [Worth sharing]."""
 _MAX_SHAPES = 4
 """Kinds of frames whose stems are kept; a stream of videos may have many."""
@@ -61,30 +61,23 @@ class SharedStem:
         self._unused: Maps = []
         self.maps_made = 0
 
-    def infer(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
-        """Run views in their order; raises nothing of its own.
+    def infer(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        """Run the views of one video; raises nothing of its own.
 
         Args:
-            parts: Views whose frames are there; every view of an attempt comes once, unless another attempt begins.
+            parts: Views whose frames are there; every view of the video comes once.
 
         Yields:
-            The logits of each part, (N, K), owned by the caller.
+            Each part with its logits, (N, K) float32, owned by the caller.
         """
         held: _Held | None = None
         try:
             for part in parts:
-                if held is None or held.attempt != part.attempt:
-                    self._free(held)
-                    held = _Held(part, self._stem)
-                yield np.concatenate([self._infer_view(part.views, number, held) for number in part.numbers])
+                held = held or _Held(part.views, self._stem)
+                yield part, np.concatenate([self._infer_view(part.views, number, held) for number in part.numbers])
         finally:
-            self._free(held)
-
-    def _free(self, held: _Held | None) -> None:
-        if held is not None:
-            for maps in held.maps.values():
-                self._unused.extend(maps)
-            held.maps.clear()
+            if held is not None:
+                self._unused.extend(one for maps in held.maps.values() for one in maps)
 
     def _infer_view(self, views: Views, number: int, held: _Held) -> NDArray[np.float32]:
         crop, clip = divmod(number, len(views.indices))
@@ -135,18 +128,18 @@ class SharedStem:
 
 
 class _Held:
-    """What an attempt at a video needs, and the maps it has.
+    """What a video needs, and the maps it has.
 
     Args:
-        part: Its first part.
+        views: All of it.
         stem: The network's.
     """
 
-    def __init__(self, part: Part, stem: Stem) -> None:
-        shape = stem_windows.shape_of(part.views.boxes)
+    def __init__(self, views: Views, stem: Stem) -> None:
+        shape = stem_windows.shape_of(views.boxes)
         assert shape is not None, "only videos that can be shared come here"
-        self.attempt, self.shape = part.attempt, shape
-        self.windows = [stem.temporal.windows(clip) for clip in part.views.indices.tolist()]
+        self.shape = shape
+        self.windows = [stem.temporal.windows(clip) for clip in views.indices.tolist()]
         self.maps: dict[Window, Maps] = {}
         self._views_left = Counter(window for windows in self.windows for window in set(windows) for _ in shape.spans)
 

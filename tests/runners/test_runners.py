@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -195,62 +194,3 @@ def test_an_engine_unlike_its_card_is_refused(
         to_openvino.rewrite(card, tmp_path / name)
     with pytest.raises(ArtifactError, match=message):
         open_runner(tmp_path / name, device="cpu")
-
-
-@pytest.fixture
-def int8_file(tiny_exports: Path, tmp_path: Path) -> Path:
-    """The tiny network as OpenVINO runs an int8 engine: what its card says decides that."""
-    for suffix in (".xml", ".bin"):
-        shutil.copy(tiny_exports / f"tiny{suffix}", tmp_path)
-    card = read_card(tmp_path / "tiny.xml")
-    assert card.engine is not None
-    engine = card.engine.model_copy(update={"precision": "int8"})
-    to_openvino.rewrite(card.model_copy(update={"engine": engine}), tmp_path / "tiny.xml")
-    return tmp_path / "tiny.xml"
-
-
-@pytest.mark.parametrize("sizes", [[1] * 7, [1], [], [1, 2, 1, 1, 3]], ids=str)
-def test_two_views_at_a_time_give_the_logits_of_one(int8_file: Path, sizes: list[int]) -> None:
-    views = some_views(8)
-    edges = np.cumsum([0, *sizes])
-    batches = [views[start:end] for start, end in itertools.pairwise(edges)]
-    with open_runner(int8_file, device="cpu", threads=2) as runner:
-        expected = [runner.infer(batch) for batch in batches]
-        for _ in range(3):
-            found = list(runner.infer_each(batches))
-            assert [rows.shape for rows in found] == [(size, 7) for size in sizes]
-            # Sums in another order, in bf16 where the processor has it.
-            for rows, wanted in zip(found, expected, strict=True):
-                np.testing.assert_allclose(rows, wanted, rtol=0, atol=2e-2)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_batch_may_be_overwritten_when_the_runner_says_so(int8_file: Path, threads: int) -> None:
-    views = some_views(9)
-    with open_runner(int8_file, device="cpu", threads=threads) as runner:
-        ring = np.empty((runner.batches_held, 1, *views.shape[1:]), np.uint8)
-
-        def cut() -> Iterator[np.ndarray]:
-            for number, view in enumerate(views):
-                ring[number % len(ring), 0] = view
-                yield ring[number % len(ring)]
-
-        expected = [runner.infer(view[None]) for view in views]
-        for _ in range(3):
-            for rows, wanted in zip(runner.infer_each(cut()), expected, strict=True):
-                np.testing.assert_allclose(rows, wanted, rtol=0, atol=2e-2)
-
-
-def test_leaving_off_amid_many_views_leaves_the_runner_usable(int8_file: Path) -> None:
-    views = some_views(6)
-    batches = [view[None] for view in views]
-    with open_runner(int8_file, device="cpu", threads=2) as runner:
-        expected = list(runner.infer_each(batches))
-        for _ in range(3):
-            begun = runner.infer_each(batches)
-            next(begun)
-            del begun
-            np.testing.assert_allclose(list(runner.infer_each(batches)), expected, rtol=0, atol=2e-2)
-        with pytest.raises(InputError, match="views must be uint8"):
-            list(runner.infer_each([*batches[:3], np.zeros((1, 2), np.uint8)]))
-        np.testing.assert_allclose(list(runner.infer_each(batches)), expected, rtol=0, atol=2e-2)
