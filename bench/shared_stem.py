@@ -4,7 +4,7 @@ Every artifact and video, from the file to probabilities, with the stem shared a
 
     python bench/shared_stem.py i3d_r50_bf16.xml i3d_r50_int8.xml --rounds 5 --json shared_stem.json
 
-Videos are given with ``--video``, or generated: one so short that its clips overlap, and one so long that crops alone do.
+Videos are given with ``--video``, or generated: one so short that its clips overlap, and one in which crops alone do.
 
 The ratio says how many times as fast sharing is; "saved" is the share of the stem's work that it saves, by which the
 runner decides (``OpenVINORunner.least_saved``, set aside here). Rounds in which other processes used more than a tenth
