@@ -1,29 +1,35 @@
 """What it gains to compute the stem once for the views of a video that overlap.
 
-Every artifact and video, from the file to probabilities, with the stem shared and without, in turns within each round:
+Every artifact and video, from the file to probabilities of all views of the card, with the stem shared and without, in
+turns within each round:
 
     python bench/shared_stem.py i3d_r50_bf16.xml i3d_r50_int8.xml --rounds 5 --json shared_stem.json
 
-Videos are given with ``--video``, or generated: one so short that its clips overlap, and one in which crops alone do.
+Videos are given with ``--video``, or generated: one so short that its clips overlap, one in which crops alone do, and
+one in which clips overlap and crops hardly do.
 
 The ratio says how many times as fast sharing is; "saved" is the share of the stem's work that it saves, by which the
 runner decides (``OpenVINORunner.least_saved``, set aside here). Rounds in which other processes used more than a tenth
-of the processor are left out where others are left.
+of the processor, or cannot be told to have used less, are left out where others are left.
 """
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from i3d_deploy import doctor, files, generated
+from i3d_deploy import __version__, doctor, files, generated
 from i3d_deploy.benchmark import meters
 from i3d_deploy.commands.options import reports_errors
 from i3d_deploy.errors import InputError
@@ -33,17 +39,17 @@ from i3d_deploy.views import prepare
 
 BUSY = 0.1
 """Share of the machine that others may use in a round."""
-NUM_FRAMES = 300, 1000
-"""Of generated videos."""
-ALWAYS, NEVER = 0.0, 2.0
+GENERATED = ((300, 340), (1000, 340), (300, 454))
+"""Frames and width of the videos; they are 256 high, as is usual for prepared Kinetics."""
+ALWAYS, NEVER = -math.inf, math.inf
 """Of a runner's ``least_saved``."""
 
 
 def generate(folder: Path) -> Iterator[Path]:
-    """Clips of the usual size of prepared Kinetics."""
-    for num_frames in NUM_FRAMES:
-        path = folder / f"{num_frames}_frames.mp4"
-        generated.write_clip(path, num_frames=num_frames)
+    """Write the videos that are measured when none is given."""
+    for num_frames, width in GENERATED:
+        path = folder / f"{num_frames}_frames_{width}x256.mp4"
+        generated.write_clip(path, num_frames=num_frames, width=width)
         yield path
 
 
@@ -54,14 +60,17 @@ def opened(path: Path, *, least_saved: float) -> Recognizer:
     return Recognizer(runner)
 
 
-def saved_share(path: Path, videos: Sequence[Path]) -> list[float]:
-    """Share of the stem's work that each video's views have in common."""
-    runner = OpenVINORunner(path)
-    shares = [runner.saved_share(prepare(video, runner.card)) for video in videos]
-    for video, share in zip(videos, shares, strict=True):
-        if share is None:
-            raise InputError(f"{path}: the views of {video} cannot share the stem")
-    return [share for share in shares if share is not None]
+def saved_share(path: Path, video: Path) -> float:
+    """Share of the stem's work that the views of a video have in common.
+
+    Raises:
+        InputError: The stem cannot be shared.
+    """
+    with OpenVINORunner(path) as runner:
+        share = runner.saved_share(prepare(video, runner.card))
+    if share is None:
+        raise InputError(f"{path}: the views of {video} cannot share the stem")
+    return share
 
 
 def seconds(recognizer: Recognizer, video: Path) -> float:
@@ -72,24 +81,35 @@ def seconds(recognizer: Recognizer, video: Path) -> float:
 
 
 def measure(path: Path, video: Path, *, rounds: int) -> dict[str, Any]:
-    """Both forms of an artifact on one video, in turns; the first, untimed, compiles them."""
+    """Time both forms of an artifact on one video, in turns.
+
+    Args:
+        path: The artifact.
+        video: The video.
+        rounds: Turns of each form, after one that compiles it.
+
+    Returns:
+        A row of the record; times are in seconds.
+    """
+    saved, turns = saved_share(path, video), []
     with opened(path, least_saved=NEVER) as plain, opened(path, least_saved=ALWAYS) as shared:
-        turns = []
         for number in range(rounds + 1):
             meter = meters.Meter("cpu")
             with meter.running():
                 forms = [plain, shared] if number % 2 else [shared, plain]
                 found = {form is shared: seconds(form, video) for form in forms}
-            others = (meter.others_seconds or 0.0) / meter.wall_seconds / doctor.usable_cores()
-            turns.append({"plain": found[False], "shared": found[True], "others": round(others, 3)})
+            used = None if meter.others_seconds is None else meter.others_seconds / meter.wall_seconds
+            others = None if used is None else round(used / doctor.usable_cores(), 3)
+            turns.append({"plain": found[False], "shared": found[True], "others": others})
         runner = str(shared.info)
     turns = turns[1:]
-    quiet = [turn for turn in turns if turn["others"] <= BUSY]
+    quiet = [turn for turn in turns if turn["others"] is not None and turn["others"] <= BUSY]
     counted = quiet or turns
     return {
         "artifact": path.name,
         "runner": runner,
         "video": video.name,
+        "saved": saved,
         "rounds": turns,
         "quiet_rounds": len(quiet),
         "plain": statistics.median(turn["plain"] for turn in counted),
@@ -109,16 +129,21 @@ def main(paths: tuple[Path, ...], videos: tuple[Path, ...], rounds: int, json_pa
     results = []
     with tempfile.TemporaryDirectory() as folder:
         videos = videos or tuple(generate(Path(folder)))
-        for path in paths:
-            for video, saved in zip(videos, saved_share(path, videos), strict=True):
-                row = {**measure(path, video, rounds=rounds), "saved": saved}
-                results.append(row)
-                click.echo(
-                    f"{path.name:24} {video.name:20} saved {saved:5.1%}  plain {row['plain']:7.3f} s  "
-                    f"shared {row['shared']:7.3f} s  {row['ratio']:6.3f}  {row['quiet_rounds']}/{rounds} quiet rounds"
-                )
+        for path, video in itertools.product(paths, videos):
+            row = measure(path, video, rounds=rounds)
+            results.append(row)
+            click.echo(
+                f"{path.name:24} {video.name:24} saved {row['saved']:5.1%}  plain {row['plain']:7.3f} s  "
+                f"shared {row['shared']:7.3f} s  {row['ratio']:6.3f}  {row['quiet_rounds']}/{rounds} quiet rounds"
+            )
     if json_path is not None:
-        record = {"machine": meters.machine().model_dump(mode="json"), "results": results}
+        record = {
+            "date": datetime.date.today().isoformat(),
+            "i3d_deploy": __version__,
+            "opencv": version("opencv-python"),
+            "machine": meters.machine().model_dump(mode="json"),
+            "results": results,
+        }
         with files.replacing(json_path) as (target,):
             target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -175,7 +175,7 @@ def compare(
     try:
         by_themselves = _by_themselves(recognizer, found[0])
     except ArtifactError as error:
-        return failed(reason=f"{SEVERAL} views at once: {error}")
+        return failed(reason=f"views by themselves: {error}")
     logits = np.concatenate([*(ours.logits for ours in found), by_themselves])
     limit = logits_limit(recognizer.card, expected)
     if not np.isfinite(logits).all():

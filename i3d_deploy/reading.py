@@ -1,6 +1,6 @@
 """Views of a video that is still being decoded: a thread decodes, the caller computes what is ready.
 
-The frames of the first clips follow from the container's count, so that their views are cut and handed over while the
+The frames of the first clips follow from the container's count, so that their views can be cut while the
 rest of the file is decoded. Where the count proves wrong, all that was handed over is void and another attempt starts
 with the right frames: the answer is that of a video which was decoded first.
 
@@ -184,7 +184,7 @@ class Reading:
         return bool(numbers) and int(self._indices[clips].max()) <= self._last_frame
 
     def views(self) -> Views:
-        """Wait for the end, and give what was read; raises as :meth:`groups`."""
+        """Wait for the end, and give what was read; raises as :meth:`parts`."""
         with self._changed:
             self._changed.wait_for(lambda: self._error is not None or self._final is not None)
             if self._error is not None:

@@ -149,6 +149,9 @@ class Views:
 
         Args:
             size: Views per part; the last part may be smaller.
+
+        Yields:
+            Parts of attempt 1.
         """
         order = self.by_clip()
         for first in range(0, len(order), size):

@@ -152,7 +152,7 @@ class Stages(Part):
 
     Attributes:
         decode: File to RGB frames.
-        views: Resizing the unique frames and cutting the views.
+        views: Resizing the unique frames and cutting the views; where views share work, they are cut in ``compute``.
         transfer: Views to the device; 0 on a CPU, where there is none.
         compute: The network, logits back in host memory, and averaging.
     """

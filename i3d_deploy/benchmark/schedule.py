@@ -202,7 +202,10 @@ def _measure_end_to_end(measured: _Measured, plan: Plan, path: Path, on_step: Re
         times: list[float] = entrant.worker.ask("predict", **wanted, seconds=seconds, counts=counts)
         if counts:
             # In the same turn, so that a drift of the machine meets both.
-            stages[entrant.name].append(Stages(**entrant.worker.ask("stages", **wanted)))
+            found = entrant.worker.ask("stages", **wanted)
+            stages[entrant.name].append(Stages(**found["seconds"]))
+            if found["is_shared"] and _SHARED not in entrant.notes:
+                entrant.notes.append(_SHARED)
         return times
 
     for entrant, own in zip(admitted.entrants, _turns(admitted, once, plan, "from the file", on_step), strict=True):
@@ -213,8 +216,6 @@ def _measure_end_to_end(measured: _Measured, plan: Plan, path: Path, on_step: Re
                 opened = fresh.opened.seconds
                 (first,) = fresh.ask("predict", **wanted, seconds=0, counts=False)
             found = _timing(entrant, own, "end_to_end", views=protocol.views)
-            if entrant.worker.ask("shares", **wanted):
-                entrant.notes.append(_SHARED)
         except I3DError as error:
             entrant.notes.append(f"not measured from the file: {error}")
             continue

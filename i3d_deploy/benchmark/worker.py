@@ -148,14 +148,9 @@ class Requests:
                 start = now
         return times
 
-    def stages(self, video_path: str, clips: int, crops: int, batch: int | None) -> dict[str, float]:
-        """Seconds of each stage of a prediction, each run alone."""
+    def stages(self, video_path: str, clips: int, crops: int, batch: int | None) -> dict[str, Any]:
+        """Seconds of each stage of a prediction, each run alone, and whether its views share work."""
         return time_stages(self._runner, video_path, ViewsOf(clips=clips, crops=crops, batch=batch))
-
-    def shares(self, video_path: str, clips: int, crops: int, batch: int | None) -> bool:
-        """Whether a prediction computes once what the views of this video have in common."""
-        prepared = views.prepare(video_path, self._runner.card, clips=clips, crops=crops)
-        return _is_shared(self._runner, prepared, ViewsOf(clips=clips, crops=crops, batch=batch))
 
     def usage(self, kind: str) -> dict[str, Any]:
         """What the videos that count used: fields of :class:`i3d_deploy.benchmark.timing.Usage`."""
@@ -262,13 +257,17 @@ def time_video(runner: Runner, video: NDArray[np.uint8], *, batch: int | None) -
     return time.perf_counter() - start
 
 
-def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float]:
-    """Seconds of each stage of a prediction, fields of :class:`i3d_deploy.benchmark.record.Stages`.
+def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, Any]:
+    """Time a prediction stage by stage.
 
     Args:
         runner: The engine.
         source: A video file.
         wanted: Which views.
+
+    Returns:
+        ``seconds``, the fields of :class:`i3d_deploy.benchmark.record.Stages`; and ``is_shared``, whether views share
+        work.
     """
     card, clock = runner.card, time.perf_counter
     start = clock()
@@ -282,11 +281,12 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float
     prepared = views.prepare(source, card, clips=wanted.clips, crops=wanted.crops)
     resize = max(0.0, clock() - start - decode)
     size = wanted.batch or runner.preferred_batch
-    if _is_shared(runner, prepared, wanted):
+    if runner.shares(prepared, size=size):
         start = clock()
         rows = [logits for _, logits in runner.infer_parts(prepared.parts(size))]
         average_views(np.concatenate(rows), over=card.averaging)
-        return {"decode": decode, "views": resize, "transfer": 0.0, "compute": clock() - start}
+        seconds = {"decode": decode, "views": resize, "transfer": 0.0, "compute": clock() - start}
+        return {"seconds": seconds, "is_shared": True}
     cut = transfer = infer = 0.0
     buffer, rows = Buffer(), []
     start = clock()
@@ -305,12 +305,8 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, float
     average_views(np.concatenate(rows), over=card.averaging)
     # What infer copies itself was just timed alone.
     compute = max(0.0, infer - transfer) + clock() - start
-    return {"decode": decode, "views": resize + cut, "transfer": transfer, "compute": compute}
-
-
-def _is_shared(runner: Runner, prepared: views.Views, wanted: ViewsOf) -> bool:
-    """Whether a prediction computes once what these views have in common."""
-    return runner.shares(prepared) and (wanted.batch or runner.preferred_batch) == 1
+    seconds = {"decode": decode, "views": resize + cut, "transfer": transfer, "compute": compute}
+    return {"seconds": seconds, "is_shared": False}
 
 
 def serve(open_subject: Callable[[OpenRequest], Runner]) -> None:

@@ -55,7 +55,7 @@ class OpenVINORunner(Runner):
         DeviceError: OpenVINO has not that device.
 
     Attributes:
-        least_saved: Share of the stem's work to be saved by sharing it, for sharing to be tried; above 1: never.
+        least_saved: Share of the stem's work above which it is shared between the views of a video; above 1: never.
     """
 
     least_saved: float = LEAST_SAVED
@@ -91,16 +91,19 @@ class OpenVINORunner(Runner):
             threads=compiled.get_property("INFERENCE_NUM_THREADS") if self._device == "CPU" else 0,
         )
 
-    def shares(self, views: Views) -> bool:
-        """As in any runner."""
-        saved = self.saved_share(views) if self.least_saved <= 1 else None
+    def shares(self, views: Views, *, size: int) -> bool:
+        """As in any runner: the stem, where that saves enough of it and views are wanted one by one."""
+        saved = self.saved_share(views) if size == 1 and self.least_saved <= 1 else None
         return saved is not None and saved >= self.least_saved
 
     def saved_share(self, views: Views) -> float | None:
-        """Share of the stem's work that the views of a video have in common; None where it cannot be shared.
+        """Share of the stem's work that the views of a video have in common.
 
         Args:
             views: As for :meth:`shares`.
+
+        Returns:
+            Below 0 where sharing would be more work; None where the stem cannot be shared.
         """
         is_usual = self._device == "CPU" and self.preferred_batch == 1 and views.view_shape == self.card.view_shape
         shape = stem_windows.shape_of(views.boxes)
@@ -110,15 +113,17 @@ class OpenVINORunner(Runner):
         return stem_windows.saved_share(windows, shape)
 
     def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
-        """As in any runner: Note [Two forms]. Views that are wanted several at a time are run by themselves."""
+        """As in any runner: Note [Two forms]."""
         for _, attempt in itertools.groupby(parts, key=lambda part: part.attempt):
             yield from self._infer_attempt(attempt)
 
     def _infer_attempt(self, parts: Iterator[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         first = next(parts)
-        is_shared = len(first.numbers) == 1 and self.shares(first.views)
+        is_shared = self.shares(first.views, size=len(first.numbers))
         run = self._shared_stem.infer if is_shared else super().infer_parts
-        yield from run(itertools.chain([first], parts))
+        for answer in run(itertools.chain([first], parts)):
+            yield answer
+            self._check_open()
 
     @functools.cached_property
     def _stem(self) -> Stem | None:
@@ -191,7 +196,8 @@ class OpenVINORunner(Runner):
         """Free the compiled models; a second call does nothing."""
         super().close()
         self._requests.clear()
-        self.__dict__.pop("_shared_stem", None)
+        for name in ("_shared_stem", "_stem"):
+            self.__dict__.pop(name, None)
 
 
 def _shape(port: Any) -> tuple[int, ...]:

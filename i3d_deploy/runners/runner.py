@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -147,15 +148,20 @@ class Runner(ABC):
         Raises:
             InputError: As :meth:`infer`.
         """
-        buffer = Buffer()
         for part in parts:
-            yield part, self.infer(buffer.cut(part))
+            yield part, self.infer(self._buffer.cut(part))
 
-    def shares(self, views: Views) -> bool:
+    @functools.cached_property
+    def _buffer(self) -> Buffer:
+        """What views are cut into, from video to video."""
+        return Buffer()
+
+    def shares(self, views: Views, *, size: int) -> bool:
         """Whether :meth:`infer_parts` computes something once for several of these views.
 
         Args:
             views: All of a video; their frames need not be there.
+            size: Views per part.
         """
         return False
 
@@ -201,12 +207,15 @@ class Runner(ABC):
             self._transfer(self._like_input(views))
 
     def _check(self, views: NDArray[np.uint8]) -> None:
-        if self._is_closed:
-            raise InputError("the runner is closed")
+        self._check_open()
         expected = self.card.view_shape
         if views.dtype != np.uint8 or views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
             wanted = "(N, " + ", ".join(map(str, expected)) + ")"
             raise InputError(f"views must be uint8 of shape {wanted}, not {views.dtype} of shape {views.shape}")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise InputError("the runner is closed")
 
     def _prepare(self, views: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
         """What :meth:`_run` takes: the engine's input, or the views themselves for a network that is no engine."""
@@ -244,6 +253,7 @@ class Runner(ABC):
         """Free the engine and its memory; further calls of :meth:`infer` fail, a second close does nothing."""
         self._is_closed = True
         self._copied = None
+        self.__dict__.pop("_buffer", None)
 
     def __enter__(self) -> Self:
         return self

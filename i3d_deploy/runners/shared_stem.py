@@ -1,9 +1,19 @@
 """The stem once for all views of a video that overlap: maps of windows, kept for as long as a view needs them.
 
 Note [Worth sharing]
-    In bf16, I3D R50 with 30 views is 1.07 times as fast where half of the stem's work is saved (three crops of 340
-    columns, clips that do not overlap) and 1.13 times where seven tenths are (300 frames: 52 of 80 windows are unique).
-    Maps that are written, kept and put together cost what a smaller saving would win, so that half is the least.
+    From the file to probabilities, I3D R50 with 30 views on two cores (bench/shared_stem.py,
+    bench/records/2026-11-25_shared_stem_2_cores.json):
+
+    ================================================= ====== ===== ===== =====
+    video                                             saved  fp32  bf16  int8
+    ================================================= ====== ===== ===== =====
+    300 frames of 340x256: 52 of 80 windows, crops     70 %  1.10  1.15  1.16
+    1000 frames of 340x256: crops alone                52 %  1.06  1.14  1.13
+    300 frames of 454x256: windows, hardly any crops   40 %
+    ================================================= ====== ===== ===== =====
+
+    Maps that are written, kept and put together cost what a smaller saving would win. The first video waits for the
+    trunk to be compiled (0.5 s), and the first of a size for its stems.
 """
 
 from __future__ import annotations
@@ -30,8 +40,8 @@ except ImportError as error:
 
 LEAST_SAVED = 0.4
 """Share of the stem's work: Note [Worth sharing]."""
-_MAX_SHAPES = 4
-"""Kinds of frames whose stems are kept; a stream of videos may have many."""
+_MAX_STEMS = 8
+"""Of several sizes of frames, and two or more kinds of windows for each; a stream of videos may have many."""
 
 Compile = Callable[[Any], Any]
 Maps = list[Any]
@@ -42,13 +52,10 @@ class SharedStem:
     """A network in two parts.
 
     Args:
-        model: The network with static shapes for one view; it is taken apart.
+        model: The network with static shapes for one view, as another reading of its file; it is taken apart.
         stem: What :func:`i3d_deploy.runners.stem_graphs.find_stem` found in it.
         compile_model: Makes a compiled model of an ``openvino.Model``.
         is_bf16: Keep maps in bf16, because the network is computed in it.
-
-    Attributes:
-        maps_made: Maps that there is memory for, each of one window under one crop; it is used again and again.
     """
 
     def __init__(self, model: Any, stem: Stem, *, compile_model: Compile, is_bf16: bool) -> None:
@@ -59,25 +66,26 @@ class SharedStem:
         self._trunk = self._compile(self._typed(trunk(model, stem), is_stem=False)).create_infer_request()
         self._stems: dict[tuple[Shape, int, int], Any] = {}
         self._unused: Maps = []
-        self.maps_made = 0
 
     def infer(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
-        """Run the views of one video; raises nothing of its own.
+        """Run the views of one video.
 
         Args:
-            parts: Views whose frames are there; every view of the video comes once.
+            parts: One view each, whose frames are there; every view of the video comes once.
 
         Yields:
-            Each part with its logits, (N, K) float32, owned by the caller.
+            Each part with its logits, (1, K) float32, owned by the caller.
         """
         held: _Held | None = None
         try:
             for part in parts:
                 held = held or _Held(part.views, self._stem)
-                yield part, np.concatenate([self._infer_view(part.views, number, held) for number in part.numbers])
+                (number,) = part.numbers
+                yield part, self._infer_view(part.views, number, held)
         finally:
             if held is not None:
-                self._unused.extend(one for maps in held.maps.values() for one in maps)
+                self._unused.extend(of_crop for maps in held.maps.values() for of_crop in maps)
+                del self._unused[held.usual_maps :]
 
     def _infer_view(self, views: Views, number: int, held: _Held) -> NDArray[np.float32]:
         crop, clip = divmod(number, len(views.indices))
@@ -97,26 +105,28 @@ class SharedStem:
         (top, left), (height, width) = shape.origin, shape.size
         maps = [self._unused.pop() if self._unused else self._new_map() for _ in shape.spans]
         frames = [views.by_index[index][None, top : top + height, left : left + width] for index in window.frames]
-        frames = [np.ascontiguousarray(frame) for frame in frames]  # frames as wide as the crops are taken as they are
+        # Most are taken as they are; OpenVINO takes no array that is read-only or has gaps.
+        frames = [np.require(frame, requirements=["C", "W"]) for frame in frames]
         for place, frame in enumerate(frames):
             request.set_input_tensor(place, openvino.Tensor(frame, shared_memory=True))
-        for place, one in enumerate(maps):
-            request.set_output_tensor(place, one)
+        for place, of_crop in enumerate(maps):
+            request.set_output_tensor(place, of_crop)
         request.infer()
         return maps
 
     def _new_map(self) -> Any:
-        self.maps_made += 1
         return openvino.Tensor(self._type, openvino.Shape([1, *self._stem.map_shape]))
 
     def _stem_request(self, shape: Shape, window: Window) -> Any:
         key = (shape, window.first, len(window.frames))
-        if key not in self._stems:
-            if len({shape for shape, _, _ in self._stems} | {shape}) > _MAX_SHAPES:
-                self._stems.clear()
+        request = self._stems.pop(key, None)
+        if request is None:
             model = self._typed(stem_of_window(self._stem, shape, window), is_stem=True)
-            self._stems[key] = self._compile(model).create_infer_request()
-        return self._stems[key]
+            request = self._compile(model).create_infer_request()
+        self._stems[key] = request
+        while len(self._stems) > _MAX_STEMS:
+            del self._stems[next(iter(self._stems))]  # the one used longest ago
+        return request
 
     def _typed(self, model: Any, *, is_stem: bool) -> Any:
         """Have maps come out of a stem, or go into the trunk, in the type they are kept in."""
@@ -142,6 +152,11 @@ class _Held:
         self.windows = [stem.temporal.windows(clip) for clip in views.indices.tolist()]
         self.maps: dict[Window, Maps] = {}
         self._views_left = Counter(window for windows in self.windows for window in set(windows) for _ in shape.spans)
+
+    @property
+    def usual_maps(self) -> int:
+        """Maps of two clips: what most videos have at a time."""
+        return 2 * len(self.windows[0]) * len(self.shape.spans)
 
     def no_longer_needed(self, clip: int) -> list[Window]:
         """Note that a view of a clip is done: the windows that no view to come has."""

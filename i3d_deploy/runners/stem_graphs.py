@@ -36,6 +36,7 @@ _STEM = ["Relu", "Add", "Convolution"]
 _PIXELS = (["Transpose", "Divide", "Subtract", "Convert"], ["Divide", "Subtract", "Transpose", "Convert"])
 """From the convolution backwards: an export normalises the pixels before or after it moves the channels."""
 _BYTE_LEVELS = 256
+_STEPS = 0.0, _BYTE_LEVELS - 1.0
 _TO_NCTHW = [0, 4, 1, 2, 3]
 _POOL = {
     "kernel": [1, 3, 3],
@@ -47,8 +48,25 @@ _POOL = {
     "auto_pad": "explicit",
 }
 
-Axis = int
-"""Of (1, H, W, C)."""
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """Quantisation of a tensor, all of it alike, as a FakeQuantize node does it.
+
+    Attributes:
+        count: Levels.
+        source: Lowest and highest number that is told apart.
+        target: What those become.
+    """
+
+    count: int
+    source: tuple[float, float]
+    target: tuple[float, float]
+
+    def applied(self, node: Any, *, target: tuple[float, float] | None = None) -> Any:
+        """The quantised form of a node, in the target's numbers or in others."""
+        edges = (*self.source, *(target or self.target))
+        return op.fake_quantize(node, *(op.constant(np.float32(edge)) for edge in edges), self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +101,8 @@ class Stem:
         std: (3,) of the pixels.
         weight: Of the convolution.
         bias: (C,) float32.
-        pixel_levels: The FakeQuantize node of the convolution's input, or None.
-        map_levels: That of the pool's input, or None.
+        pixel_levels: Of the convolution's input in int8.
+        map_levels: Of the pool's input in int8.
         map_shape: (H', W', C) of the pooled maps of one crop.
         num_maps: T', maps of a view.
     """
@@ -94,18 +112,16 @@ class Stem:
     std: NDArray[np.float32]
     weight: Weight
     bias: NDArray[np.float32]
-    pixel_levels: Any
-    map_levels: Any
+    pixel_levels: Levels | None
+    map_levels: Levels | None
     map_shape: tuple[int, int, int]
     num_maps: int
 
     @property
     def is_in_bytes(self) -> bool:
         """Whether maps are quantised to 256 steps from 0 on, so that they are kept as the numbers of the steps."""
-        if self.map_levels is None or self.map_levels.get_attributes()["levels"] != _BYTE_LEVELS:
-            return False
-        lowest = [_values(_constant(self.map_levels, number)) for number in (1, 3)]
-        return all(edge is not None and edge.item() == 0 for edge in lowest)
+        levels = self.map_levels
+        return levels is not None and (levels.count, levels.source[0], levels.target[0]) == (_BYTE_LEVELS, 0, 0)
 
 
 def find_stem(model: Any) -> Stem | None:
@@ -116,25 +132,25 @@ def find_stem(model: Any) -> Stem | None:
         stride in time.
     """
     pools = [node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool"]
-    if not pools or not _has(pools[0], _POOL):
+    if not pools or not _has(pools[0], _POOL) or (before_pool := _chain(pools[0], [_STEM])) is None:
         return None
-    pool, maps = pools[0], _chain(pools[0], [_STEM])
-    pixels = maps and _chain(maps["Convolution"], _PIXELS)
-    if not maps or not pixels or not _is_input(pixels["Convert"].input_value(0).get_node()):
+    maps, map_levels = before_pool
+    convolution = maps["Convolution"]
+    if (before_convolution := _chain(convolution, _PIXELS)) is None:
         return None
-    weight, temporal = _weight(_constant(maps["Convolution"], 1)), _temporal(maps["Convolution"])
-    bias, mean, std = (
+    pixels, pixel_levels = before_convolution
+    weight, temporal, bias = (
+        _weight(_constant(convolution, 1)),
+        _temporal(convolution),
         _values(_constant(maps["Add"], 1)),
-        _per_channel(pixels["Subtract"]),
-        _per_channel(pixels["Divide"]),
     )
+    mean, std = (_per_channel(pixels[kind]) for kind in ("Subtract", "Divide"))
     if weight is None or temporal is None or bias is None or mean is None or std is None:
         return None
-    levels = [chain.get("FakeQuantize") for chain in (pixels, maps)]
-    shape = tuple(pool.get_output_shape(0))
+    _, channels, num_maps, height, width = pools[0].get_output_shape(0)
     order = _values(_constant(pixels["Transpose"], 1))
-    is_usual = order is not None and order.tolist() == _TO_NCTHW and bias.size == shape[1]
-    if not is_usual or not all(map(_has_one_scale, levels)):
+    is_usual = order is not None and order.tolist() == _TO_NCTHW and bias.size == channels
+    if not is_usual or not _is_input(pixels["Convert"].input_value(0).get_node()):
         return None
     return Stem(
         temporal=temporal,
@@ -142,25 +158,35 @@ def find_stem(model: Any) -> Stem | None:
         std=std,
         weight=weight,
         bias=bias.ravel(),
-        pixel_levels=levels[0],
-        map_levels=levels[1],
-        map_shape=(shape[3], shape[4], shape[1]),
-        num_maps=shape[2],
+        pixel_levels=pixel_levels,
+        map_levels=map_levels,
+        map_shape=(height, width, channels),
+        num_maps=num_maps,
     )
 
 
-def _chain(node: Any, orders: Sequence[list[str]]) -> dict[str, Any] | None:
-    """The nodes before a node, by type, each read by the next alone, in one of some orders; one may quantise."""
-    found: dict[str, Any] = {}
+def _chain(node: Any, orders: Sequence[list[str]]) -> tuple[dict[str, Any], Levels | None] | None:
+    """The nodes before a node, by type, each read by the next alone, in one of some orders; the last may be quantised.
+
+    A transposition behind the quantisation makes no difference to it.
+    """
+    nodes: dict[str, Any] = {}
     kinds: list[str] = []
+    levels = None
     while kinds not in orders:
         node = node.input_value(0).get_node()
         kind = node.get_type_name()
-        if kind in found or _num_readers(node) != 1 or not (kind == "FakeQuantize" or _begins(orders, [*kinds, kind])):
+        if _num_readers(node) != 1:
             return None
-        found[kind] = node
-        kinds += [kind] if kind != "FakeQuantize" else []
-    return found
+        if _begins(orders, [*kinds, kind]):
+            nodes[kind] = node
+            kinds.append(kind)
+            continue
+        is_last = kind == "FakeQuantize" and levels is None and kinds in ([], ["Transpose"])
+        levels = _levels(node) if is_last else None
+        if levels is None:
+            return None
+    return nodes, levels
 
 
 def _begins(orders: Sequence[list[str]], kinds: list[str]) -> bool:
@@ -192,10 +218,14 @@ def _per_channel(node: Any) -> NDArray[np.float32] | None:
     return values.ravel() if values.shape[-len(expected) :] == expected else None
 
 
-def _has_one_scale(levels: Any) -> bool:
-    """Whether a FakeQuantize node, if there is one, does the same to every number."""
-    edges = [_values(_constant(levels, number)) for number in range(1, 5)] if levels is not None else []
-    return all(edge is not None and edge.size == 1 for edge in edges)
+def _levels(node: Any) -> Levels | None:
+    """What a FakeQuantize node does; None where that differs from channel to channel."""
+    edges = [_values(_constant(node, number)) for number in range(1, 5)]
+    numbers = [float(edge.item()) for edge in edges if edge is not None and edge.size == 1]
+    if len(numbers) < len(edges):
+        return None
+    lowest, highest, low, high = numbers
+    return Levels(count=node.get_attributes()["levels"], source=(lowest, highest), target=(low, high))
 
 
 def _has(node: Any, expected: dict[str, Any]) -> bool:
@@ -246,40 +276,33 @@ def trunk(model: Any, stem: Stem) -> Any:
     Inputs are uint8 where maps are kept as numbers of steps, else float32.
 
     Args:
-        model: What :func:`find_stem` recognised; it is taken apart.
-        stem: What it found.
+        model: The network in which the stem was found, or another reading of its file; it is taken apart.
+        stem: What :func:`find_stem` found.
     """
     pool = next(node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool")
     maps = [
         op.parameter([1, *stem.map_shape], np.uint8 if stem.is_in_bytes else np.float32) for _ in range(stem.num_maps)
     ]
     stacked = op.concat(maps, 0)
-    values = _from_bytes(stacked, stem.map_levels) if stem.is_in_bytes else _levels(stacked, stem.map_levels)
+    values = _values_of_steps(stacked, stem.map_levels) if stem.is_in_bytes else _quantized(stacked, stem.map_levels)
     start = op.transpose(op.reshape(values, [1, stem.num_maps, *stem.map_shape], False), _TO_NCTHW)
     for target in pool.output(0).get_target_inputs():
         target.replace_source_output(start.output(0))
     return openvino.Model(model.get_results(), maps, "trunk")
 
 
-def _levels(node: Any, like: Any, *, to_steps: bool = False) -> Any:
-    """Quantise as another node does, to its values or to the numbers of its steps; not at all where there is none."""
-    if like is None:
-        return node
-    levels = like.get_attributes()["levels"]
-    *source, low, high = (op.constant(_values(_constant(like, number))) for number in range(1, 5))
-    if to_steps:
-        low, high = op.constant(np.float32(0)), op.constant(np.float32(levels - 1))
-    return op.fake_quantize(node, *source, low, high, levels)
+def _quantized(node: Any, levels: Levels | None) -> Any:
+    return node if levels is None else levels.applied(node)
 
 
-def _from_bytes(steps: Any, like: Any) -> Any:
-    """The values of the steps of a node that quantises from 0 on.
+def _values_of_steps(steps: Any, levels: Levels | None) -> Any:
+    """The quantised values of maps that are kept as the numbers of their steps, from 0 on.
 
-    A second FakeQuantize that changes nothing: without one OpenVINO would not multiply in int8 behind it.
+    By a second quantisation that changes nothing: without one OpenVINO would not multiply in int8 behind it.
     """
-    lowest, highest = (op.constant(np.float32(edge)) for edge in (0, _BYTE_LEVELS - 1))
-    top = op.constant(_values(_constant(like, 4)))
-    return op.fake_quantize(op.convert(steps, "f32"), lowest, highest, lowest, top, _BYTE_LEVELS)
+    assert levels is not None, "only quantised maps are kept so"
+    whole = Levels(count=levels.count, source=_STEPS, target=levels.target)
+    return whole.applied(op.convert(steps, "f32"))
 
 
 def stem_of_window(stem: Stem, shape: Shape, window: Window) -> Any:
@@ -303,7 +326,7 @@ class _WindowGraph:
 
     def __init__(self, stem: Stem, shape: Shape, *, first: int, count: int) -> None:
         self._stem, self._shape, self._count = stem, shape, count
-        self._along: Axis = 1 if shape.is_portrait else 2
+        self._along = 1 if shape.is_portrait else 2
         self._kernel, self._turned_kernel = (
             stem.weight.of_frames(first, count, is_turned=is_turned) for is_turned in (False, True)
         )
@@ -322,15 +345,16 @@ class _WindowGraph:
         merged = op.reshape(beside, [1, *self._shape.size, self._count * 3], False)
         mean, std = (op.constant(np.tile(values, self._count)) for values in (self._stem.mean, self._stem.std))
         normalised = op.divide(op.subtract(op.convert(merged, "f32"), mean), std)
-        return _levels(normalised, self._stem.pixel_levels)
+        return _quantized(normalised, self._stem.pixel_levels)
 
     def _maps_of_region(self, region: Region, pixels: Any) -> dict[int, Any]:
         """Pooled maps by crop: Note [Shared columns]."""
         convolved = self._convolve(pixels, self._kernel, [_PADDING] * 2, [_PADDING] * 2)
         spans = {crop: tuple(edge - region.start for edge in self._shape.spans[crop]) for crop in region.crops}
+        # By the first column of the crop, in columns of the convolution: even or odd.
         pooled = {
-            is_odd: _pool(convolved, self._pads(1 - is_odd, 1), self._pads(1, 1))
-            for is_odd in sorted({start // 2 % 2 for start, _ in spans.values()})
+            parity: _pool(convolved, self._pads(1 - parity, 1), self._pads(1, 1))
+            for parity in sorted({start // 2 % 2 for start, _ in spans.values()})
         }
         starts, stops = self._shape.starts(region), self._shape.stops(region)
         lefts = [_cut(pixels, self._along, edge - region.start, edge - region.start + LEFT_STRIP) for edge in starts]
@@ -347,10 +371,17 @@ class _WindowGraph:
         return found
 
     def _pads(self, along: int, across: int) -> list[int]:
+        """Pixels to put before or after, as (rows, columns)."""
         return [along, across] if self._along == 1 else [across, along]
 
     def _borders(self, strips: list[Any], *, pads: tuple[int, int], pool_pad: int) -> list[Any]:
-        """Pooled columns at the border of each strip, all in one convolution."""
+        """Pooled columns at the border of each strip, all in one convolution.
+
+        Args:
+            strips: All of one size.
+            pads: Zeros before and after a strip, along the columns.
+            pool_pad: The same before its convolved columns.
+        """
         if not strips:
             return []
         # The strips' own direction becomes the outer one: Note [Form of the stem].
@@ -365,7 +396,10 @@ class _WindowGraph:
         source = op.transpose(pixels, [0, 3, 1, 2])
         convolved = op.convolution(source, kernel, [2, 2], begin, end, [1, 1])
         bias = op.constant(self._stem.bias.reshape(1, -1, 1, 1))
-        return _levels(op.relu(op.add(convolved, bias)), self._stem.map_levels, to_steps=self._stem.is_in_bytes)
+        maps, levels = op.relu(op.add(convolved, bias)), self._stem.map_levels
+        if levels is None:
+            return maps
+        return levels.applied(maps, target=_STEPS if self._stem.is_in_bytes else None)
 
 
 def _pool(convolved: Any, begin: list[int], end: list[int]) -> Any:
@@ -374,7 +408,7 @@ def _pool(convolved: Any, begin: list[int], end: list[int]) -> Any:
     return op.transpose(pooled.output(0), [0, 2, 3, 1])
 
 
-def _cut(node: Any, axis: Axis, start: int, stop: int) -> Any:
+def _cut(node: Any, axis: int, start: int, stop: int) -> Any:
     """A part of a node along one axis; the node itself where that is all of it."""
     if (start, stop) == (0, list(node.output(0).shape)[axis]):
         return node

@@ -1,8 +1,9 @@
 """What overlapping views share of the stem, from numbers alone.
 
 The stem is the only layer on raw frames. Of its temporal kernel it sees a clip as windows: 8 of 5 frames for 32 frames,
-stride 4 and a padding of 2, whose first one has 2 frames of zeros before its 3. Clips whose starts agree modulo the
-distance of windows (8 raw frames for 32x2) have windows in common, and crops of one frame have columns in common.
+stride 4 and a padding of 2, whose first one has 2 frames of zeros before its 3. Clips that overlap and whose starts
+agree modulo the distance of windows (8 raw frames for 32x2) have windows in common; crops of one frame have columns in
+common.
 
 Note [Shared columns]
     The stem convolution and its pool have stride 2 each. Crops that start an even number of columns from each other
@@ -25,7 +26,9 @@ LEFT_STRIP, RIGHT_STRIP = 10, 9
 _LEFT_COLUMNS, _RIGHT_COLUMNS = 4, 3
 """Columns that the convolution makes of the two strips."""
 _SIDE_UNIT = 4
+"""Pixels for each pooled column."""
 _SMALLEST_SIDE = 16
+"""4 pooled columns: 2 and 1 at the borders, and one inside."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def shape_of(boxes: Sequence[Box]) -> Shape | None:
 
     Returns:
         None where this module knows no way to share: crops that differ in rows and in columns, or whose sides are not
-        multiples of 4 pixels, which would end in another half of a pool's stride.
+        multiples of 4 pixels, which would end in another half of a pool's stride, or below 16.
     """
     rows = {(box.top, box.bottom) for box in boxes}
     columns = {(box.left, box.right) for box in boxes}

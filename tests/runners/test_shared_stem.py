@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,9 @@ from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.video import Source
 from i3d_deploy.views import Part
 from tests.raw_avi import write_avi
+from tests.test_video import IS_CUT_AT_PROMISE
 
-ALWAYS, NEVER = -10.0, 2.0
+ALWAYS, NEVER = -math.inf, math.inf
 """Of a runner's ``least_saved``."""
 
 Logits = NDArray[np.float32]
@@ -73,7 +77,12 @@ class Both:
         self.shared.least_saved, self.plain.least_saved = ALWAYS, NEVER
 
     def shares(self, video: Source, **options: int) -> bool:
-        return self.shared.shares(views.prepare(video, self.shared.card, **options))
+        return self.shared.shares(views.prepare(video, self.shared.card, **options), size=1)
+
+    @property
+    def maps(self) -> int:
+        """Maps that there is memory for, none of which is in use."""
+        return len(self.shared._shared_stem._unused)
 
     def logits(self, video: Source, **options: int) -> tuple[Logits, Logits]:
         """Of the shared and of the plain form."""
@@ -95,13 +104,18 @@ SIZES = [
     (32, 48),  # 0, 16, 8: all pools at even columns
     (32, 41),  # 0, 8, 4, and a column that no crop has
     (32, 35),  # 0, 2, 1: the center by itself
-    (32, 98),  # 0, 66, 33: no overlap but with the center, at an odd column
-    (32, 120),  # 0, 88, 44: only neighbours overlap
+    (32, 54),  # 0, 22, 11: the outer ones together, the center by itself
+    (32, 68),  # 0, 36, 18: the outer ones overlap the center alone, whose pool begins at an odd column
+    (32, 72),  # 0, 40, 20: the same with all pools at even columns
+    (32, 98),  # 0, 66, 33: no overlap
+    (32, 120),  # 0, 88, 44
     (32, 32),  # three times the same
     (44, 32),
     (48, 32),
     (41, 32),
     (35, 32),
+    (68, 32),
+    (72, 32),
 ]
 
 
@@ -136,7 +150,11 @@ def test_logits_are_those_of_pytorch(both: Both, tiny_checkpoint: Checkpoint) ->
 def test_reduced_precisions_differ_by_their_rounding(
     request: pytest.FixtureRequest, precision: Precision, size: tuple[int, int]
 ) -> None:
-    shared, plain = Both(request.getfixturevalue(f"{precision}_file")).logits(noise(60, *size), clips=10)
+    both = Both(request.getfixturevalue(f"{precision}_file"))
+    stem = both.shared._stem
+    assert stem is not None
+    assert (stem.is_in_bytes, stem.pixel_levels is not None) == (precision == "int8",) * 2
+    shared, plain = both.logits(noise(60, *size), clips=10)
     limit = parity.LOGITS_LIMITS["bf16"] * max(1.0, float(plain.std()))
     np.testing.assert_allclose(shared, plain, rtol=0, atol=limit if precision == "bf16" else limit / 4)
 
@@ -188,21 +206,51 @@ def test_a_graph_without_a_stem_is_not_recognised() -> None:
     assert find_stem(openvino.Model([openvino.opset13.relu(source)], [source], "other")) is None
 
 
+@pytest.mark.parametrize("place", ["Relu", "Convolution", "Divide", "Subtract", "MaxPool"])
+def test_numbers_that_are_quantised_elsewhere_are_not_recognised(fp32_file: Path, place: str) -> None:
+    core = openvino.Core()
+    network = core.read_model(fp32_file)
+    network.reshape([1, 8, 32, 32, 3])
+    node = next(node for node in network.get_ordered_ops() if node.get_type_name() == place)
+    edges = [openvino.opset13.constant(np.float32(edge)) for edge in (0, 4, 0, 4)]
+    quantized = openvino.opset13.fake_quantize(node.input_value(0), *edges, 256)
+    node.input(0).replace_source_output(quantized.output(0))
+    found = find_stem(network)
+    # Before the convolution and before the pool is where int8 has them.
+    assert (found is not None) == (place in ("Convolution", "MaxPool"))
+
+
 def test_what_saves_little_runs_as_before(fp32_file: Path) -> None:
-    runner = OpenVINORunner(fp32_file, device="cpu")
     # Of 44 columns, 22 + 2 * 7 are computed instead of 3 * 16: a quarter is saved. Of 1 clip no window is shared.
-    alone = views.prepare(noise(40), runner.card, clips=1)
+    alone = noise(40)
     # Three times the same crop: two thirds.
-    same = views.prepare(noise(40, 32, 32), runner.card, clips=1)
-    assert [runner.shares(prepared) for prepared in (alone, same, alone)] == [False, True, False]
+    same = noise(40, 32, 32)
+    with OpenVINORunner(fp32_file, device="cpu") as runner, OpenVINORunner(fp32_file, device="cpu") as plain:
+        plain.least_saved = NEVER
+        assert [runner.shares(views.prepare(pixels, runner.card, clips=1), size=1) for pixels in (alone, same)] == [
+            False,
+            True,
+        ]
+        found, expected = (Recognizer(one).predict(alone, clips=1).logits for one in (runner, plain))
+        np.testing.assert_array_equal(found, expected)
+        assert "_shared_stem" not in vars(runner)
+        Recognizer(runner).predict(same, clips=1)
+        assert "_shared_stem" in vars(runner)
+
+
+def test_frames_that_are_read_only_are_taken(both: Both) -> None:
+    pixels = noise(40, 32, 48)
+    pixels.setflags(write=False)
+    shared, plain = both.logits(pixels)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
 
 
 def test_the_maps_of_one_clip_are_kept_where_clips_do_not_overlap(fp32_file: Path) -> None:
     both = Both(fp32_file)
     both.logits(noise(400), clips=20)  # 2 windows of 3 crops
-    assert both.shared._shared_stem.maps_made == 6
+    assert both.maps == 6
     both.logits(noise(400, 32, 48), clips=20)
-    assert both.shared._shared_stem.maps_made == 6
+    assert both.maps == 6
 
 
 def test_maps_are_kept_as_long_as_a_clip_to_come_has_them(fp32_file: Path) -> None:
@@ -210,7 +258,7 @@ def test_maps_are_kept_as_long_as_a_clip_to_come_has_them(fp32_file: Path) -> No
     # Of 48 frames, 10 clips are (48 - 16 + 1) / 10 = 3.3 apart and start at 1, 4, 8, 11, 14, 18, 21, 24, 28, 31. A
     # clip's second window begins 4 frames after it: none of them is another's, which would be 8 frames apart at least.
     both.logits(noise(48), clips=10)
-    assert both.shared._shared_stem.maps_made == 6
+    assert both.maps == 6
 
 
 def test_clips_that_overlap_keep_the_windows_that_they_share(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -219,16 +267,29 @@ def test_clips_that_overlap_keep_the_windows_that_they_share(tiny_checkpoint: Ch
     # frames before it. So the 4 of a clip are there, and 2 of the one before.
     shared, plain = both.logits(noise(71), clips=10)
     np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
-    assert both.shared._shared_stem.maps_made == 3 * (4 + 2)
+    assert both.maps == 3 * (4 + 2)
 
 
-@pytest.mark.parametrize("promised", [0, 14, 30])
+@pytest.mark.parametrize("promised", [0, pytest.param(14, marks=IS_CUT_AT_PROMISE), 30])
 def test_a_wrong_count_voids_what_was_computed(both: Both, tmp_path: Path, promised: int) -> None:
     write_avi(tmp_path / "clip.avi", noise(20), promised=promised)
     shared, _ = both.logits(tmp_path / "clip.avi")
     _, plain = both.logits(noise(20))
-    if promised != 14:  # some decoders end where the container says
-        np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[(32, 32), (32, 44)], [(32, 44), (32, 32)]], ids=str)
+def test_every_attempt_is_run_as_suits_it(fp32_file: Path, sizes: list[tuple[int, int]]) -> None:
+    both = Both(fp32_file)
+    both.shared.least_saved = 0.5  # as in the test above, of which a square video saves more
+    voided, last = (views.prepare(noise(40, *size), both.shared.card) for size in sizes)
+    parts = [*itertools.islice(voided.parts(1), 2), *(replace(part, attempt=2) for part in last.parts(1))]
+    found = list(both.shared.infer_parts(parts))
+    assert [part for part, _ in found] == parts
+    expected = np.concatenate(list(last.batches(1)))[last.by_clip()]
+    for (_, logits), view in zip(found[2:], expected, strict=True):
+        np.testing.assert_allclose(logits, both.plain.infer(view[None]), rtol=0, atol=1e-5)
+    assert both.maps == 6
 
 
 def test_views_are_counted_one_by_one(both: Both) -> None:
@@ -260,7 +321,7 @@ def test_a_video_gives_the_same_answer_first_and_later(bf16_file: Path) -> None:
     with OpenVINORunner(bf16_file, device="cpu") as runner:
         runner.least_saved = ALWAYS
         found = [outcome.result for outcome in Recognizer(runner).predict_many(videos)]
-        assert runner._shared_stem.maps_made == 6
+        assert len(runner._shared_stem._unused) == 6
     for pixels, later in zip(videos, found, strict=True):
         with OpenVINORunner(bf16_file, device="cpu") as runner:
             runner.least_saved = ALWAYS
@@ -284,7 +345,30 @@ def test_leaving_off_amid_a_video_leaves_the_runner_usable(fp32_file: Path) -> N
     del begun
     shared, plain = both.logits(noise(40))
     np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
-    assert both.shared._shared_stem.maps_made == 6
+    assert both.maps == 6
+
+
+def test_two_videos_can_be_run_in_turns(fp32_file: Path) -> None:
+    both = Both(fp32_file)
+    expected = both.logits(noise(40), clips=3)[1]
+    prepared = views.prepare(noise(40), both.shared.card, clips=3)
+    begun = both.shared.infer_parts(prepared.parts(1))
+    found = [next(begun)]
+    shared, plain = both.logits(noise(40, seed=1), clips=3)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5)
+    found += begun
+    for part, logits in found:
+        np.testing.assert_allclose(logits, expected[part.numbers], rtol=0, atol=1e-5)
+
+
+def test_closing_amid_a_video_ends_it(fp32_file: Path) -> None:
+    both = Both(fp32_file)
+    for runner in (both.shared, both.plain):
+        begun = runner.infer_parts(views.prepare(noise(40), runner.card).parts(1))
+        next(begun)
+        runner.close()
+        with pytest.raises(InputError, match="the runner is closed"):
+            next(begun)
 
 
 def test_a_closed_runner_shares_nothing(fp32_file: Path) -> None:
@@ -294,6 +378,21 @@ def test_a_closed_runner_shares_nothing(fp32_file: Path) -> None:
     assert not both.shares(noise(40))
     with pytest.raises(InputError, match="the runner is closed"):
         list(both.shared.infer_parts(views.prepare(noise(40), both.shared.card).parts(1)))
+
+
+def test_any_runner_cuts_the_views_of_all_videos_into_the_same_memory(tiny_checkpoint: Checkpoint) -> None:
+    given: list[NDArray[np.uint8]] = []
+
+    class Noted(TorchRunner):
+        def infer(self, views: NDArray[np.uint8]) -> Logits:
+            given.append(views)
+            return super().infer(views)
+
+    runner = Noted(tiny_checkpoint, device="cpu")
+    for seed in range(2):
+        Recognizer(runner).predict(noise(40, seed=seed), batch=4)
+    assert [len(batch) for batch in given] == [4, 2] * 2
+    assert all(np.shares_memory(given[0], batch) for batch in given)
 
 
 def test_any_runner_takes_parts(tiny_checkpoint: Checkpoint) -> None:
