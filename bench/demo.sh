@@ -53,6 +53,9 @@ for artifact in "${evaluated[@]}"; do
             100 * value["mean_class_accuracy:"] }' "$output/results/${name//./_}.txt"
 done
 
+show i3d-bench "${evaluated[@]}" --clips 10 --crops 3 --end-to-end "$output"/motion/test/00000.mp4 --videos 5 --seconds 2 \
+    --json "$output"/bench.json --html "$output"/bench.html
+
 show i3d-predict "${evaluated[-1]}" "$output"/motion/test/00000.mp4 --top 3 --annotate "$output"/annotated.mp4
 cp "$output"/run/curves.png "$output"/curves.png
 printf '\n%s\n' "$output/curves.png shows how it learned, $output/annotated.mp4 what it says of a video"

@@ -4,13 +4,13 @@ Note [Worth sharing]
     From the file to probabilities, I3D R50 with 30 views on two cores (bench/shared_stem.py,
     bench/records/2026-11-25_shared_stem_2_cores.json):
 
-    ================================================= ====== ===== ===== =====
-    video                                             saved  fp32  bf16  int8
-    ================================================= ====== ===== ===== =====
-    300 frames of 340x256: 52 of 80 windows, crops     70 %  1.10  1.15  1.16
-    1000 frames of 340x256: crops alone                52 %  1.06  1.14  1.13
-    300 frames of 454x256: windows, hardly any crops   40 %
-    ================================================= ====== ===== ===== =====
+    ===================================================== ====== ===== ===== =====
+    video                                                 saved  fp32  bf16  int8
+    ===================================================== ====== ===== ===== =====
+    300 frames of 340x256: 52 of 80 windows, and crops     70 %  1.10  1.18  1.19
+    1000 frames of 340x256: crops alone                    52 %  1.05  1.14  1.13
+    300 frames of 454x256: windows, and crops hardly       40 %  1.05  1.12  1.08
+    ===================================================== ====== ===== ===== =====
 
     Maps that are written, kept and put together cost what a smaller saving would win. The first video waits for the
     trunk to be compiled (0.5 s), and the first of a size for its stems.
