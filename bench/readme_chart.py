@@ -22,7 +22,7 @@ import click
 
 from i3d_deploy import files
 from i3d_deploy.benchmark import charts, wording
-from i3d_deploy.benchmark.record import Record, Result, read
+from i3d_deploy.benchmark.record import EndToEnd, Record, Result, read
 from i3d_deploy.commands.options import reports_errors
 from i3d_deploy.errors import InputError
 
@@ -110,8 +110,8 @@ def _block(record: Record, path: Path, document: Path) -> Iterator[str]:
     yield ""
     yield (
         f"{_plain(wording.machine(record.machine))}; {_plain(wording.versions(record))}; {record.protocol.name}: "
-        f"{wording.views(record.protocol)}, model only, {wording.rounds(record)} in turns, {record.date} "
-        f"([record]({source}))."
+        f"{wording.views(record.protocol)}, {_what(record)}, {wording.rounds(record)} in turns{_warmth(record)}, "
+        f"{record.date} ([record]({source}))."
     )
 
 
@@ -140,10 +140,31 @@ def _from_file(record: Record, result: Result) -> str:
     first, own = record.results[0].end_to_end, result.end_to_end
     if own is None:
         return wording.DASH
-    text = f"{wording.significant(own.timing.median)} s"
+    text = f"{wording.significant(own.timing.median)} s{_noise(own)}"
     if first is None or own is first:
         return text
-    return f"{text}, {wording.significant(first.timing.median / own.timing.median)} times as fast"
+    ratio = wording.significant(first.timing.median / own.timing.median)
+    return f"{text}; {ratio} times as fast{_noise(first, own)}"
+
+
+def _noise(*measured: EndToEnd) -> str:
+    return ", noisy" if any(entry.timing.is_noisy for entry in measured) else ""
+
+
+def _what(record: Record) -> str:
+    """What was timed."""
+    videos = {(entry.video, entry.frames) for result in record.results if (entry := result.end_to_end) is not None}
+    named = " and ".join(f"{video} ({frames} frames)" for video, frames in sorted(videos))
+    return f"model only, and from the file of {_plain(named)}" if named else "model only"
+
+
+def _warmth(record: Record) -> str:
+    """Which artifacts' times still changed when the clock began to count."""
+    cold = [result.artifact for result in record.results if not result.model.is_warm]
+    if not cold:
+        return ""
+    named = "all of them" if len(cold) == len(record.results) else ", ".join(map(_code, cold))
+    return f", timed before {named} had settled"
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

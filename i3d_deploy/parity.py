@@ -173,10 +173,14 @@ def compare(
     first = references[0].logits
     expected = np.concatenate([*(reference.logits for reference in references), first[:1], first[:SEVERAL]])
     try:
-        by_themselves = _by_themselves(recognizer, found[0])
+        alone = recognizer.infer(next(found[0].prepared.batches(1)))
     except ArtifactError as error:
-        return failed(reason=f"views by themselves: {error}")
-    logits = np.concatenate([*(ours.logits for ours in found), by_themselves])
+        return failed(reason=f"one view by itself: {error}")
+    try:
+        together = _several_at_once(recognizer, found[0])
+    except ArtifactError as error:
+        return failed(reason=f"{SEVERAL} views at once: {error}")
+    logits = np.concatenate([*(ours.logits for ours in found), alone, together])
     limit = logits_limit(recognizer.card, expected)
     if not np.isfinite(logits).all():
         unfinite = np.count_nonzero(~np.isfinite(logits))
@@ -214,16 +218,12 @@ def _shift(ours: Answer, reference: Answer) -> float:
     return float(np.abs(ours.probabilities - reference.probabilities).max())
 
 
-def _by_themselves(recognizer: Recognizer, ours: Answer) -> NDArray[np.float32]:
-    """The first view alone, and the first ones in one run of the engine.
-
-    A runner may take the views of a video in neither way: it may share work between them.
-    """
+def _several_at_once(recognizer: Recognizer, ours: Answer) -> NDArray[np.float32]:
+    """The first views in one run of the engine, since runners on the CPU otherwise take them one by one."""
     engine = ours.card.engine
     size = SEVERAL if engine is None else min(SEVERAL, engine.profile[2])
     first = next(ours.prepared.batches(SEVERAL))
-    batches = [first[:1], *(first[start : start + size] for start in range(0, len(first), size))]
-    return np.concatenate([recognizer.infer(batch) for batch in batches])
+    return np.concatenate([recognizer.infer(first[start : start + size]) for start in range(0, len(first), size)])
 
 
 def _first_difference(reference: Answer, card: Card, prepared: views.Views) -> str | None:

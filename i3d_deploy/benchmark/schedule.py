@@ -49,7 +49,7 @@ Report = Callable[[str], None]
 BUSY = 0.1
 """Share of the processor used by others above which a figure says little."""
 
-_SHARED = "from the file, what the views have in common is computed once; model only, each view is run by itself"
+_SHARED = "from the file, views that overlap share the stem, which is run once for them; model only, each is run whole"
 _PROFILE_RUNS = 3
 _SLOWEST_LAYERS = 10
 

@@ -137,7 +137,8 @@ class OpenVINORunner(Runner):
         return SharedStem(
             self._static_model(1),
             self._stem,
-            compile_model=self._compiled,
+            # Not a method of this runner: the two would keep each other, and all weights, until they are collected.
+            compile_model=functools.partial(_compiled, self._core, self._device, self._options, self._path),
             is_bf16=self._options["INFERENCE_PRECISION_HINT"] == "bf16",
         )
 
@@ -153,7 +154,7 @@ class OpenVINORunner(Runner):
     def _request(self, num_views: int) -> Any:
         """Compile for a number of views on first use."""
         if num_views not in self._requests:
-            self._requests[num_views] = self._compiled(self._static_model(num_views)).create_infer_request()
+            self._requests[num_views] = self._compiled(num_views).create_infer_request()
         return self._requests[num_views]
 
     def _static_model(self, num_views: int) -> Any:
@@ -162,18 +163,12 @@ class OpenVINORunner(Runner):
             model = self._core.read_model(self._path)
             model.reshape([num_views, *_shape(model.input(0))])
         except RuntimeError as error:
-            raise self._cannot_load(error) from error
+            raise _cannot_load(self._path, error) from error
         return model
 
-    def _compiled(self, model: Any, **options: Any) -> Any:
-        try:
-            return self._core.compile_model(model, self._device, {**self._options, **options})
-        except RuntimeError as error:
-            raise self._cannot_load(error) from error
-
-    def _cannot_load(self, error: RuntimeError) -> ArtifactError:
-        reason = str(error).strip().rpartition("\n")[2]
-        return ArtifactError(f"{self._path}: OpenVINO cannot load it: {reason}")
+    def _compiled(self, num_views: int, **options: Any) -> Any:
+        model = self._static_model(num_views)
+        return _compiled(self._core, self._device, {**self._options, **options}, self._path, model)
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         request = self._request(len(inputs))
@@ -181,7 +176,7 @@ class OpenVINORunner(Runner):
         return np.array(request.get_output_tensor(0).data, np.float32)
 
     def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
-        request = self._compiled(self._static_model(len(inputs)), PERF_COUNT=True).create_infer_request()
+        request = self._compiled(len(inputs), PERF_COUNT=True).create_infer_request()
         request.infer([inputs], share_inputs=True)
         seconds: dict[tuple[str, str], float] = defaultdict(float)
         for _ in range(runs):
@@ -198,6 +193,18 @@ class OpenVINORunner(Runner):
         self._requests.clear()
         for name in ("_shared_stem", "_stem"):
             self.__dict__.pop(name, None)
+
+
+def _compiled(core: Any, device: str, options: dict[str, Any], path: Path, model: Any) -> Any:
+    try:
+        return core.compile_model(model, device, options)
+    except RuntimeError as error:
+        raise _cannot_load(path, error) from error
+
+
+def _cannot_load(path: Path, error: RuntimeError) -> ArtifactError:
+    reason = str(error).strip().rpartition("\n")[2]
+    return ArtifactError(f"{path}: OpenVINO cannot load it: {reason}")
 
 
 def _shape(port: Any) -> tuple[int, ...]:

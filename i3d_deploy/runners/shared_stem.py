@@ -63,7 +63,7 @@ class SharedStem:
         self._type = openvino.Type.bf16 if is_bf16 and stem.map_levels is None else openvino.Type.f32
         if stem.is_in_bytes:
             self._type = openvino.Type.u8
-        self._trunk = self._compile(self._typed(trunk(model, stem), is_stem=False)).create_infer_request()
+        self._trunk = self._compile(self._with_inputs(trunk(model, stem))).create_infer_request()
         self._stems: dict[tuple[Shape, int, int], Any] = {}
         self._unused: Maps = []
 
@@ -121,19 +121,25 @@ class SharedStem:
         key = (shape, window.first, len(window.frames))
         request = self._stems.pop(key, None)
         if request is None:
-            model = self._typed(stem_of_window(self._stem, shape, window), is_stem=True)
+            model = self._with_outputs(stem_of_window(self._stem, shape, window))
             request = self._compile(model).create_infer_request()
         self._stems[key] = request
         while len(self._stems) > _MAX_STEMS:
             del self._stems[next(iter(self._stems))]  # the one used longest ago
         return request
 
-    def _typed(self, model: Any, *, is_stem: bool) -> Any:
-        """Have maps come out of a stem, or go into the trunk, in the type they are kept in."""
+    def _with_outputs(self, model: Any) -> Any:
+        """A stem whose maps come out in the type they are kept in."""
         preparation = openvino.preprocess.PrePostProcessor(model)
-        for place in range(len(model.outputs if is_stem else model.inputs)):
-            port = preparation.output(place) if is_stem else preparation.input(place)
-            port.tensor().set_element_type(self._type)
+        for number in range(len(model.outputs)):
+            preparation.output(number).tensor().set_element_type(self._type)
+        return preparation.build()
+
+    def _with_inputs(self, model: Any) -> Any:
+        """A trunk that takes maps in the type they are kept in."""
+        preparation = openvino.preprocess.PrePostProcessor(model)
+        for number in range(len(model.inputs)):
+            preparation.input(number).tensor().set_element_type(self._type)
         return preparation.build()
 
 

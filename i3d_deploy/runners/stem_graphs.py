@@ -83,9 +83,9 @@ class Weight:
 
     def of_frames(self, first: int, count: int, *, is_turned: bool) -> Any:
         """The node of a 2D kernel over some frames of it, (C, T * 3, 7, 7); turned: with rows and columns swapped."""
-        some = self.values[:, :, first : first + count].swapaxes(1, 2)
-        some = some.reshape(len(some), -1, *some.shape[3:])
-        node = op.constant(np.ascontiguousarray(some.swapaxes(2, 3) if is_turned else some))
+        kernel = self.values[:, :, first : first + count].swapaxes(1, 2)
+        kernel = kernel.reshape(len(kernel), -1, *kernel.shape[3:])
+        node = op.constant(np.ascontiguousarray(kernel.swapaxes(2, 3) if is_turned else kernel))
         if self.scale is None:
             return node
         return op.multiply(op.convert(node, "f32"), op.constant(self.scale))
@@ -341,8 +341,8 @@ class _WindowGraph:
 
     def _pixels(self, frames: Sequence[Any]) -> Any:
         """Normalised, (1, H, W, T * 3)."""
-        beside = op.transpose(op.concat(list(frames), 0), [1, 2, 0, 3])  # H W T 3
-        merged = op.reshape(beside, [1, *self._shape.size, self._count * 3], False)
+        side_by_side = op.transpose(op.concat(list(frames), 0), [1, 2, 0, 3])  # H W T 3
+        merged = op.reshape(side_by_side, [1, *self._shape.size, self._count * 3], False)
         mean, std = (op.constant(np.tile(values, self._count)) for values in (self._stem.mean, self._stem.std))
         normalised = op.divide(op.subtract(op.convert(merged, "f32"), mean), std)
         return _quantized(normalised, self._stem.pixel_levels)

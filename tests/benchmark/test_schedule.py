@@ -95,7 +95,7 @@ def test_a_prediction_that_shares_work_between_views_is_timed_so_and_says_so(
     plan = dataclasses.replace(QUICK, video=path, batch=batch)
     made = subjects([tiny_exports / name for name in ("tiny.onnx", "tiny.xml")], devices=["cpu"])
     of_onnx, of_openvino = schedule.run(made, plan).results
-    note = "from the file, what the views have in common is computed once; model only, each view is run by itself"
+    note = "from the file, views that overlap share the stem, which is run once for them; model only, each is run whole"
     assert (note in of_onnx.notes, note in of_openvino.notes) == (False, batch is None)
     assert of_openvino.end_to_end is not None
     assert of_openvino.end_to_end.stages.compute > 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from i3d_deploy.card import Engine, Precision, Sampling
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
 from i3d_deploy.network import Network
-from i3d_deploy.recognizer import Recognizer
+from i3d_deploy.recognizer import Prediction, Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.stem_graphs import find_stem
 from i3d_deploy.runners.torch_runner import TorchRunner
@@ -76,20 +78,19 @@ class Both:
         self.shared, self.plain = (OpenVINORunner(path, device="cpu") for _ in range(2))
         self.shared.least_saved, self.plain.least_saved = ALWAYS, NEVER
 
-    def shares(self, video: Source, **options: int) -> bool:
-        return self.shared.shares(views.prepare(video, self.shared.card, **options), size=1)
+    def shares(self, video: Source, clips: int | None = None, crops: int | None = None) -> bool:
+        return self.shared.shares(views.prepare(video, self.shared.card, clips=clips, crops=crops), size=1)
 
     @property
     def maps(self) -> int:
         """Maps that there is memory for, none of which is in use."""
         return len(self.shared._shared_stem._unused)
 
-    def logits(self, video: Source, **options: int) -> tuple[Logits, Logits]:
+    def logits(self, video: Source, clips: int | None = None, crops: int | None = None) -> tuple[Logits, Logits]:
         """Of the shared and of the plain form."""
-        assert self.shares(video, **options)
+        assert self.shares(video, clips=clips, crops=crops)
         shared, plain = (
-            Recognizer(runner).predict(video, **options).logits  # type: ignore[arg-type]
-            for runner in (self.shared, self.plain)
+            Recognizer(runner).predict(video, clips=clips, crops=crops).logits for runner in (self.shared, self.plain)
         )
         return shared, plain
 
@@ -323,10 +324,11 @@ def test_a_video_gives_the_same_answer_first_and_later(bf16_file: Path) -> None:
         found = [outcome.result for outcome in Recognizer(runner).predict_many(videos)]
         assert len(runner._shared_stem._unused) == 6
     for pixels, later in zip(videos, found, strict=True):
+        assert isinstance(later, Prediction)
         with OpenVINORunner(bf16_file, device="cpu") as runner:
             runner.least_saved = ALWAYS
             first = Recognizer(runner).predict(pixels)
-        np.testing.assert_array_equal(first.logits, later.logits)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(first.logits, later.logits)
 
 
 def test_views_can_be_run_by_themselves_after_videos_that_were_shared(fp32_file: Path) -> None:
@@ -369,6 +371,21 @@ def test_closing_amid_a_video_ends_it(fp32_file: Path) -> None:
         runner.close()
         with pytest.raises(InputError, match="the runner is closed"):
             next(begun)
+
+
+def test_a_runner_that_nobody_has_any_more_is_freed_at_once(fp32_file: Path) -> None:
+    runner = OpenVINORunner(fp32_file, device="cpu")
+    runner.least_saved = ALWAYS
+    Recognizer(runner).predict(noise(40))
+    assert "_shared_stem" in vars(runner)
+    left, left_stem = weakref.ref(runner), weakref.ref(runner._shared_stem)
+    gc.disable()
+    try:
+        del runner
+        assert left() is None
+        assert left_stem() is None
+    finally:
+        gc.enable()
 
 
 def test_a_closed_runner_shares_nothing(fp32_file: Path) -> None:
