@@ -13,6 +13,7 @@ Note [What stays higher]
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +61,9 @@ def quantize(model: Any, views: Callable[[], Iterable[View]], *, num_views: int)
         except (nncf.InternalError, nncf.ValidationError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ExportError(f"NNCF cannot quantise the model: {reason}") from error
+        finally:
+            # NNCF has cores of its own, to be freed in this thread: Note [Freed in another thread] in openvino_core.
+            gc.collect()
 
 
 class _Repeatable:

@@ -15,6 +15,7 @@ from i3d_deploy import files, untracked
 from i3d_deploy.artifact import CARD_KEY
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ExportError, MissingExtraError
+from i3d_deploy.openvino_core import CORE
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +34,7 @@ def convert(graph: onnx.ModelProto) -> Any:
         ExportError: OpenVINO cannot read it.
     """
     try:
-        return openvino.Core().read_model(graph.SerializeToString())
+        return CORE.read_model(graph.SerializeToString())
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read the graph: {str(error).partition(chr(10))[0]}") from error
 
@@ -48,7 +49,7 @@ def rewrite(card: Card, path: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # A model reads its weights from the file until it is freed, so it is not written over itself.
         copies = [Path(shutil.copy2(source, scratch)) for source in (path, path.with_suffix(".bin"))]
-        model = openvino.Core().read_model(copies[0])
+        model = CORE.read_model(copies[0])
         model.set_rt_info(card.to_json(), [CARD_KEY])
         with files.replacing(path.with_suffix(".bin"), path) as (_, xml):
             # The stored types stay: an fp16 file holds fp16 already.

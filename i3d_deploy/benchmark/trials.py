@@ -263,7 +263,9 @@ def openvino_trials(device: str, threads: int) -> list[Trial]:
     with untracked.imports():
         import openvino
 
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    from i3d_deploy.openvino_core import CORE
+
+    capabilities = CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [
         Trial(
             precision=precision,
@@ -302,6 +304,8 @@ def openvino_compiled(layer: Layer, precision: str, *, threads: int) -> Any:
         import openvino
         from openvino import opset13 as ops
 
+    from i3d_deploy.openvino_core import CORE
+
     source = ops.parameter(list(layer.source), np.float32)
     maps = source
     for _ in range(_DEPTH):
@@ -323,7 +327,7 @@ def openvino_compiled(layer: Layer, precision: str, *, threads: int) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
     }
-    return openvino.Core().compile_model(openvino.Model([means], [source], "ceiling"), "CPU", options)
+    return CORE.compile_model(openvino.Model([means], [source], "ceiling"), "CPU", options)
 
 
 def _quantized(node: Any, limit: float, *, levels: int) -> Any:

@@ -23,6 +23,7 @@ from i3d_deploy import untracked
 from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Precision
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
+from i3d_deploy.openvino_core import CORE
 from i3d_deploy.runners import stem_windows
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 from i3d_deploy.runners.shared_stem import LEAST_SAVED, SharedStem
@@ -62,10 +63,9 @@ class OpenVINORunner(Runner):
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
         self.card, engine = read_engine_card(path)
-        self._core = openvino.Core()
         self._device = "CPU" if device == "auto" else device.upper()
-        if self._device not in self._core.available_devices:
-            available = ", ".join(name.lower() for name in self._core.available_devices)
+        if self._device not in CORE.available_devices:
+            available = ", ".join(name.lower() for name in CORE.available_devices)
             raise DeviceError(f"OpenVINO has no device {device!r} here, only {available}")
         self._options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": self._precision_hint(engine.precision),
@@ -138,7 +138,7 @@ class OpenVINORunner(Runner):
             self._static_model(1),
             self._stem,
             # Not a method of this runner: the two would keep each other, and all weights, until they are collected.
-            compile_model=functools.partial(_compiled, self._core, self._device, self._options, self._path),
+            compile_model=functools.partial(_compiled, self._device, self._options, self._path),
             is_bf16=self._options["INFERENCE_PRECISION_HINT"] == "bf16",
         )
 
@@ -148,7 +148,7 @@ class OpenVINORunner(Runner):
         Left alone, OpenVINO computes in bf16 wherever the CPU can, also where fp16 was asked for.
         """
         hint = _HINTS.get(precision, "f32")
-        is_able = _NAMES[hint].upper() in self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
+        is_able = _NAMES[hint].upper() in CORE.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
         return hint if is_able else "f32"
 
     def _request(self, num_views: int) -> Any:
@@ -160,7 +160,7 @@ class OpenVINORunner(Runner):
     def _static_model(self, num_views: int) -> Any:
         """Static shapes are faster than dynamic ones."""
         try:
-            model = self._core.read_model(self._path)
+            model = CORE.read_model(self._path)
             model.reshape([num_views, *_shape(model.input(0))])
         except RuntimeError as error:
             raise _cannot_load(self._path, error) from error
@@ -168,7 +168,7 @@ class OpenVINORunner(Runner):
 
     def _compiled(self, num_views: int, **options: Any) -> Any:
         model = self._static_model(num_views)
-        return _compiled(self._core, self._device, {**self._options, **options}, self._path, model)
+        return _compiled(self._device, {**self._options, **options}, self._path, model)
 
     def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         request = self._request(len(inputs))
@@ -195,9 +195,9 @@ class OpenVINORunner(Runner):
             self.__dict__.pop(name, None)
 
 
-def _compiled(core: Any, device: str, options: dict[str, Any], path: Path, model: Any) -> Any:
+def _compiled(device: str, options: dict[str, Any], path: Path, model: Any) -> Any:
     try:
-        return core.compile_model(model, device, options)
+        return CORE.compile_model(model, device, options)
     except RuntimeError as error:
         raise _cannot_load(path, error) from error
 
