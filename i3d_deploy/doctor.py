@@ -56,7 +56,7 @@ _CPU_FEATURES = (
 
 # Imports one package and prints what it offers as the last line; run with the import name as argument.
 _PROBE = """
-import importlib, json, sys
+import importlib, json, os, sys
 
 def offers(name, module):
     if name == "torch":
@@ -70,6 +70,7 @@ def offers(name, module):
 
 name = sys.argv[1]
 sys.modules["openvino_telemetry"] = None  # openvino and nncf then report nothing over the network
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nor does onnxruntime
 module = importlib.import_module("cuda.bindings.driver" if name == "cuda.bindings" else name)
 if name == "pycuda":
     importlib.import_module("pycuda.driver")

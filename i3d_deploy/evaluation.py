@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from i3d_deploy import artifact, reading
+from i3d_deploy import artifact, reading, untracked
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.journal import Entry, Journal
@@ -121,7 +121,8 @@ def _device(device: str, kind: artifact.Kind, processes: Processes) -> str:
         return device
     if kind == "onnx":
         try:
-            import onnxruntime
+            with untracked.imports():
+                import onnxruntime
         except ImportError:
             return device  # the runner says what to install
         return own if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else device

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy import untracked
 from i3d_deploy.errors import ExportError, MissingExtraError
 
 try:
@@ -34,7 +35,8 @@ try:
 except ImportError as error:
     raise MissingExtraError(error.name or "onnx", extra="export", cause=error) from error
 try:
-    import onnxruntime
+    with untracked.imports():
+        import onnxruntime
 except ImportError as error:
     raise MissingExtraError("onnxruntime", extra="cpu", cause=error) from error
 

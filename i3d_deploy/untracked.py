@@ -5,26 +5,40 @@ Note [OpenVINO reports]
     folder, unless their common package ``openvino_telemetry`` cannot be imported: then both use a stand-in that does
     nothing, for as long as the process lives. It is hidden from them while they are imported. Source: OpenVINO 2026.4
     ``openvino/tools/ovc/telemetry_utils.py``, NNCF 3.4 ``nncf/telemetry/wrapper.py``.
+
+Note [ONNX Runtime reports]
+    ``import onnxruntime`` sends events, and keeps an identifier and a database of events below the user's cache folder,
+    unless ORT_DISABLE_TELEMETRY is set when the first import in a process initialises it. Whoever has set the variable
+    keeps their choice. Source: ONNX Runtime 1.32 ``Privacy.md``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _REPORTER = "openvino_telemetry"
+_SWITCH = "ORT_DISABLE_TELEMETRY"
 
 
 @contextmanager
 def imports() -> Iterator[None]:
-    """Import ``openvino`` or ``nncf`` within this block: Note [OpenVINO reports]."""
+    """Import ``openvino``, ``nncf`` or ``onnxruntime`` within this block.
+
+    Note [OpenVINO reports], Note [ONNX Runtime reports].
+    """
     missing = object()
     before = sys.modules.get(_REPORTER, missing)
     sys.modules[_REPORTER] = None  # type: ignore[assignment]  # how Python is told that a module cannot be imported
+    is_chosen = _SWITCH in os.environ
+    os.environ.setdefault(_SWITCH, "1")
     try:
         yield
     finally:
+        if not is_chosen:
+            del os.environ[_SWITCH]
         if before is missing:
             del sys.modules[_REPORTER]
         else:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from i3d_deploy import untracked
+
 IMPORTS = """
 import sys
 import i3d_deploy.{module}
@@ -19,7 +21,13 @@ assert sys.modules.get("openvino_telemetry") is None
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [("to_openvino", "openvino"), ("runners.openvino_runner", "openvino"), ("quantize_openvino", "nncf")],
+    [
+        ("to_openvino", "openvino"),
+        ("runners.openvino_runner", "openvino"),
+        ("quantize_openvino", "nncf"),
+        ("runners.onnx_runner", "onnxruntime"),
+        ("quantize_onnx", "onnxruntime"),
+    ],
 )
 def test_an_import_leaves_nothing_in_the_home_folder(tmp_path: Path, module: str, package: str) -> None:
     # Whoever sends a report first writes an identifier there.
@@ -28,6 +36,7 @@ def test_an_import_leaves_nothing_in_the_home_folder(tmp_path: Path, module: str
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tmp_path / "intel").exists()
+    assert not (tmp_path / ".cache" / "Microsoft").exists()
 
 
 def test_the_reporter_is_what_it_was_afterwards() -> None:
@@ -38,3 +47,15 @@ def test_the_reporter_is_what_it_was_afterwards() -> None:
         "assert sys.modules['openvino_telemetry'] is before\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_the_switch_of_onnxruntime_is_what_it_was_afterwards(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", chosen)
+    with untracked.imports():
+        assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
+    assert os.environ.get("ORT_DISABLE_TELEMETRY") == chosen

@@ -178,7 +178,7 @@ def _end(timing: Timing) -> float:
 
 
 def _tell(axes: Axes, number: int, name: str, timing: Timing) -> None:
-    counted = f"{timing.videos:,} videos" if timing.videos > 1 else "1 video"
+    counted = wording.counted(timing.videos, "video")
     drawing.row_text(axes, number + 0.15, name, f"{counted}, noisy" if timing.is_noisy else counted)
     named = {"median": timing.median, "p90": timing.p90, "p99": timing.p99, "max": timing.slowest}
     drawing.row_text(axes, number + 0.4, wording.durations(named), is_small=True)

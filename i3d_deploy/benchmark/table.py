@@ -182,7 +182,8 @@ def _remarks(record: Record) -> Iterator[str]:
     for result in record.results:
         model, whole = result.model, result.end_to_end
         warm = "" if model.is_warm else ", not yet stable"
-        yield f"{result.artifact}: {result.runner}; {model.videos} videos after {model.warmup_videos} of warm-up{warm}"
+        timed = wording.counted(model.videos, "video")
+        yield f"{result.artifact}: {result.runner}; {timed} after {model.warmup_videos} of warm-up{warm}"
         if (line := result.roofline) is not None:
             yield (
                 f"    {line.macs_per_view / 1e9:.2f} GMAC per view, "
@@ -194,7 +195,7 @@ def _remarks(record: Record) -> Iterator[str]:
         if model.clock_mhz is not None:
             yield f"    clock: {model.clock_mhz:.0f} MHz"
         if whole is not None:
-            yield f"    from the file: {whole.video}, {whole.frames} frames"
+            yield f"    from the file: {whole.video}, {wording.counted(whole.frames, 'frame')}"
         yield from (f"    {note}" for note in result.notes)
     yield from record.notes
     for sweep in record.sweeps:

@@ -350,7 +350,8 @@ def openvino_precisions(compiled: Any) -> set[str]:
 
 def onnx_trials(device: str, threads: int) -> list[Trial]:
     """ONNX Runtime on the CPU; the model is made with onnx."""
-    import onnxruntime
+    with untracked.imports():
+        import onnxruntime
 
     import_module("onnx")  # without it the trials could not be prepared
     return [
@@ -374,7 +375,8 @@ def onnx_run(layer: Layer, precision: str, threads: int) -> Run:
         precision: "fp32" or "int8".
         threads: CPU threads.
     """
-    import onnxruntime
+    with untracked.imports():
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

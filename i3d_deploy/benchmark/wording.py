@@ -74,6 +74,11 @@ def rate(per_second: float, precision: str) -> str:
     return f"{significant(per_second / size)} {prefix}{unit}"
 
 
+def counted(count: int, what: str) -> str:
+    """A count and its noun, which takes an s in the plural."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def printable(text: str) -> str:
     """A text from outside on one line, with nothing that a document cannot hold."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
@@ -99,8 +104,7 @@ def short_names(names: Sequence[str], length: int) -> tuple[str, ...]:
 
 def machine(found: Machine) -> str:
     """The machine in one line."""
-    cores = "1 core" if found.cores == 1 else f"{found.cores} cores"
-    parts = [f"{cores} of {found.cpu}"]
+    parts = [f"{counted(found.cores, 'core')} of {found.cpu}"]
     if found.memory_bytes is not None:
         parts.append(memory(found.memory_bytes))
     parts += [gpu.name for gpu in found.gpus] or ["no GPU"]
@@ -109,10 +113,8 @@ def machine(found: Machine) -> str:
 
 def views(protocol: Protocol) -> str:
     """What one video is."""
-    clips = "1 clip" if protocol.clips == 1 else f"{protocol.clips} clips"
-    crops = "1 crop" if protocol.crops == 1 else f"{protocol.crops} crops"
-    views = "1 view" if protocol.views == 1 else f"{protocol.views} views"
-    return f"{views} of {protocol.clip_len} frames per video ({clips}, {crops})"
+    clips, crops = counted(protocol.clips, "clip"), counted(protocol.crops, "crop")
+    return f"{counted(protocol.views, 'view')} of {counted(protocol.clip_len, 'frame')} per video ({clips}, {crops})"
 
 
 def rounds_of(timing: Timing) -> str:
@@ -126,10 +128,8 @@ def rounds(record: Record) -> str:
 
 
 def _rounds(counts: set[int]) -> str:
-    if counts == {1}:
-        return "1 round"
     least, most = min(counts), max(counts)
-    return f"{most} rounds" if least == most else f"{least} to {most} rounds"
+    return counted(most, "round") if least == most else f"{least} to {most} rounds"
 
 
 def versions(record: Record) -> str:

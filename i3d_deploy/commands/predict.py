@@ -175,7 +175,8 @@ def _print(source: str, prediction: Prediction, recognizer: Recognizer, *, top: 
         }
         click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
         return
-    click.echo(f"{source}  ({prediction.frames} frames, {_counted(prediction.views, 'view')}, {recognizer.info})")
+    frames, views = _counted(prediction.frames, "frame"), _counted(prediction.views, "view")
+    click.echo(f"{source}  ({frames}, {views}, {recognizer.info})")
     for label, probability in prediction.top(top):
         click.echo(f"  {probability:7.2%}  {label}")
     for warning in prediction.warnings:

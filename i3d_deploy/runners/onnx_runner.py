@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy import untracked
 from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 
 try:
-    import onnxruntime
+    with untracked.imports():
+        import onnxruntime
 except ImportError as error:
     raise MissingExtraError("onnxruntime", extra="cpu", cause=error) from error
 
@@ -108,6 +110,8 @@ class OnnxRunner(Runner):
             # The extended optimisations of ONNX Runtime 1.32 give wrong numbers for 8-bit floats.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.intra_op_num_threads = threads
+        # A memory pattern holds a second block for all activations beside the arena that the first run filled.
+        options.enable_mem_pattern = self._providers != [_CPU]
         if num_views is not None:
             options.add_free_dimension_override_by_name("N", num_views)
         if trace is not None:
