@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job from end to end, without any download: a small I3D is trained from nothing on a generated data set whose
 # classes only differ in the direction of time, exported to every target that this machine can build, in int8 as well,
-# and evaluated on held-out videos next to its exports; then one of these videos is predicted and annotated.
+# and evaluated on held-out videos next to its exports; then one of these videos is predicted and annotated, and the
+# exports are timed.
 # Usage: bench/demo.sh
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -36,7 +37,7 @@ if python -c 'from importlib.util import find_spec as f; assert f("openvino") an
 fi
 
 evaluated=("$output"/run/model.safetensors)
-python -c 'import onnxruntime' 2>/dev/null && evaluated+=("$output"/motion_tiny.onnx)
+python -c 'from importlib.util import find_spec as f; assert f("onnxruntime")' 2>/dev/null && evaluated+=("$output"/motion_tiny.onnx)
 [ -e "$output"/motion_tiny.xml ] && evaluated+=("$output"/motion_tiny.xml)
 evaluated+=("${quantized[@]}")
 for artifact in "${evaluated[@]}"; do

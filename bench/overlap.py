@@ -30,14 +30,12 @@ from numpy.typing import NDArray
 import i3d_deploy as i3d
 from i3d_deploy import artifact, doctor, files, reading
 from i3d_deploy.benchmark import meters
+from i3d_deploy.benchmark.schedule import BUSY
 from i3d_deploy.card import Card
 from i3d_deploy.commands.options import reports_errors
 from i3d_deploy.reading import Cutting
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, RunnerInfo
-
-BUSY = 0.1
-"""Share of the machine that others may use in a turn."""
 
 
 @dataclass(frozen=True, kw_only=True)

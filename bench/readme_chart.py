@@ -154,17 +154,17 @@ def _noise(*measured: EndToEnd) -> str:
 def _what(record: Record) -> str:
     """What was timed."""
     videos = {(entry.video, entry.frames) for result in record.results if (entry := result.end_to_end) is not None}
-    named = " and ".join(f"{video} ({frames} frames)" for video, frames in sorted(videos))
+    named = " and ".join(f"{video} ({wording.counted(frames, 'frame')})" for video, frames in sorted(videos))
     return f"model only, and from the file of {_plain(named)}" if named else "model only"
 
 
 def _warmth(record: Record) -> str:
-    """Which artifacts' times still changed when the clock began to count."""
+    """Which artifacts were not seen to take the same time twice before the clock began to count."""
     cold = [result.artifact for result in record.results if not result.model.is_warm]
     if not cold:
         return ""
-    named = "all of them" if len(cold) == len(record.results) else ", ".join(map(_code, cold))
-    return f", timed before {named} had settled"
+    named = "" if len(cold) == len(record.results) else f" of {', '.join(map(_code, cold))}"
+    return f", times{named} not seen to settle in the warm-up"
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ one in which clips overlap and crops hardly do.
 
 The ratio says how many times as fast sharing is; "saved" is the share of the stem's work that it saves, by which the
 runner decides (``OpenVINORunner.least_saved``, set aside here). Rounds in which other processes used more than a tenth
-of the processor, or cannot be told to have used less, are left out where others are left.
+of the processor, or may have, are not counted, unless there is no other round.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ import click
 
 from i3d_deploy import __version__, doctor, files, generated
 from i3d_deploy.benchmark import meters
+from i3d_deploy.benchmark.schedule import BUSY
 from i3d_deploy.commands.options import reports_errors
 from i3d_deploy.errors import InputError
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.views import prepare
 
-BUSY = 0.1
-"""Share of the machine that others may use in a round."""
 GENERATED = ((300, 340), (1000, 340), (300, 454))
 """Frames and width of the videos; they are 256 high, as is usual for prepared Kinetics."""
 ALWAYS, NEVER = -math.inf, math.inf

@@ -1,4 +1,4 @@
-"""OpenVINO's core, one for the whole process.
+"""OpenVINO, imported here for all modules, and its core, one for the whole process.
 
 Note [Freed in another thread]
     OpenVINO's CPU plugin gives the thread that loads it a stack for signal handlers, and takes that back in the thread
@@ -15,7 +15,7 @@ from i3d_deploy.errors import MissingExtraError
 
 try:
     with untracked.imports():
-        import openvino
+        import openvino as openvino
 except ImportError as error:
     raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 

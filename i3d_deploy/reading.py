@@ -1,8 +1,8 @@
 """Views of a video that is still being decoded: a thread decodes, the caller computes what is ready.
 
-The frames of the first clips follow from the container's count, so that their views can be cut while the
-rest of the file is decoded. Where the count proves wrong, all that was handed over is void and another attempt starts
-with the right frames: the answer is that of a video which was decoded first.
+The frames of the first clips follow from the container's count, so that their views can be cut while the rest of the
+file is decoded. Where the count proves wrong, all that was handed over is void and another attempt starts with the
+right frames: the answer is that of a video which was decoded first.
 
 Note [Memory]
     Of a video its unique resized frames are kept, however long it is. At most one video is read ahead of the one that
@@ -10,7 +10,7 @@ Note [Memory]
 
 Note [Threads]
     The decoder keeps a thread per core, and OpenCV its own, also while an engine runs on the same cores: they sleep
-    when they have nothing to do. On two cores that compute in int8 with OpenVINO, overlapping is 1.02 times as fast as
+    when they have nothing to do. On two cores that compute in int8 with OpenVINO, overlapping is 1.01 times as fast as
     one after the other, since both ways keep the cores at work; with one thread for the decoder and one for OpenCV
     1.03. Where the engine leaves the cores alone, as a GPU does, decoding is what a stream waits for: with 5 ms a view
     1.49 times, and 1.51 with one thread each; a thread per core is the one that more cores make faster

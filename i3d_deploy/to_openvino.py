@@ -11,20 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i3d_deploy import files, untracked
+from i3d_deploy import files
 from i3d_deploy.artifact import CARD_KEY
 from i3d_deploy.card import Card
-from i3d_deploy.errors import ExportError, MissingExtraError
-from i3d_deploy.openvino_core import CORE
+from i3d_deploy.errors import ExportError
+from i3d_deploy.openvino_core import CORE, openvino
 
 if TYPE_CHECKING:
     import onnx
-
-try:
-    with untracked.imports():
-        import openvino
-except ImportError as error:
-    raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 
 
 def convert(graph: onnx.ModelProto) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from i3d_deploy.card import Card, Provenance, Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.network import Network
 from tests.gpu import pytest_collection_modifyitems as pytest_collection_modifyitems
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import onnxruntime themselves
 
 
 @pytest.fixture(scope="session")

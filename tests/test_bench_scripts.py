@@ -15,7 +15,7 @@ import torch
 
 from i3d_deploy import checkpoint
 from tests import goldens
-from tests.benchmark.records import sample_record
+from tests.benchmark.records import sample_record, timing
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 2
@@ -104,6 +104,25 @@ def test_a_kept_record_becomes_a_table_and_a_chart(kept: Path) -> None:
     before = (text, chart)
     assert fill(kept).stdout == ""  # nothing to write
     assert before == ((kept / "README.md").read_text(encoding="utf-8"), chart)
+
+
+def test_figures_from_the_file_and_times_that_did_not_settle_are_told(kept: Path) -> None:
+    record = sample_record(artifacts=2)
+    first, second = record.results
+    assert first.end_to_end is not None and second.end_to_end is not None
+    steady = first.end_to_end.replaced(video="a_b.mp4", frames=1, timing=timing([(20.0,), (20.2,), (20.1,)]))
+    noisy = second.end_to_end.replaced(video="a_b.mp4", frames=1, timing=timing([(9.0,), (11.0,), (10.05,)]))
+    cold = second.model.replaced(is_warm=False)
+    record = record.replaced(
+        results=(first.replaced(end_to_end=steady), second.replaced(end_to_end=noisy, model=cold)),
+    )
+    (kept / "records" / "r50.json").write_text(record.to_json(), encoding="utf-8")
+    fill(kept)
+    text = (kept / "README.md").read_text(encoding="utf-8")
+    assert "| 20.1 s |" in text
+    assert "| 10.1 s, noisy; 2.00 times as fast, noisy |" in text
+    assert r"model only, and from the file of a\_b.mp4 (1 frame), 3 rounds in turns, times of " in text
+    assert "`peer: onnxruntime, plain torch.onnx export` not seen to settle in the warm-up, 2026-11-25" in text
 
 
 def test_check_finds_what_is_stale_and_writes_nothing(kept: Path) -> None:

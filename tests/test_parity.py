@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from onnx import numpy_helper
 from i3d_deploy import artifact, checkpoint, export, parity, to_onnx
 from i3d_deploy.card import Card, Engine, Parity, Spatial
 from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.recognizer import Recognizer
+from i3d_deploy.runners.openvino_runner import OpenVINORunner
+from i3d_deploy.runners.torch_runner import TorchRunner
+from i3d_deploy.views import Part, prepare
 
 
 def test_limits_are_those_the_project_states() -> None:
@@ -207,3 +213,23 @@ def test_the_native_export_is_the_checkpoint(tiny_exports: Path, tiny_checkpoint
     found = checkpoint.load(tiny_exports / "tiny.safetensors")
     assert found.card.parity[0].status == "passed"
     assert found.card.network == tiny_checkpoint.card.network
+
+
+@pytest.mark.parametrize("broken", ["shared", "plain"])
+def test_the_proof_asks_both_forms(tiny_exports: Path, tiny_checkpoint: Checkpoint, clip: Path, broken: str) -> None:
+    class Broken(OpenVINORunner):
+        least_saved = -math.inf
+
+        def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
+            for part, logits in super().infer_parts(parts):
+                yield part, logits + np.float32(broken == "shared")
+
+        def infer(self, batch: np.ndarray) -> np.ndarray:
+            return super().infer(batch) + np.float32(broken == "plain")
+
+    proven = parity.given_clips([clip])
+    source = Recognizer(TorchRunner(tiny_checkpoint, device="cpu"))
+    references = [parity.answer(source, prepare(clip, tiny_checkpoint.card))]
+    found = parity.compare(references, Recognizer(Broken(tiny_exports / "tiny.xml")), proven)
+    assert found.status == "failed"
+    assert found.max_logits == pytest.approx(1.05, abs=0.06)  # 1, and what is rounded up

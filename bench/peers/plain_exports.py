@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from i3d_deploy.errors import DeviceError
 from i3d_deploy.runners import Runner, RunnerInfo
 
 with untracked.imports():
+    import onnxruntime
     import openvino
 
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}

@@ -82,10 +82,9 @@ def measure_backend(name: str, *, device: str, threads: int, seconds_each: float
         raise InputError(f"{name} measures nothing on {device}: {', '.join(sections)}")
     try:
         found = sections[name](device, threads)
-    except ModuleNotFoundError:
-        return ()
     except Exception as error:  # whatever a broken installation raises
-        _note(name, error)
+        if not isinstance(error.__cause__ or error, ModuleNotFoundError):
+            _note(name, error)
         return ()
     return tuple(ceilings_of(found, seconds_each=seconds_each))
 

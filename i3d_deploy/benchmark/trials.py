@@ -260,10 +260,7 @@ _OPENVINO_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "
 
 def openvino_trials(device: str, threads: int) -> list[Trial]:
     """OpenVINO's CPU plug-in."""
-    with untracked.imports():
-        import openvino
-
-    from i3d_deploy.openvino_core import CORE
+    from i3d_deploy.openvino_core import CORE, openvino
 
     capabilities = CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [
@@ -281,7 +278,7 @@ def openvino_trials(device: str, threads: int) -> list[Trial]:
 
 
 def _openvino_run(layer: Layer, precision: str, threads: int) -> Run:
-    import openvino
+    from i3d_deploy.openvino_core import openvino
 
     compiled = openvino_compiled(layer, precision, threads=threads)
     used = openvino_precisions(compiled)
@@ -300,12 +297,9 @@ def openvino_compiled(layer: Layer, precision: str, *, threads: int) -> Any:
         precision: "fp32", "bf16" or "int8".
         threads: CPU threads.
     """
-    with untracked.imports():
-        import openvino
-        from openvino import opset13 as ops
+    from i3d_deploy.openvino_core import CORE, openvino
 
-    from i3d_deploy.openvino_core import CORE
-
+    ops = openvino.opset13
     source = ops.parameter(list(layer.source), np.float32)
     maps = source
     for _ in range(_DEPTH):

@@ -35,7 +35,7 @@ from i3d_deploy.card import Work
 from i3d_deploy.errors import I3DError, VideoError
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, open_runner
-from i3d_deploy.views import Buffer
+from i3d_deploy.views import Buffer, Views
 
 MAX_VIDEOS = 1000
 """Videos of one turn at most: more would say nothing new, and lengthen the record."""
@@ -281,12 +281,23 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, Any]:
     prepared = views.prepare(source, card, clips=wanted.clips, crops=wanted.crops)
     resize = max(0.0, clock() - start - decode)
     size = wanted.batch or runner.preferred_batch
-    if runner.shares(prepared, size=size):
-        start = clock()
-        rows = [logits for _, logits in runner.infer_parts(prepared.parts(size))]
-        average_views(np.concatenate(rows), over=card.averaging)
-        seconds = {"decode": decode, "views": resize, "transfer": 0.0, "compute": clock() - start}
-        return {"seconds": seconds, "is_shared": True}
+    is_shared = runner.shares(prepared, size=size)
+    cut, transfer, compute = (_shared_stages if is_shared else _stages_of_views)(runner, prepared, size)
+    seconds = {"decode": decode, "views": resize + cut, "transfer": transfer, "compute": compute}
+    return {"seconds": seconds, "is_shared": is_shared}
+
+
+def _shared_stages(runner: Runner, prepared: Views, size: int) -> tuple[float, float, float]:
+    """As :func:`_stages_of_views`; what is shared is cut while it is computed."""
+    start = time.perf_counter()
+    rows = [logits for _, logits in runner.infer_parts(prepared.parts(size))]
+    average_views(np.concatenate(rows), over=runner.card.averaging)
+    return 0.0, 0.0, time.perf_counter() - start
+
+
+def _stages_of_views(runner: Runner, prepared: Views, size: int) -> tuple[float, float, float]:
+    """Seconds of cutting views, of copying them to the device, and of computing and averaging."""
+    clock = time.perf_counter
     cut = transfer = infer = 0.0
     buffer, rows = Buffer(), []
     start = clock()
@@ -302,11 +313,9 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, Any]:
         infer += clock() - start
         start = clock()
     start = clock()
-    average_views(np.concatenate(rows), over=card.averaging)
+    average_views(np.concatenate(rows), over=runner.card.averaging)
     # What infer copies itself was just timed alone.
-    compute = max(0.0, infer - transfer) + clock() - start
-    seconds = {"decode": decode, "views": resize + cut, "transfer": transfer, "compute": compute}
-    return {"seconds": seconds, "is_shared": False}
+    return cut, transfer, max(0.0, infer - transfer) + clock() - start
 
 
 def serve(open_subject: Callable[[OpenRequest], Runner]) -> None:

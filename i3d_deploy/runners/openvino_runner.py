@@ -19,22 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import untracked
 from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Precision
-from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
-from i3d_deploy.openvino_core import CORE
+from i3d_deploy.errors import ArtifactError, DeviceError
+from i3d_deploy.openvino_core import CORE, openvino
 from i3d_deploy.runners import stem_windows
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 from i3d_deploy.runners.shared_stem import LEAST_SAVED, SharedStem
 from i3d_deploy.runners.stem_graphs import Stem, find_stem
 from i3d_deploy.views import Part, Views
-
-try:
-    with untracked.imports():
-        import openvino
-except ImportError as error:
-    raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
 """What a precision asks of the device; of int8, what is computed between the convolutions."""
@@ -56,7 +49,7 @@ class OpenVINORunner(Runner):
         DeviceError: OpenVINO has not that device.
 
     Attributes:
-        least_saved: Share of the stem's work above which it is shared between the views of a video; above 1: never.
+        least_saved: Share of the stem's work from which on it is shared between the views of a video; above 1: never.
     """
 
     least_saved: float = LEAST_SAVED
@@ -114,16 +107,14 @@ class OpenVINORunner(Runner):
 
     def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         """As in any runner: Note [Two forms]."""
-        for _, attempt in itertools.groupby(parts, key=lambda part: part.attempt):
+        for _, attempt in itertools.groupby(self._while_open(parts), key=lambda part: part.attempt):
             yield from self._infer_attempt(attempt)
 
     def _infer_attempt(self, parts: Iterator[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         first = next(parts)
         is_shared = self.shares(first.views, size=len(first.numbers))
         run = self._shared_stem.infer if is_shared else super().infer_parts
-        for answer in run(itertools.chain([first], parts)):
-            yield answer
-            self._check_open()
+        yield from run(itertools.chain([first], parts))
 
     @functools.cached_property
     def _stem(self) -> Stem | None:
@@ -158,7 +149,7 @@ class OpenVINORunner(Runner):
         return self._requests[num_views]
 
     def _static_model(self, num_views: int) -> Any:
-        """Static shapes are faster than dynamic ones."""
+        """The network with static shapes, which are faster than dynamic ones."""
         try:
             model = CORE.read_model(self._path)
             model.reshape([num_views, *_shape(model.input(0))])

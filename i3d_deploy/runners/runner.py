@@ -148,8 +148,13 @@ class Runner(ABC):
         Raises:
             InputError: As :meth:`infer`.
         """
-        for part in parts:
+        for part in self._while_open(parts):
             yield part, self.infer(self._buffer.cut(part))
+
+    def _while_open(self, parts: Iterable[Part]) -> Iterator[Part]:
+        for part in parts:
+            self._check_open()
+            yield part
 
     @functools.cached_property
     def _buffer(self) -> Buffer:

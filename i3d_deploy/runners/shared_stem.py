@@ -25,18 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import untracked
-from i3d_deploy.errors import MissingExtraError
+from i3d_deploy.openvino_core import openvino
 from i3d_deploy.runners import stem_windows
 from i3d_deploy.runners.stem_graphs import Stem, stem_of_window, trunk
 from i3d_deploy.runners.stem_windows import Shape, Window
 from i3d_deploy.views import Part, Views
-
-try:
-    with untracked.imports():
-        import openvino
-except ImportError as error:
-    raise MissingExtraError("openvino", extra="openvino", cause=error) from error
 
 LEAST_SAVED = 0.4
 """Share of the stem's work: Note [Worth sharing]."""
@@ -55,17 +48,16 @@ class SharedStem:
         model: The network with static shapes for one view, as another reading of its file; it is taken apart.
         stem: What :func:`i3d_deploy.runners.stem_graphs.find_stem` found in it.
         compile_model: Makes a compiled model of an ``openvino.Model``.
-        is_bf16: Keep maps in bf16, because the network is computed in it.
+        is_bf16: Keep maps that are no bytes in bf16, because the network is computed in it.
     """
 
     def __init__(self, model: Any, stem: Stem, *, compile_model: Compile, is_bf16: bool) -> None:
         self._stem, self._compile = stem, compile_model
-        self._type = openvino.Type.bf16 if is_bf16 and stem.map_levels is None else openvino.Type.f32
-        if stem.is_in_bytes:
-            self._type = openvino.Type.u8
+        floats = openvino.Type.bf16 if is_bf16 else openvino.Type.f32
+        self._type = floats if stem.map_levels is None else openvino.Type.u8
         self._trunk = self._compile(self._with_inputs(trunk(model, stem))).create_infer_request()
         self._stems: dict[tuple[Shape, int, int], Any] = {}
-        self._unused: Maps = []
+        self._unused: list[Any] = []
 
     def infer(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         """Run the views of one video.

@@ -19,16 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import untracked
-from i3d_deploy.errors import MissingExtraError
+from i3d_deploy.openvino_core import openvino
 from i3d_deploy.runners.stem_windows import LEFT_STRIP, RIGHT_STRIP, Region, Shape, Temporal, Window
 
-try:
-    with untracked.imports():
-        import openvino
-        from openvino import opset13 as op
-except ImportError as error:
-    raise MissingExtraError("openvino", extra="openvino", cause=error) from error
+op = openvino.opset13
 
 _PADDING = 3
 _STEM = ["Relu", "Add", "Convolution"]
@@ -102,7 +96,7 @@ class Stem:
         weight: Of the convolution.
         bias: (C,) float32.
         pixel_levels: Of the convolution's input in int8.
-        map_levels: Of the pool's input in int8.
+        map_levels: Of the pool's input in int8: 256 from 0 on, so that maps are kept as the numbers of their steps.
         map_shape: (H', W', C) of the pooled maps of one crop.
         num_maps: T', maps of a view.
     """
@@ -117,19 +111,13 @@ class Stem:
     map_shape: tuple[int, int, int]
     num_maps: int
 
-    @property
-    def is_in_bytes(self) -> bool:
-        """Whether maps are quantised to 256 steps from 0 on, so that they are kept as the numbers of the steps."""
-        levels = self.map_levels
-        return levels is not None and (levels.count, levels.source[0], levels.target[0]) == (_BYTE_LEVELS, 0, 0)
-
 
 def find_stem(model: Any) -> Stem | None:
     """Recognise the stem of an ``openvino.Model`` of static shapes.
 
     Returns:
         None for anything but uint8 (N, T, H, W, 3) pixels, normalised, through a 3D convolution whose pool has no
-        stride in time.
+        stride in time and, in int8, takes 256 steps from 0 on.
     """
     pools = [node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool"]
     if not pools or not _has(pools[0], _POOL) or (before_pool := _chain(pools[0], [_STEM])) is None:
@@ -149,7 +137,7 @@ def find_stem(model: Any) -> Stem | None:
         return None
     _, channels, num_maps, height, width = pools[0].get_output_shape(0)
     order = _values(_constant(pixels["Transpose"], 1))
-    is_usual = order is not None and order.tolist() == _TO_NCTHW and bias.size == channels
+    is_usual = order is not None and order.tolist() == _TO_NCTHW and bias.size == channels and _fit_bytes(map_levels)
     if not is_usual or not _is_input(pixels["Convert"].input_value(0).get_node()):
         return None
     return Stem(
@@ -228,6 +216,10 @@ def _levels(node: Any) -> Levels | None:
     return Levels(count=node.get_attributes()["levels"], source=(lowest, highest), target=(low, high))
 
 
+def _fit_bytes(levels: Levels | None) -> bool:
+    return levels is None or (levels.count, levels.source[0], levels.target[0]) == (_BYTE_LEVELS, 0, 0)
+
+
 def _has(node: Any, expected: dict[str, Any]) -> bool:
     attributes = node.get_attributes()
     return all(attributes[name] == value for name, value in expected.items())
@@ -258,7 +250,8 @@ def _values(node: Any) -> NDArray[Any] | None:
 def _weight(node: Any) -> Weight | None:
     scale = None
     if node.get_type_name() == "Multiply":
-        scale = _values(_constant(node, 1))
+        if (scale := _values(_constant(node, 1))) is None:
+            return None
         node = _constant(node, 0)
     values = _values(node)
     if values is None or values.ndim != 5 or values.shape[1] != 3:
@@ -273,34 +266,29 @@ def _weight(node: Any) -> Weight | None:
 def trunk(model: Any, stem: Stem) -> Any:
     """Make a model of everything behind the stem: one input for each map, (1, H', W', C), to logits.
 
-    Inputs are uint8 where maps are kept as numbers of steps, else float32.
+    Inputs are uint8 in int8, else float32.
 
     Args:
         model: The network in which the stem was found, or another reading of its file; it is taken apart.
         stem: What :func:`find_stem` found.
     """
     pool = next(node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool")
-    maps = [
-        op.parameter([1, *stem.map_shape], np.uint8 if stem.is_in_bytes else np.float32) for _ in range(stem.num_maps)
-    ]
+    levels = stem.map_levels
+    kept = np.float32 if levels is None else np.uint8
+    maps = [op.parameter([1, *stem.map_shape], kept) for _ in range(stem.num_maps)]
     stacked = op.concat(maps, 0)
-    values = _values_of_steps(stacked, stem.map_levels) if stem.is_in_bytes else _quantized(stacked, stem.map_levels)
+    values = stacked if levels is None else _values_of_steps(stacked, levels)
     start = op.transpose(op.reshape(values, [1, stem.num_maps, *stem.map_shape], False), _TO_NCTHW)
     for target in pool.output(0).get_target_inputs():
         target.replace_source_output(start.output(0))
     return openvino.Model(model.get_results(), maps, "trunk")
 
 
-def _quantized(node: Any, levels: Levels | None) -> Any:
-    return node if levels is None else levels.applied(node)
-
-
-def _values_of_steps(steps: Any, levels: Levels | None) -> Any:
+def _values_of_steps(steps: Any, levels: Levels) -> Any:
     """The quantised values of maps that are kept as the numbers of their steps, from 0 on.
 
     By a second quantisation that changes nothing: without one OpenVINO would not multiply in int8 behind it.
     """
-    assert levels is not None, "only quantised maps are kept so"
     whole = Levels(count=levels.count, source=_STEPS, target=levels.target)
     return whole.applied(op.convert(steps, "f32"))
 
@@ -308,8 +296,8 @@ def _values_of_steps(steps: Any, levels: Levels | None) -> Any:
 def stem_of_window(stem: Stem, shape: Shape, window: Window) -> Any:
     """Make a model of one window: an input for each of its frames to an output for each crop.
 
-    Inputs are (1, H, W, 3) uint8, only the part of a frame that crops have; outputs are (1, H', W', C) float32, of
-    whole numbers where maps are kept as numbers of steps.
+    Inputs are (1, H, W, 3) uint8, only the part of a frame that crops have; outputs are (1, H', W', C) float32, in
+    int8 the numbers of steps.
 
     Args:
         stem: The network's.
@@ -345,7 +333,8 @@ class _WindowGraph:
         merged = op.reshape(side_by_side, [1, *self._shape.size, self._count * 3], False)
         mean, std = (op.constant(np.tile(values, self._count)) for values in (self._stem.mean, self._stem.std))
         normalised = op.divide(op.subtract(op.convert(merged, "f32"), mean), std)
-        return _quantized(normalised, self._stem.pixel_levels)
+        levels = self._stem.pixel_levels
+        return normalised if levels is None else levels.applied(normalised)
 
     def _maps_of_region(self, region: Region, pixels: Any) -> dict[int, Any]:
         """Pooled maps by crop: Note [Shared columns]."""
@@ -397,9 +386,7 @@ class _WindowGraph:
         convolved = op.convolution(source, kernel, [2, 2], begin, end, [1, 1])
         bias = op.constant(self._stem.bias.reshape(1, -1, 1, 1))
         maps, levels = op.relu(op.add(convolved, bias)), self._stem.map_levels
-        if levels is None:
-            return maps
-        return levels.applied(maps, target=_STEPS if self._stem.is_in_bytes else None)
+        return maps if levels is None else levels.applied(maps, target=_STEPS)
 
 
 def _pool(convolved: Any, begin: list[int], end: list[int]) -> Any:

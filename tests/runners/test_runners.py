@@ -18,7 +18,10 @@ from i3d_deploy.artifact import read_card
 from i3d_deploy.card import Card, Engine, normalize
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, DeviceError, I3DError, InputError
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import open_runner
+from i3d_deploy.runners.torch_runner import TorchRunner
+from i3d_deploy.views import prepare
 
 NAMES = ["tiny.safetensors", "tiny.onnx", "tiny.xml"]
 
@@ -26,6 +29,11 @@ NAMES = ["tiny.safetensors", "tiny.onnx", "tiny.xml"]
 def some_views(count: int) -> np.ndarray:
     """Random views of the tiny network's shape."""
     return np.random.RandomState(count).randint(0, 256, (count, 8, 32, 32, 3)).astype(np.uint8)
+
+
+def some_frames(count: int, *, seed: int = 0) -> np.ndarray:
+    """A random video whose crops are of the tiny network's size."""
+    return np.random.RandomState(seed).randint(0, 256, (count, 32, 44, 3)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -194,3 +202,26 @@ def test_an_engine_unlike_its_card_is_refused(
         to_openvino.rewrite(card, tmp_path / name)
     with pytest.raises(ArtifactError, match=message):
         open_runner(tmp_path / name, device="cpu")
+
+
+def test_any_runner_cuts_the_views_of_all_videos_into_the_same_memory(tiny_checkpoint: Checkpoint) -> None:
+    given: list[np.ndarray] = []
+
+    class Noted(TorchRunner):
+        def infer(self, views: np.ndarray) -> np.ndarray:
+            given.append(views)
+            return super().infer(views)
+
+    runner = Noted(tiny_checkpoint, device="cpu")
+    for seed in range(2):
+        Recognizer(runner).predict(some_frames(40, seed=seed), batch=4)
+    assert [len(batch) for batch in given] == [4, 2] * 2
+    assert all(np.shares_memory(given[0], batch) for batch in given)
+
+
+def test_any_runner_takes_parts(tiny_checkpoint: Checkpoint) -> None:
+    runner = TorchRunner(tiny_checkpoint, device="cpu")
+    prepared = prepare(some_frames(40), tiny_checkpoint.card)
+    found = np.concatenate([logits for _, logits in runner.infer_parts(prepared.parts(4))])
+    expected = np.concatenate(list(prepared.batches(6)))[prepared.by_clip()]
+    np.testing.assert_allclose(found, runner.infer(expected), rtol=0, atol=1e-5)
