@@ -11,7 +11,7 @@ rm -rf "$output"/run "$output"/results
 mkdir -p "$output"/results
 
 show() {
-    printf '\n\033[1m$ %s\033[0m\n' "$*"
+    printf '\n\033[1m$ %s\033[0m\n' "$*" >&2 # where the output of a command is kept in a file, it is still seen
     "$@"
 }
 

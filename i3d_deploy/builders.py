@@ -138,12 +138,15 @@ class Builders:
         """Refuse what cannot be built here, before the long steps.
 
         Raises:
-            InputError: The target has not this precision.
+            InputError: The target has not this precision, or not in this layout.
             MissingExtraError: What it takes is not installed.
         """
         precision = self._engine.precision
         if target == "openvino" and precision == "fp8":
             raise InputError("OpenVINO has no fp8 on CPUs: export it in int8, or fp8 to onnx and tensorrt")
+        if target == "openvino" and precision == "int8" and self._optimization.layout == "2d":
+            # OpenVINO 2026.4 ends the process with a segmentation fault when it compiles such a graph.
+            raise InputError("OpenVINO cannot run int8 with 2D convolutions: leave out --layout 2d")
         if target == "safetensors":
             return
         # Exporters are imported when used, so that one needs none of the others installed; here, because an interrupt
@@ -269,7 +272,7 @@ def _check_clips(precision: Precision, clips: Clips | None) -> None:
     if is_quantized and clips is None:
         raise InputError(
             f"{precision} is calibrated on real clips: give a list or a folder of videos (--calibrate LIST_OR_FOLDER), "
-            "such as a few hundred of those that the network was trained on"
+            "such as some dozen of those that the network was trained on"
         )
     if clips is not None and not is_quantized:
         raise InputError(f"clips to calibrate on are for int8 and fp8, not for {precision}")

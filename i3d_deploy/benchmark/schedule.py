@@ -49,7 +49,10 @@ Report = Callable[[str], None]
 BUSY = 0.1
 """Share of the processor used by others above which a figure says little."""
 
-_SHARED = "from the file, views that overlap share the stem, which is run once for them; model only, each is run whole"
+_SHARED = (
+    "from the file, views that overlap share the stem, which is run once for them, and are cut in compute; model only, "
+    "each is run whole"
+)
 _PROFILE_RUNS = 3
 _SLOWEST_LAYERS = 10
 

@@ -39,6 +39,14 @@ def test_other_precisions_take_none(tiny_exports: Path, clips: Path, tmp_path: P
     assert_one_line(result, "clips to calibrate on are for int8 and fp8, not for fp32")
 
 
+@pytest.mark.parametrize("options", [[], ["--no-optimize"]], ids=str)
+def test_openvino_has_no_int8_in_2d(tiny_exports: Path, clips: Path, tmp_path: Path, options: list[str]) -> None:
+    arguments = ("--to", "openvino", "--precision", "int8", "--layout", "2d", "--calibrate", clips)
+    result = run(export.main, tiny_exports / "tiny.safetensors", *arguments, *options, "--output", tmp_path / "out")
+    assert_one_line(result, "OpenVINO cannot run int8 with 2D convolutions")
+    assert not (tmp_path / "out").exists()
+
+
 def test_openvino_has_no_fp8(tiny_exports: Path, clips: Path, tmp_path: Path) -> None:
     arguments = ("--to", "openvino", "--precision", "fp8", "--calibrate", clips, "--output", tmp_path)
     result = run(export.main, tiny_exports / "tiny.safetensors", *arguments)
