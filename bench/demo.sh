@@ -20,7 +20,7 @@ show i3d-doctor || true # problems are printed; what can be built is tried below
 recipe=(motion_tiny --set data.folder="$output"/motion)
 show python "$repository"/training/prepare.py motion --output "$output"/motion --train 1600 --val 200 --test 400
 show python "$repository"/training/train.py "${recipe[@]}" --work-dir "$output"/run --validate --seed 0 --deterministic \
-    > "$output"/recipe.json
+    > "$output"/settings.txt
 
 targets=(--to safetensors --to onnx)
 python -c 'from importlib.util import find_spec as f; assert f("openvino")' 2>/dev/null && targets+=(--to openvino)
