@@ -7,9 +7,9 @@ Note [Worth sharing]
     ===================================================== ====== ===== ===== =====
     video                                                 saved  fp32  bf16  int8
     ===================================================== ====== ===== ===== =====
-    300 frames of 340x256: 52 of 80 windows, and crops     70 %  1.10  1.18  1.19
-    1000 frames of 340x256: crops alone                    52 %  1.05  1.14  1.13
-    300 frames of 454x256: windows, and crops hardly       40 %  1.05  1.12  1.08
+    300 frames of 340x256: 52 of 80 windows, and crops     70 %  1.11  1.19  1.17
+    1000 frames of 340x256: crops alone                    52 %  1.08  1.09  1.14
+    300 frames of 454x256: windows, and crops hardly       40 %  1.07  1.09  1.14
     ===================================================== ====== ===== ===== =====
 
     Maps that are written, kept and put together cost what a smaller saving would win. The first video waits for the
