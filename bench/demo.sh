@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # The main job from end to end, without any download: a small I3D is trained from nothing on a generated data set whose
 # classes only differ in the direction of time, exported to every target that this machine can build, in int8 as well,
-# and evaluated on held-out videos next to its exports; then one of these videos is predicted and annotated, and the
-# exports are timed.
+# and evaluated on held-out videos and timed next to its exports; then one of these videos is predicted and annotated.
 # Usage: bench/demo.sh
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -15,6 +14,10 @@ show() {
     "$@"
 }
 
+has() {
+    python -c "import sys; from importlib.util import find_spec; sys.exit(find_spec('$1') is None)"
+}
+
 show i3d-doctor || true # problems are printed; what can be built is tried below
 
 recipe=(motion_tiny --set data.folder="$output"/motion)
@@ -23,13 +26,13 @@ show python "$repository"/training/train.py "${recipe[@]}" --work-dir "$output"/
     > "$output"/settings.txt
 
 targets=(--to safetensors --to onnx)
-python -c 'from importlib.util import find_spec as f; assert f("openvino")' 2>/dev/null && targets+=(--to openvino)
+has openvino && targets+=(--to openvino)
 python -c 'from i3d_deploy.tensorrt_flavor import load_flavor; load_flavor()' 2>/dev/null && targets+=(--to tensorrt)
 show i3d-export "$output"/run/model.safetensors --name motion_tiny --output "$output" --video "$output"/motion/test/00000.mp4 \
     "${targets[@]}"
 
 quantized=()
-if python -c 'from importlib.util import find_spec as f; assert f("openvino") and f("nncf")' 2>/dev/null; then
+if has openvino && has nncf; then
     # Fails, and sets the file aside, if it is less accurate than PyTorch by more than half a point.
     show i3d-export "$output"/run/model.safetensors --name motion_tiny_int8 --output "$output" --to openvino \
         --precision int8 --calibrate "$output"/motion/val.txt --accuracy "$output"/motion/test.txt --max-drop 0.5
@@ -37,7 +40,7 @@ if python -c 'from importlib.util import find_spec as f; assert f("openvino") an
 fi
 
 evaluated=("$output"/run/model.safetensors)
-python -c 'from importlib.util import find_spec as f; assert f("onnxruntime")' 2>/dev/null && evaluated+=("$output"/motion_tiny.onnx)
+has onnxruntime && evaluated+=("$output"/motion_tiny.onnx)
 [ -e "$output"/motion_tiny.xml ] && evaluated+=("$output"/motion_tiny.xml)
 evaluated+=("${quantized[@]}")
 for artifact in "${evaluated[@]}"; do

@@ -27,7 +27,7 @@ from i3d_deploy import doctor
 from i3d_deploy.benchmark import trials
 from i3d_deploy.benchmark.record import Ceiling
 from i3d_deploy.benchmark.trials import Run, Trial
-from i3d_deploy.errors import DeviceError, I3DError, InputError
+from i3d_deploy.errors import DeviceError, I3DError, InputError, MissingExtraError
 from i3d_deploy.runners.device_memory import find_gpu
 
 Section = Callable[[str, int], list[Trial]]
@@ -83,7 +83,8 @@ def measure_backend(name: str, *, device: str, threads: int, seconds_each: float
     try:
         found = sections[name](device, threads)
     except Exception as error:  # whatever a broken installation raises
-        if not isinstance(error.__cause__ or error, ModuleNotFoundError):
+        reason = error.__cause__ if isinstance(error, MissingExtraError) else error
+        if not isinstance(reason, ModuleNotFoundError):
             _note(name, error)
         return ()
     return tuple(ceilings_of(found, seconds_each=seconds_each))

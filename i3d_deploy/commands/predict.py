@@ -175,16 +175,14 @@ def _print(source: str, prediction: Prediction, recognizer: Recognizer, *, top: 
         }
         click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
         return
-    frames, views = _counted(prediction.frames, "frame"), _counted(prediction.views, "view")
+    from i3d_deploy.benchmark.wording import counted
+
+    frames, views = counted(prediction.frames, "frame"), counted(prediction.views, "view")
     click.echo(f"{source}  ({frames}, {views}, {recognizer.info})")
     for label, probability in prediction.top(top):
         click.echo(f"  {probability:7.2%}  {label}")
     for warning in prediction.warnings:
         click.echo(f"Warning: {source}: {warning}", err=True)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _print_error(source: str, error: VideoError, *, as_json: bool) -> None:
