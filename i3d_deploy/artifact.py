@@ -29,13 +29,18 @@ from i3d_deploy.errors import ArtifactError, CardError
 CARD_KEY = "i3d_card"
 """Name of the card in every file."""
 
-Kind = Literal["safetensors", "onnx", "openvino", "tensorrt", "mmaction2"]
+Kind = Literal["safetensors", "onnx", "openvino", "tensorrt", "checkpoint"]
 SUFFIXES: dict[str, Kind] = {
     ".safetensors": "safetensors",
     ".onnx": "onnx",
     ".xml": "openvino",
     ".engine": "tensorrt",
-    ".pth": "mmaction2",
+    ".pth": "checkpoint",
+    ".pt": "checkpoint",
+    ".pyth": "checkpoint",
+    ".pkl": "checkpoint",
+    ".ckpt": "checkpoint",
+    ".index": "checkpoint",
 }
 
 # ModelProto.metadata_props, a repeated message of key (1) and value (2).
@@ -100,7 +105,7 @@ def read_card(path: Path) -> Card:
     artifact = identify(path)
     if artifact.kind == "tensorrt":
         return read_engine_note(path).card
-    if artifact.kind == "mmaction2":
+    if artifact.kind == "checkpoint":
         raise CardError(f"{path} carries no card: it is a foreign checkpoint; i3d-export gives it one")
     readers = {"safetensors": _safetensors_metadata, "onnx": _onnx_metadata, "openvino": _openvino_metadata}
     text = readers[artifact.kind](path).get(CARD_KEY)

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from i3d_deploy import checkpoint, layouts, to_tensorrt
 from i3d_deploy.calibration import Clips
 from i3d_deploy.card import Card, Engine, Layout, Precision, Rewrite, Work, normalize
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
 from i3d_deploy.to_tensorrt import EngineOptions
+from i3d_deploy.video import Resized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +120,8 @@ class Builders:
         on_step: Callable[[str], None],
     ) -> None:
         _check_clips(engine.precision, calibrate)
+        if engine.input == "uint8_nthwc" and source.card.spatial.dtype == "float32":
+            engine = engine.model_copy(update={"input": "float32_nthwc"})
         self._source = source
         if calibrate is not None:
             engine = engine.model_copy(update={"calibration": calibrate.described()})
@@ -147,6 +147,11 @@ class Builders:
         if target == "openvino" and precision == "int8" and self._optimization.layout == "2d":
             # OpenVINO 2026.4 ends the process with a segmentation fault when it compiles such a graph.
             raise InputError("OpenVINO cannot run int8 with 2D convolutions: leave out --layout 2d")
+        if target == "tensorrt" and not self._source.card.has_fixed_length:
+            raise InputError(
+                "TensorRT engines are built for clips of one length, and this network takes whole videos: "
+                "give --sampling uniform, with --clip-len 64 for example"
+            )
         if target == "safetensors":
             return
         # Exporters are imported when used, so that one needs none of the others installed; here, because an interrupt
@@ -234,13 +239,13 @@ class Builders:
             self._quantized[engine] = quantize_onnx.quantize(graph, self._views(), engine.precision)
         return self._quantized[engine]
 
-    def _views(self) -> Iterator[NDArray[np.uint8] | NDArray[np.float32]]:
+    def _views(self) -> Iterator[Resized]:
         """The calibration views as the engine takes them."""
         assert self._clips is not None
         card = self._source.card
         report = partial(self._report_view, self._engine.precision)
         for view in self._clips.views(card, on_views=report):
-            yield view if self._engine.input == "uint8_nthwc" else normalize(view, card.pixels)
+            yield normalize(view, card.pixels) if self._engine.input == "float32_ncthw" else view
 
     def _report_view(self, precision: Precision, done: int, total: int) -> None:
         self._on_step(f"calibrating {precision}: view {done} of {total}")
@@ -254,7 +259,8 @@ class Builders:
             model = to_onnx.optimize(traced, engine)
             plain, left = work.count(traced), work.count(model)
             notes = (_saving(plain, left),) if left.macs < plain.macs else ()
-            done = {"work": left, "rewrites": engine.rewrites if notes else ()}
+            changed = tuple(name for name in engine.rewrites if to_onnx.changes(traced, name))
+            done = {"work": left, "rewrites": changed}
             self._graphs[engine] = _Graph(model, engine.model_copy(update=done), notes)
         return self._graphs[engine]
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from i3d_deploy import files, lists, video, views
 from i3d_deploy.card import Calibration, Card, Sampling, Spatial
 from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.video import Resized
 
 DEFAULT_VIEWS = 32
 """Few are enough, because a view gives each layer hundreds of thousands of values: 8 to 256 views of a trained network
@@ -52,7 +52,7 @@ class Clips:
             return left_out
         return (*left_out, f"calibration views are {self.num_views} instead of {self.num_wanted}: give more videos")
 
-    def views(self, card: Card, *, on_views: Callable[[int, int], None] | None = None) -> Iterator[NDArray[np.uint8]]:
+    def views(self, card: Card, *, on_views: Callable[[int, int], None] | None = None) -> Iterator[Resized]:
         """Decode and cut, one video in memory at a time.
 
         Args:
@@ -70,7 +70,7 @@ class Clips:
         for number, (path, count) in enumerate(zip(self.paths, counts, strict=True)):
             prepared = views.prepare(path, card)
             for place in spread(count, len(prepared), turn=number):
-                yield prepared.fill(np.empty((1, *prepared.view_shape), np.uint8), [place])
+                yield prepared.fill(np.empty((1, *prepared.view_shape), prepared.dtype), [place])
                 given += 1
                 if on_views is not None:
                     on_views(given, self.num_views)

@@ -22,18 +22,21 @@ from i3d_deploy.network import Network
 VERSION = 1
 """Version of the card that this library writes; it reads this one and older ones."""
 
-Scheme = Literal["uniform", "dense"]
-Formula = Literal["mmaction2-0.x", "mmaction2-1.x"]
+Scheme = Literal["uniform", "dense", "whole"]
+Formula = Literal["mmaction2-0.x", "mmaction2-1.x", "slowfast"]
+SpatialFormula = Literal["mmaction2", "slowfast"]
+Modality = Literal["rgb", "flow"]
+FlowMethod = Literal["tvl1", "dis"]
 Averaging = Literal["probabilities", "logits"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-EngineInput = Literal["uint8_nthwc", "float32_ncthw"]
+EngineInput = Literal["uint8_nthwc", "float32_nthwc", "float32_ncthw"]
 Layout = Literal["3d", "2d"]
-Rewrite = Literal["skip_dropped_frames"]
+Rewrite = Literal["merge_pads", "skip_dropped_frames"]
 Status = Literal["passed", "failed", "not measured here"]
 
 Count = Annotated[int, Field(ge=1, le=65536)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Triple = tuple[float, float, float]
+PerChannel = Annotated[tuple[float, ...], Field(min_length=2, max_length=3)]
 
 
 class Part(BaseModel):
@@ -65,12 +68,16 @@ class Sampling(Part):
     """Which frames make the clips of a video.
 
     Attributes:
-        scheme: "uniform" spreads the clips, "dense" draws them from overlapping windows.
-        formula: Whose formula places uniform clips; accuracies under the two differ.
-        clip_len: T, frames per clip.
+        scheme: "uniform" spreads the clips, "dense" draws them from overlapping windows, "whole" makes one clip of all
+            frames, however many there are.
+        formula: Whose formula places uniform clips; accuracies under them differ. SlowFast's counts in seconds.
+        clip_len: T, frames per clip; of whole videos, of one of the usual length.
         frame_interval: Distance of two frames of a clip.
         num_clips: Clips per video.
         sample_range: Frames per window of the dense scheme.
+        min_clip_len: Whole videos that have fewer frames are repeated.
+        frames_per_second: The rate that the frames are counted at: of a video of another rate frames are left out or
+            repeated, and SlowFast's windows are longer or shorter. None: whatever rate a video has.
         out_of_bound: What follows the last frame of a short video.
     """
 
@@ -80,30 +87,78 @@ class Sampling(Part):
     frame_interval: Count = 2
     num_clips: Count = 10
     sample_range: Count = 64
+    min_clip_len: Count = 1
+    frames_per_second: Annotated[float, Field(gt=0, le=1000)] | None = None
     out_of_bound: sampling.OutOfBound = "loop"
 
-    def frame_indices(self, num_frames: int, *, num_clips: int | None = None) -> sampling.Indices:
+    @model_validator(mode="after")
+    def _check_whole(self) -> Sampling:
+        if self.scheme == "whole" and self.num_clips != 1:
+            raise ValueError(f"a whole video is one clip: num_clips ({self.num_clips}) must be 1")
+        return self
+
+    def frame_indices(
+        self, num_frames: int, frames_per_second: float | None = None, *, num_clips: int | None = None
+    ) -> sampling.Indices:
         """Choose the frames of a video.
 
         Args:
             num_frames: Its length.
+            frames_per_second: Its rate; None where it is not known: that of the card.
             num_clips: Another number of clips than the card's.
 
         Returns:
             (clips, clip_len) int64 in [0, num_frames).
+
+        Raises:
+            InputError: Several clips are asked of a whole video.
+            VideoError: A video is too long to be taken whole.
         """
         num_clips = self.num_clips if num_clips is None else num_clips
+        rate = self.frames_per_second
+        speed = 1.0 if rate is None or frames_per_second is None else frames_per_second / rate
+        if self.scheme == "uniform" and self.formula == "slowfast":
+            return sampling.slowfast_indices(
+                num_frames,
+                clip_len=self.clip_len,
+                frame_interval=self.frame_interval,
+                num_clips=num_clips,
+                speed=speed,
+            )
+        counted = sampling.frames_at_rate(num_frames, speed=speed)
+        indices = self._counted_indices(len(counted), num_clips=num_clips)
+        return np.asarray(counted[indices])
+
+    def span(self, frames_per_second: float | None = None) -> int:
+        """Frames of a video, from the first to the last one of a clip.
+
+        Args:
+            frames_per_second: As for :meth:`frame_indices`.
+        """
+        if self.scheme == "whole":
+            return (self.min_clip_len - 1) * self.frame_interval + 1
+        if self.frames_per_second is None or frames_per_second is None:
+            return (self.clip_len - 1) * self.frame_interval + 1
+        return int((self.clip_len - 1) * self.frame_interval * frames_per_second / self.frames_per_second) + 1
+
+    def _counted_indices(self, num_frames: int, *, num_clips: int) -> sampling.Indices:
         clip_len, interval = self.clip_len, self.frame_interval
+        if self.scheme == "whole":
+            if num_clips != 1:
+                raise InputError(
+                    f"clips ({num_clips}) must be 1: a whole video is one clip; --sampling uniform has more"
+                )
+            return sampling.whole_indices(num_frames, frame_interval=interval, min_clip_len=self.min_clip_len)
         if self.scheme == "dense":
             starts = sampling.dense_starts(
                 num_frames, num_clips=1, sample_range=self.sample_range, num_positions=num_clips
             )
-        elif self.formula == "mmaction2-0.x":
-            starts = sampling.uniform_starts(
+        elif self.formula == "mmaction2-1.x":
+            starts = sampling.uniform_starts_1x(
                 num_frames, clip_len=clip_len, frame_interval=interval, num_clips=num_clips
             )
         else:
-            starts = sampling.uniform_starts_1x(
+            starts = sampling.uniform_starts(
                 num_frames, clip_len=clip_len, frame_interval=interval, num_clips=num_clips
             )
         return sampling.frame_indices(
@@ -115,13 +170,16 @@ class Spatial(Part):
     """Which pixels make the crops of a clip.
 
     Attributes:
+        formula: Whose arithmetic. "mmaction2" rounds the longer side, and the resized pixels to uint8; its three crops
+            are left, right, center. "slowfast" cuts off the longer side's fraction and does not round pixels; its crops
+            are left, center, right.
         short_side: The shorter side is resized to this many pixels, aspect ratio kept.
-        interpolation: Bilinear on uint8 with half-pixel centers and no antialiasing, rounded to uint8 (OpenCV's
-            INTER_LINEAR).
-        num_crops: 3 (left, right, center; of portrait frames top, bottom, center) or 1 (center).
+        interpolation: Bilinear with half-pixel centers and no antialiasing (OpenCV's INTER_LINEAR).
+        num_crops: 3 (those of portrait frames are top, bottom, center in the same order) or 1 (center).
         crop_size: Side of a crop.
     """
 
+    formula: SpatialFormula = "mmaction2"
     short_side: Count = 256
     interpolation: Literal["bilinear"] = "bilinear"
     num_crops: Literal[1, 3] = 3
@@ -144,22 +202,44 @@ class Spatial(Part):
             num_crops: Another number of crops than the card's: 1 or 3.
         """
         num_crops = self.num_crops if num_crops is None else num_crops
+        if num_crops not in (1, 3):
+            raise InputError(f"crops ({num_crops}) must be 1 or 3")
+        if self.formula == "slowfast":
+            crops = geometry.slowfast_crops(height, width, size=self.crop_size)
+            return crops if num_crops == 3 else (crops[1],)
         if num_crops == 1:
             return (geometry.center_crop(height, width, size=self.crop_size),)
-        if num_crops == 3:
-            return geometry.three_crops(height, width, size=self.crop_size)
-        raise InputError(f"crops ({num_crops}) must be 1 or 3")
+        return geometry.three_crops(height, width, size=self.crop_size)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a frame after the resize."""
+        if self.formula == "slowfast":
+            return geometry.slowfast_size(height, width, short_side=self.short_side)
+        return geometry.short_side_size(height, width, short_side=self.short_side)
+
+    @property
+    def dtype(self) -> Literal["uint8", "float32"]:
+        """Type of resized pixels; either way 0 to 255."""
+        return "float32" if self.formula == "slowfast" else "uint8"
 
 
 class Pixels(Part):
-    """What a colour value becomes before the network: (value - mean) / std per channel, in ``color`` order."""
+    """What a value of 0 to 255 becomes before the network: (value - mean) / std per channel, in ``color`` order.
 
-    color: Literal["rgb"] = "rgb"
-    mean: Triple = (123.675, 116.28, 103.53)
-    std: Triple = (58.395, 57.12, 57.375)
+    Attributes:
+        color: "rgb", or "xy" of optical flow: the displacement to the right and downwards, in 8 bits.
+        mean: One number per channel.
+        std: One number per channel.
+    """
+
+    color: Literal["rgb", "xy"] = "rgb"
+    mean: PerChannel = (123.675, 116.28, 103.53)
+    std: PerChannel = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
-    def _check_std(self) -> Pixels:
+    def _check_channels(self) -> Pixels:
+        if not len(self.mean) == len(self.std) == len(self.color):
+            raise ValueError(f"mean {self.mean} and std {self.std} must have a number for each channel of {self.color}")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be > 0")
         return self
@@ -197,7 +277,8 @@ class Engine(Part):
     """How an exported engine is fed and what it computes in.
 
     Attributes:
-        input: "uint8_nthwc": ``frames`` uint8 (N, T, H, W, 3), normalised inside; "float32_ncthw": normalised floats.
+        input: "uint8_nthwc": ``frames`` uint8 (N, T, H, W, C), normalised inside; "float32_nthwc": the same as floats
+            of 0 to 255, for frames whose pixels are not rounded; "float32_ncthw": normalised floats.
         precision: Type of the convolutions; normalisation, pooling and the classifier stay float32. With "int8" and
             "fp8" they multiply 8-bit numbers, whose ranges were measured on clips.
         profile: Smallest, best and largest N.
@@ -333,7 +414,8 @@ class Card(Part):
         network: The numbers that build the network.
         label_set: Name of the labels ("kinetics400", ..., "custom", "numbered").
         labels: K class names in output order.
-        modality: What the frames show.
+        modality: What the network is shown: "rgb" frames, or the optical "flow" from each frame to the next.
+        flow_method: How the flow of a video is computed.
         sampling: Which frames.
         spatial: Which pixels.
         pixels: Their scaling.
@@ -350,7 +432,8 @@ class Card(Part):
     network: Network
     label_set: str
     labels: tuple[str, ...]
-    modality: Literal["rgb"] = "rgb"
+    modality: Modality = "rgb"
+    flow_method: FlowMethod | None = None
     sampling: Sampling = Sampling()
     spatial: Spatial = Spatial()
     pixels: Pixels = Pixels()
@@ -371,10 +454,30 @@ class Card(Part):
             raise ValueError(problem)
         return self
 
+    @model_validator(mode="after")
+    def _check_modality(self) -> Card:
+        if self.modality != self.network.stream:
+            raise ValueError(f"modality {self.modality} for a network of {self.network.in_channels} channels")
+        if len(self.pixels.mean) != self.network.in_channels:
+            raise ValueError(f"pixels.mean {self.pixels.mean} for a network of {self.network.in_channels} channels")
+        if (self.flow_method is not None) != (self.modality == "flow"):
+            raise ValueError(f"flow_method {self.flow_method} does not go with modality {self.modality}")
+        if self.engine is not None and (self.engine.input, self.spatial.dtype) == ("uint8_nthwc", "float32"):
+            raise ValueError("engine.input uint8_nthwc does not go with spatial.formula slowfast: pixels are float32")
+        if self.modality == "flow" and self.spatial.formula == "slowfast":
+            raise ValueError("flow is stored in 8 bits: spatial.formula must be mmaction2")
+        return self
+
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, 3) of one uint8 view."""
-        return (self.sampling.clip_len, self.spatial.crop_size, self.spatial.crop_size, 3)
+        """(T, H, W, C) of one view; of whole videos, T is that of one of the usual length."""
+        side = self.spatial.crop_size
+        return (self.sampling.clip_len, side, side, self.network.in_channels)
+
+    @property
+    def has_fixed_length(self) -> bool:
+        """Whether all views have the T of :attr:`view_shape`."""
+        return self.sampling.scheme != "whole"
 
     @property
     def num_views(self) -> int:
@@ -434,14 +537,14 @@ def with_labels(card: Card, name_or_names: str | tuple[str, ...]) -> Card:
 
 
 def normalize(views: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """Turn uint8 views into what a float engine takes.
+    """Turn views into what a float engine takes.
 
     Args:
-        views: (N, T, H, W, 3) uint8.
+        views: (N, T, H, W, C) uint8 or float32, values of 0 to 255.
         pixels: The card's scaling.
 
     Returns:
-        (N, 3, T, H, W) float32, contiguous.
+        (N, C, T, H, W) float32, contiguous.
     """
     mean, std = (np.array(values, np.float32) for values in (pixels.mean, pixels.std))
     scaled = (views.astype(np.float32) - mean) * (1 / std.astype(np.float64)).astype(np.float32)

@@ -10,18 +10,20 @@ well.
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from i3d_deploy import __version__, files, labels
+from i3d_deploy import __version__, caffe2_files, files, labels, origins, tensorflow_files
 from i3d_deploy.artifact import CARD_KEY
-from i3d_deploy.card import Card, Provenance, Sampling, with_labels
+from i3d_deploy.card import Card, Provenance, with_labels
 from i3d_deploy.errors import CardError, CheckpointError, InputError, MissingExtraError
-from i3d_deploy.network import NETWORKS, NON_LOCAL_MODES, Network
+from i3d_deploy.network import NETWORKS, Inception, ResNet
+from i3d_deploy.origins import ORIGINS, Conventions, Origin, Shape
 
 try:
     import safetensors
@@ -30,26 +32,18 @@ try:
     from torch import Tensor
 
     from i3d_deploy import model
-    from i3d_deploy.model import I3DResNet
+    from i3d_deploy.head import I3D
 except ImportError as error:
     raise MissingExtraError(error.name or "torch", extra="export", cause=error) from error
 
 State = dict[str, Tensor]
 
-# From this library's entry names to those of mmaction2 0.x and 1.x. Source: mmaction2 0.24.1 ConvModule, ResNet3d,
-# NonLocal3d (whose pooled g and phi are sequences, hence the 0) and I3DHead.
-_MMACTION_NAMES: tuple[tuple[str, str], ...] = (
-    (r"^fc\.", "cls_head.fc_cls."),
-    (r"^(?=conv|bn|layer)", "backbone."),
-    (r"\bconv(\d)\.", r"conv\1.conv."),
-    (r"\bbn(\d)\.", r"conv\1.bn."),
-    (r"\bdownsample\.0\.", "downsample.conv."),
-    (r"\bdownsample\.1\.", "downsample.bn."),
-    (r"\bnon_local\.(g|phi)\.", r"non_local_block.\1.0.conv."),
-    (r"\bnon_local\.theta\.", "non_local_block.theta.conv."),
-    (r"\bnon_local\.out\.", "non_local_block.conv_out.conv."),
-    (r"\bnon_local\.bn\.", "non_local_block.conv_out.bn."),
-)
+_COUNTER = "num_batches_tracked"
+_NOTHING: dict[str, Any] = {"is_1x": False}
+"""What a file that says nothing of itself says."""
+
+PICKLED = (".pth", ".pt", ".pyth")
+"""Endings of files that PyTorch wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +56,7 @@ class Checkpoint:
         notes: What had to be assumed while reading, one line each.
     """
 
-    model: I3DResNet
+    model: I3D
     card: Card
     notes: tuple[str, ...] = ()
 
@@ -71,14 +65,17 @@ def load(
     path: Path,
     *,
     network: str | None = None,
+    origin: str | None = None,
     label_names: str | tuple[str, ...] | None = None,
     allow_hash_mismatch: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint of any supported origin.
 
     Args:
-        path: A native ``.safetensors``, a ``.pth`` of a training run, or one of mmaction2 0.x / 1.x.
+        path: A native ``.safetensors``, a ``.pth`` of a training run, or a foreign file: ``.pth``, ``.pt``, ``.pyth``,
+            a Caffe2 ``.pkl``, or TensorFlow's ``.ckpt`` or ``.index``.
         network: Name of the variant where the file leaves it open (embedded_gaussian and dot_product look alike).
+        origin: A key of :data:`i3d_deploy.origins.ORIGINS`; default: by the names of the entries.
         label_names: Labels other than the file's: a shipped set or K names.
         allow_hash_mismatch: Read a zoo file whose name promises another SHA-256.
 
@@ -89,24 +86,20 @@ def load(
     """
     if network is not None and network not in NETWORKS:
         raise InputError(f"network {network!r} is not one of {', '.join(NETWORKS)}")
-    problem = files.what_is_wrong(path)
+    if origin is not None and origin not in ORIGINS:
+        raise InputError(f"origin {origin!r} is not one of {', '.join(ORIGINS)}")
+    problem = None if tensorflow_files.is_checkpoint(path) else files.what_is_wrong(path)
     if problem is not None:
         raise CheckpointError(f"{path}: {problem}")
     suffix = path.suffix.lower()
     if suffix in (".onnx", ".xml", ".bin", ".engine"):
         raise CheckpointError(
-            f"{path} is an exported engine: give the checkpoint it was made from (.pth, .safetensors)"
+            f"{path} is an exported engine: give the checkpoint it was made from (.pth, .safetensors ...)"
         )
     if suffix == ".safetensors":
         checkpoint = _load_native(path)
     else:
-        digest = files.sha256(path)
-        _check_published_hash(path, digest, allow=allow_hash_mismatch)
-        document = read_pickled(path)
-        if isinstance(document.get(CARD_KEY), str):
-            checkpoint = _from_training(document, path)
-        else:
-            checkpoint = _from_mmaction(document, path, digest=digest, network=network)
+        checkpoint = _load_foreign(path, network=network, origin=origin, allow_hash_mismatch=allow_hash_mismatch)
     found = checkpoint.card.network.name
     if network not in (None, found):
         raise InputError(f"{path} holds the network {found}, not {network}")
@@ -144,22 +137,50 @@ def random(name: str, *, seed: int = 0, num_classes: int = 400) -> Checkpoint:
         network=network,
         label_set=label_set,
         labels=names,
-        sampling=_default_sampling(network),
+        **origins.usual_conventions(network).parts,
         provenance=Provenance(origin=f"random weights, seed {seed}", tools={"i3d-deploy": __version__}),
     )
     return Checkpoint(model=net, card=card, notes=("the weights are random: the answers mean nothing",))
 
 
-def build_from_mmaction(state: Mapping[str, Tensor], network: Network) -> I3DResNet:
-    """Build a network from a ``state_dict`` with mmaction2's entry names.
+def build_from(state: Mapping[str, Tensor], network: ResNet | Inception, origin: Origin) -> I3D:
+    """Build a network from a ``state_dict`` with an origin's entry names.
+
+    Args:
+        state: Its entries.
+        network: The network's numbers.
+        origin: Whose names they are.
 
     Raises:
         CheckpointError: Entries are missing, left over or of another shape; listed by their names in ``state``.
     """
-    return _build(network, state, foreign_name=mmaction_name)
+    scope = origins.scope_of(state)
+    with torch.device("meta"):
+        net = model.build(network)
+    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    # Files of PyTorch < 0.4.1 have no counters.
+    has_counters = any(name.endswith(_COUNTER) for name in state)
+    absent = {name: origin.invents(name) for name in wanted}
+    if not has_counters:
+        absent |= {name: 0 for name in wanted if name.endswith(_COUNTER)}
+    entries = {name: scope + origin.entry(name) for name in wanted if absent[name] is None}
+    shapes = {entries[name]: origin.shapes(name, wanted[name]) for name in entries}
+    _check_entries(network.name, shapes, {n: t for n, t in state.items() if not origin.ignored.match(n)})
+    made: State = {}
+    for name, tensor in net.state_dict().items():
+        value = absent[name]
+        if value is not None:
+            made[name] = torch.full(tensor.shape, value, dtype=tensor.dtype)
+            continue
+        stored = state[entries[name]]
+        if origin.is_channels_last and stored.dim() == 5:
+            stored = stored.permute(4, 3, 0, 1, 2)
+        made[name] = _aligned(stored.reshape(tensor.shape), tensor.dtype)
+    net.load_state_dict(made, assign=True)
+    return net
 
 
-def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
+def inflate(state: Mapping[str, Tensor], net: I3D) -> None:
     """Initialise a network from a 2D ResNet with torchvision's entry names, as of ImageNet.
 
     Every 2D kernel is repeated along time and divided by the number of repeats, so that a still video gives the 2D
@@ -185,7 +206,7 @@ def inflate(state: Mapping[str, Tensor], net: I3DResNet) -> None:
     net.load_state_dict(state)
 
 
-def initialize(net: I3DResNet, path: Path, *, label_names: tuple[str, ...]) -> str:
+def initialize(net: I3D, path: Path, *, label_names: tuple[str, ...]) -> str:
     """Give a network that is to be trained the weights of a file.
 
     Args:
@@ -223,7 +244,7 @@ def initialize(net: I3DResNet, path: Path, *, label_names: tuple[str, ...]) -> s
 
 def _image_network(path: Path) -> State | None:
     """The entries of a 2D ResNet with torchvision's names; None where a file is something else."""
-    if files.what_is_wrong(path) is not None or path.suffix.lower() not in (".pth", ".pt"):
+    if files.what_is_wrong(path) is not None or path.suffix.lower() not in PICKLED:
         return None
     state, _ = _split(read_pickled(path), path)
     stem = state.get("conv1.weight")
@@ -237,44 +258,39 @@ def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
     return tensor.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
 
 
-def mmaction_name(name: str) -> str:
-    """What mmaction2 calls an entry of our ``state_dict``."""
-    for pattern, replacement in _MMACTION_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _build(
-    network: Network, state: Mapping[str, Tensor], *, foreign_name: Callable[[str], str] = lambda name: name
-) -> I3DResNet:
-    """Build a network around loaded entries; shapes are compared before any memory is taken for it."""
+def _build(network: ResNet | Inception, state: Mapping[str, Tensor]) -> I3D:
+    """Build a network around entries with our names; shapes are compared before any memory is taken for it."""
     with torch.device("meta"):
-        net = I3DResNet(network).eval()
-    _check_fit(net, state, foreign_name=foreign_name)
-    # Copied out of the mapped file into aligned memory: the order of sums, and so the last digits, depend on alignment.
-    renamed = {
-        name: state[foreign_name(name)].to(tensor.dtype).clone(memory_format=torch.contiguous_format)
-        for name, tensor in net.state_dict().items()
-    }
-    net.load_state_dict(renamed, assign=True)
+        net = model.build(network)
+    _check_fit(net, state)
+    copied = {name: _aligned(state[name], tensor.dtype) for name, tensor in net.state_dict().items()}
+    net.load_state_dict(copied, assign=True)
     return net
 
 
-def _check_fit(
-    net: I3DResNet, state: Mapping[str, Tensor], *, foreign_name: Callable[[str], str] = lambda name: name
-) -> None:
-    """Compare entries under foreign names with a network's; the first misfits are listed under those names."""
-    wanted = {foreign_name(name): tensor.shape for name, tensor in net.state_dict().items()}
-    problems = [f"missing {name}" for name in wanted if name not in state]
-    problems += [f"left over {name}" for name in state if name not in wanted]
+def _aligned(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy in aligned memory: the order of sums, and so the last digits, depend on alignment."""
+    return tensor.to(dtype).clone(memory_format=torch.contiguous_format)
+
+
+def _check_fit(net: I3D, state: Mapping[str, Tensor]) -> None:
+    """Compare entries with a network's; the first misfits are listed."""
+    wanted = {name: (tuple(tensor.shape),) for name, tensor in net.state_dict().items()}
+    _check_entries(net.network.name, wanted, state)
+
+
+def _check_entries(name: str, wanted: Mapping[str, tuple[Shape, ...]], state: Mapping[str, Tensor]) -> None:
+    """Compare entries with the shapes that each may have; the first misfits are listed."""
+    problems = [f"missing {entry}" for entry in wanted if entry not in state]
+    problems += [f"left over {entry}" for entry in state if entry not in wanted]
     problems += [
-        f"{name} has shape {list(tensor.shape)} instead of {list(wanted[name])}"
-        for name, tensor in state.items()
-        if name in wanted and tensor.shape != wanted[name]
+        f"{entry} has shape {list(tensor.shape)} instead of {list(wanted[entry][0])}"
+        for entry, tensor in state.items()
+        if entry in wanted and tuple(tensor.shape) not in wanted[entry]
     ]
     if problems:
         listed = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
-        raise CheckpointError(f"the weights do not fit {net.network.name}: {listed}")
+        raise CheckpointError(f"the weights do not fit {name}: {listed}")
 
 
 def _load_native(path: Path) -> Checkpoint:
@@ -354,14 +370,33 @@ def _from_training(document: dict[Any, Any], path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _from_mmaction(document: dict[Any, Any], path: Path, *, digest: str, network: str | None) -> Checkpoint:
-    state, meta = _split(document, path)
-    recognised = _recognise(state, meta=meta, path=path, asked=network)
+def _load_foreign(path: Path, *, network: str | None, origin: str | None, allow_hash_mismatch: bool) -> Checkpoint:
+    """Read a file without card, or one of a training run."""
+    if tensorflow_files.is_checkpoint(path):
+        arrays, meta, digest = tensorflow_files.read(path), _NOTHING, tensorflow_files.sha256(path)
+        state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    elif path.suffix.lower() == ".pkl":
+        blobs, meta, digest = caffe2_files.read(path), _NOTHING, files.sha256(path)
+        state = {name: torch.from_numpy(array) for name, array in blobs.items()}
+    else:
+        digest = files.sha256(path)
+        _check_published_hash(path, digest, allow=allow_hash_mismatch)
+        document = read_pickled(path)
+        if isinstance(document.get(CARD_KEY), str):
+            return _from_training(document, path)
+        state, meta = _split(document, path)
+    found = ORIGINS[origin] if origin is not None else origins.recognise(state)
+    if found is None:
+        titles = ", ".join(each.title for each in ORIGINS.values())
+        raise CheckpointError(
+            f"{path}: not an I3D of {titles}: its entries are {_some(state)}; --origin says whose names they are"
+        )
+    numbers = _recognise(state, found, meta=meta, path=path, asked=network)
     try:
-        net = build_from_mmaction(state, recognised)
+        net = build_from(state, numbers, found)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return _with_card(net, meta=meta, path=path, digest=digest)
+    return _with_card(net, found, meta=meta, path=path, digest=digest)
 
 
 def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:
@@ -376,13 +411,15 @@ def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:
 
 def _split(document: dict[Any, Any], path: Path) -> tuple[State, dict[str, Any]]:
     """Part the entries of the network from the rest of the file."""
-    state = document.get("state_dict", document)
+    state = document.get("state_dict", document.get("model_state", document))
     meta = document.get("meta")
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: has no state_dict with tensors; its entries are {_some(document)}")
     tensors = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
     about = dict(meta) if isinstance(meta, dict) else {}
     about["is_1x"] = "message_hub" in document or "mmengine_version" in about
+    if isinstance(document.get("cfg"), str):  # SlowFast
+        about["cfg"] = document["cfg"]
     return tensors, about
 
 
@@ -392,49 +429,32 @@ def _some(names: Mapping[Any, Any]) -> str:
 
 
 def _config_text(meta: Mapping[str, Any]) -> str:
-    """The training configuration that mmaction2 stores: "config" in 0.x, "cfg" in 1.x."""
+    """The training configuration that the file stores: mmaction2 0.x as "config", 1.x and SlowFast as "cfg"."""
     return "\n".join(str(meta[key]) for key in ("config", "cfg", "config_name") if key in meta)
 
 
-def _recognise(state: State, *, meta: Mapping[str, Any], path: Path, asked: str | None) -> Network:
+def _recognise(
+    state: State, origin: Origin, *, meta: Mapping[str, Any], path: Path, asked: str | None
+) -> ResNet | Inception:
     """Find the variant from entry names and shapes, and from the file's own words where they leave it open."""
-    weight = state.get("cls_head.fc_cls.weight")
-    if "backbone.conv1.conv.weight" not in state or weight is None or weight.dim() != 2:
-        raise CheckpointError(
-            f"{path}: not an I3D of mmaction2: no backbone.conv1.conv.weight with a cls_head.fc_cls.weight; "
-            f"its entries are {_some(state)}"
-        )
-    num_classes = int(weight.shape[0])
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    scope = origins.scope_of(state)
+    num_classes = origins.num_classes(origin, shapes, scope=scope)
     if asked is not None:
         return NETWORKS[asked](num_classes)
-    if any("non_local_block" in name for name in state):
-        return NETWORKS[f"i3d_r50_nl_{_non_local_mode(state, meta=meta, path=path)}"](num_classes)
-    second = state.get("backbone.layer2.1.conv1.conv.weight")
-    is_heavy = second is not None and second.dim() == 5 and second.shape[2] == 3
-    return NETWORKS["i3d_r50_heavy" if is_heavy else "i3d_r50"](num_classes)
-
-
-def _non_local_mode(state: State, *, meta: Mapping[str, Any], path: Path) -> str:
-    if not any("non_local_block.theta" in name for name in state):
-        return "gaussian"
-    for text in (_config_text(meta), path.name):
-        found = [mode for mode in NON_LOCAL_MODES if mode != "gaussian" and mode in text]
-        if len(found) == 1:
-            return found[0]
+    for words in (_config_text(meta), path.name):
+        name = origins.find_network(origin, shapes, scope=scope, words=words)
+        if name is not None:
+            return NETWORKS[name](num_classes)
+    form = "i3d_r50_nl_{}" if origin.name == "mmaction2" else "i3d_r50_8x8_nl_{}_slowfast"
     raise CheckpointError(
-        f"{path}: the weights fit i3d_r50_nl_embedded_gaussian and i3d_r50_nl_dot_product alike: "
+        f"{path}: the weights fit {form.format('embedded_gaussian')} and {form.format('dot_product')} alike: "
         "say which with i3d-export --model"
     )
 
 
-def _default_sampling(network: Network) -> Sampling:
-    if network.stem_stride == 1:  # the heavy network was trained on clips of 8x8
-        return Sampling(clip_len=8, frame_interval=8)
-    return Sampling()
-
-
-def _read_sampling(net: I3DResNet, *, meta: Mapping[str, Any], path: Path) -> tuple[Sampling, tuple[str, ...]]:
-    """The test sampling: the file's own configuration where it has one, the zoo's otherwise."""
+def _of_configuration(zoo: Conventions, *, meta: Mapping[str, Any], path: Path) -> Conventions:
+    """The test sampling of mmaction2: the file's own configuration where it has one, the zoo's otherwise."""
     text = _config_text(meta)
     changes: dict[str, Any] = {}
     clip = re.search(r"clip_len=(\d+),\s*frame_interval=(\d+)", text)
@@ -445,30 +465,37 @@ def _read_sampling(net: I3DResNet, *, meta: Mapping[str, Any], path: Path) -> tu
     if meta["is_1x"]:
         changes["formula"] = "mmaction2-1.x"
     try:
-        sampling = _default_sampling(net.network).replaced(**changes)
+        sampling = zoo.sampling.replaced(**changes)
     except InputError as error:
         raise CheckpointError(f"{path}: its training configuration is malformed: {error}") from error
     clip_text = "" if clip else f"{sampling.clip_len}x{sampling.frame_interval} "
-    return sampling, (
-        f"sampling assumed: {clip_text}{sampling.scheme}, formula of {sampling.formula}; as in the zoo, "
-        f"{sampling.num_clips} clips under three crops of 256, ImageNet mean and std, probabilities averaged",
+    return dataclasses.replace(
+        zoo,
+        sampling=sampling,
+        text=f"{clip_text}{sampling.scheme}, formula of {sampling.formula}; as in the zoo, {sampling.num_clips} clips "
+        "under three crops of 256, ImageNet mean and std, probabilities averaged",
     )
 
 
-def _with_card(net: I3DResNet, *, meta: Mapping[str, Any], path: Path, digest: str) -> Checkpoint:
-    label_set, names = labels.for_count(net.network.num_classes)
-    sampling, notes = _read_sampling(net, meta=meta, path=path)
-    count = net.network.num_classes
-    notes += (f"labels assumed: {label_set}, because the network has {count} classes; --labels gives others",)
+def _with_card(net: I3D, origin: Origin, *, meta: Mapping[str, Any], path: Path, digest: str) -> Checkpoint:
+    network = net.network
+    label_set, names = labels.for_count(network.num_classes)
+    conventions = origin.conventions(network)
+    if origin.name == "mmaction2":
+        conventions = _of_configuration(conventions, meta=meta, path=path)
+    notes = (
+        f"sampling assumed: {conventions.text}",
+        f"labels assumed: {label_set}, because the network has {network.num_classes} classes; --labels gives others",
+    )
     classes = _stored_classes(meta)
-    if len(classes) == count:
+    if len(classes) == network.num_classes:
         label_set, names, notes = "custom", classes, notes[:-1]
     card = Card(
-        network=net.network,
+        network=network,
         label_set=label_set,
         labels=names,
-        sampling=sampling,
-        provenance=Provenance(origin="mmaction2", sha256=digest, tools={"i3d-deploy": __version__}),
+        **conventions.parts,
+        provenance=Provenance(origin=origin.name, sha256=digest, tools={"i3d-deploy": __version__}),
     )
     return Checkpoint(model=net, card=card, notes=notes)
 

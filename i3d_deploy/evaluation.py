@@ -20,6 +20,7 @@ from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.journal import Entry, Journal
 from i3d_deploy.network import NETWORKS
+from i3d_deploy.origins import ORIGINS
 from i3d_deploy.processes import Processes
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.recognizer import Recognizer, load
@@ -84,7 +85,7 @@ def open_recognizer(
     """
     kind = artifact.identify(path).kind
     device = _device(device, kind, processes or Processes())
-    if kind not in ("safetensors", "mmaction2"):
+    if kind not in ("safetensors", "checkpoint"):
         recognizer = load(path, device=device, threads=threads)
         try:
             _check_engine(path, recognizer.card, plan)
@@ -96,11 +97,11 @@ def open_recognizer(
     from i3d_deploy import checkpoint
     from i3d_deploy.runners.torch_runner import TorchRunner
 
-    name = recipe.network.name if kind == "mmaction2" and recipe.network.name in NETWORKS else None
+    name = recipe.network.name if kind == "checkpoint" and recipe.network.name in NETWORKS else None
     found = checkpoint.load(path, network=name)
     _check_classes(path, found.card, plan)
     # A checkpoint of the zoo has no card: what had to be assumed is overruled by the recipe and differs from nothing.
-    is_assumed = kind == "mmaction2" and found.card.provenance.origin.startswith("mmaction2")
+    is_assumed = kind == "checkpoint" and found.card.provenance.origin in ORIGINS
     differences = _network_differences(found.card, recipe) if is_assumed else _differences(found.card, recipe, plan)
     card = found.card.replaced(**{part: getattr(plan, part) for part in ("sampling", "spatial", "pixels")})
     recognizer = Recognizer(TorchRunner(replace(found, card=card, notes=()), device=device, threads=threads))
@@ -153,8 +154,8 @@ def _check_engine(path: Path, card: Card, plan: Plan) -> None:
 def _network_differences(card: Card, recipe: Recipe) -> Iterator[str]:
     theirs, ours = card.network.model_dump(), recipe.network.model_dump()
     for name in theirs:
-        if theirs[name] != ours[name]:
-            yield f"network.{name} is {theirs[name]} as the file says; the recipe says {ours[name]}"
+        if theirs[name] != ours.get(name):
+            yield f"network.{name} is {theirs[name]} as the file says; the recipe says {ours.get(name)}"
 
 
 def _differences(card: Card, recipe: Recipe, plan: Plan) -> Iterator[str]:

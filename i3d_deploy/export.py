@@ -193,9 +193,9 @@ def verify(
     """
     with load(path, device=device) as recognizer, tempfile.TemporaryDirectory(prefix="i3d-proof-") as scratch:
         clips = parity.given_clips(videos) or (parity.generated_clip(Path(scratch)),)
-        references = proof.answer(source, clips=clips, num_clips=num_clips, on_step=on_step).references
+        answered = proof.answer(source, clips=clips, num_clips=num_clips, on_step=on_step)
         report = proof.views_report(on_step, f"{recognizer.info.backend} on {path.name}")
-        return parity.compare(references, recognizer, clips, num_clips=num_clips, on_views=report)
+        return parity.compare(answered.references, recognizer, clips, num_clips=answered.num_clips, on_views=report)
 
 
 def record(path: Path, figures: Parity) -> Card:

@@ -3,11 +3,13 @@
 Sizes are (height, width). A box is half open in pixels, x before y as OpenCV has it.
 
 Source: mmaction2 0.24.1 ``Resize``, ``ThreeCrop``, ``CenterCrop``, ``MultiScaleCrop``, ``RandomResizedCrop`` and the
-lazy forms of them. Random draws take both generators that the originals use.
+lazy forms of them; SlowFast ``datasets/transform.py`` ``random_short_side_scale_jitter`` and ``uniform_crop``. Random
+draws take both generators that the originals use.
 """
 
 from __future__ import annotations
 
+import math
 import random as python_random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +76,33 @@ def center_crop(height: int, width: int, *, size: int) -> Box:
         raise InputError(f"a center crop of {size} does not fit into {width}x{height}")
     left, top = (width - size) // 2, (height - size) // 2
     return Box(left, top, left + size, top + size)
+
+
+def slowfast_size(height: int, width: int, *, short_side: int) -> tuple[int, int]:
+    """Size after scaling the shorter side to ``short_side``, the fraction of the longer side cut off."""
+    if min(height, width) < 1 or short_side < 1:
+        raise InputError(f"cannot resize {width}x{height} to a short side of {short_side}: sides must be > 0")
+    if width < height:
+        return math.floor(height / width * short_side), short_side
+    return short_side, math.floor(width / height * short_side)
+
+
+def slowfast_crops(height: int, width: int, *, size: int) -> tuple[Box, Box, Box]:
+    """Three square windows along the longer side: left, center, right, or top, center, bottom of a portrait frame.
+
+    Raises:
+        InputError: The frame is smaller than a window.
+    """
+    if min(height, width) < size:
+        raise InputError(f"crops of {size} do not fit into {width}x{height}")
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    corners = (
+        [(left, 0), (left, top), (left, height - size)]
+        if height > width
+        else [(0, top), (left, top), (width - size, top)]
+    )
+    first, second, third = (Box(x, y, x + size, y + size) for x, y in corners)
+    return first, second, third
 
 
 def multi_scale_crop(

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from i3d_deploy import files, generated, views
 from i3d_deploy.card import Card, Parity, Precision
 from i3d_deploy.errors import ArtifactError, InputError
-from i3d_deploy.network import NonLocalMode
+from i3d_deploy.network import NonLocalMode, ResNet
 from i3d_deploy.recognizer import Recognizer, average_views
 
 LOGITS_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1}
@@ -136,7 +136,7 @@ def logits_limit(card: Card, reference: NDArray[np.float32], *, computed_in: Pre
     if precision in EIGHT_BITS:
         return EIGHT_BITS_LIMIT * float(reference.std())
     limit = max(LOGITS_LIMITS[precision], LOGITS_LIMITS[computed_in])
-    if card.network.non_local_mode is not None:
+    if isinstance(card.network, ResNet) and card.network.non_local_mode is not None:
         limit = max(limit, NON_LOCAL_LIMITS[card.network.non_local_mode])
     return limit * max(1.0, float(reference.std()))
 

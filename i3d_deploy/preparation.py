@@ -314,7 +314,7 @@ def of_length(name: str, num_frames: int, *, limits: Limits) -> Finding:
 def _count_video(path: Path, limits: Limits) -> int:
     return video.collect(
         path,
-        choose=lambda num_frames: np.empty((0, 0), np.int64),
+        choose=lambda num_frames, _: np.empty((0, 0), np.int64),
         transform=lambda frame: frame,
         min_decoded_share=limits.min_decoded_share,
     ).num_frames
@@ -327,7 +327,7 @@ def _count_images(path: Path) -> int:
         raise VideoError(f"{path}: no frames named img_00001.jpg and so on")
     video.collect(
         FrameFolder(path=path, num_frames=count, image_name=IMAGE_NAME),
-        choose=lambda num_frames: np.arange(num_frames)[None],
+        choose=lambda num_frames, _: np.arange(num_frames)[None],
         transform=lambda frame: frame[:1, :1].copy(),
     )
     return count

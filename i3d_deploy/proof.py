@@ -84,6 +84,8 @@ def answer(source: Checkpoint, *, clips: Sequence[Clip], num_clips: int | None, 
         num_clips: Clips of each video; None: as many as the card has.
         on_step: Called with a line as views are done.
     """
+    if source.card.sampling.scheme == "whole":
+        num_clips = None
     # On the CPU, the same on every machine.
     recognizer = Recognizer(TorchRunner(source, device="cpu"))
     references = []

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy import untracked
 from i3d_deploy.errors import ExportError, MissingExtraError
+from i3d_deploy.video import Resized
 
 try:
     import ml_dtypes
@@ -65,9 +66,7 @@ class Places:
     shortcuts: Mapping[str, int]
 
 
-def quantize(
-    graph: onnx.ModelProto, views: Iterable[NDArray[np.uint8] | NDArray[np.float32]], kind: Kind
-) -> onnx.ModelProto:
+def quantize(graph: onnx.ModelProto, views: Iterable[Resized], kind: Kind) -> onnx.ModelProto:
     """Quantise a graph.
 
     Args:
@@ -135,9 +134,7 @@ def _shortcut(addition: onnx.NodeProto, made: set[str], inputs: set[str]) -> int
     return 1 if all(name in made for name in addition.input) else None
 
 
-def measure(
-    graph: onnx.ModelProto, tensors: Iterable[str], views: Iterable[NDArray[np.uint8] | NDArray[np.float32]]
-) -> dict[str, float]:
+def measure(graph: onnx.ModelProto, tensors: Iterable[str], views: Iterable[Resized]) -> dict[str, float]:
     """Find the largest magnitude of tensors: of each view, then the mean over the views.
 
     The mean, so that one view with an outlier does not cost all others their precision; what is beyond is clipped.

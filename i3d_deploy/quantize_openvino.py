@@ -19,11 +19,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from i3d_deploy import untracked
 from i3d_deploy.errors import ExportError, MissingExtraError
+from i3d_deploy.video import Resized
 
 try:
     with untracked.imports():
@@ -31,10 +29,8 @@ try:
 except ImportError as error:
     raise MissingExtraError(error.name or "nncf", extra="quant", cause=error) from error
 
-View = NDArray[np.uint8] | NDArray[np.float32]
 
-
-def quantize(model: Any, views: Callable[[], Iterable[View]], *, num_views: int) -> Any:
+def quantize(model: Any, views: Callable[[], Iterable[Resized]], *, num_views: int) -> Any:
     """Quantise a model.
 
     Args:
@@ -69,10 +65,10 @@ def quantize(model: Any, views: Callable[[], Iterable[View]], *, num_views: int)
 class _Repeatable:
     """An iterable that starts over each time it is gone through."""
 
-    def __init__(self, start: Callable[[], Iterable[View]]) -> None:
+    def __init__(self, start: Callable[[], Iterable[Resized]]) -> None:
         self._start = start
 
-    def __iter__(self) -> Iterator[View]:
+    def __iter__(self) -> Iterator[Resized]:
         return iter(self._start())
 
 

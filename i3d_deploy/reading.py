@@ -33,7 +33,7 @@ from i3d_deploy import video, views
 from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame, FrameFolder, Source
+from i3d_deploy.video import FrameFolder, Resized, Source
 from i3d_deploy.views import Part, Views
 
 _THREAD_NAME = "i3d-decode"
@@ -129,7 +129,7 @@ class Reading:
         if self._is_stopped:
             raise _StoppedError
 
-    def decoded(self, index: int, frame: Frame) -> None:
+    def decoded(self, index: int, frame: Resized) -> None:
         """Let the views of another frame be cut."""
         with self._changed:
             if self._last_frame < 0:

@@ -259,11 +259,11 @@ class Recognizer:
                 on_views(done, len(part.views))
         return rows
 
-    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, batch: video.Resized) -> NDArray[np.float32]:
         """Run the engine once.
 
         Args:
-            batch: (N, T, H, W, 3) uint8 views.
+            batch: (N, T, H, W, C) views.
 
         Returns:
             (N, K) float32 logits.

@@ -12,6 +12,11 @@ Note [Frames that a pool drops]
     It is the case of every I3D ResNet whose stem pool has a kernel of (1, 3, 3) and a stride of (2, 2, 2): half of the
     stem, 6.2 of 43.3 GMAC for i3d_r50.
 
+Note [Paddings of their own]
+    A network that pads by an odd number, as TensorFlow does, pads before its convolutions and pools, since PyTorch pads
+    both sides alike. ONNX has a number for each side, so that the padding becomes the convolution's and no padded copy
+    is written. A max pool pads with minus infinity: the same where zeros would be added to what is never negative.
+
 Note [Normalising channels]
     Where the three numbers of a pixel lie together, normalising them by constants of three numbers takes a backend
     without kernels for it four times as long as normalising long runs of one channel. OpenVINO has such kernels and
@@ -92,6 +97,96 @@ def _convolution_read_by(graph: onnx.GraphProto, pool: onnx.NodeProto) -> onnx.N
             return None
         name = maker.input[0]
     return None
+
+
+def merge_pads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let convolutions and max pools pad by themselves. See Note [Paddings of their own].
+
+    Args:
+        model: Any ONNX model.
+
+    Returns:
+        A copy; equal to ``model`` where nothing pads by constants before a convolution or max pool.
+    """
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    graph = rewritten.graph
+    merged = [node for node in list(graph.node) if node.op_type == "Pad" and _merge_pad(graph, node)]
+    for node in merged:
+        graph.node.remove(node)
+    if merged:
+        _drop_unread(graph)
+    return rewritten
+
+
+def _merge_pad(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
+    """Add one padding to those of what reads it; whether it could be."""
+    pads = _zeros_added(graph, node)
+    readers = [reader for reader in graph.node if node.output[0] in reader.input]
+    is_output = node.output[0] in {entry.name for entry in graph.output}
+    if pads is None or is_output or not readers or any(pads[:2] + pads[len(pads) // 2 :][:2]) or min(pads) < 0:
+        return False
+    for reader in readers:
+        is_conv = reader.op_type == "Conv" and reader.input[0] == node.output[0]
+        is_pool = reader.op_type == "MaxPool" and len(reader.output) == 1 and not _can_be_negative(graph, node.input[0])
+        found = attributes(reader)
+        has_own_pads = found.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and not found.get("ceil_mode", 0)
+        if not (is_conv or is_pool) or not has_own_pads or list(reader.input).count(node.output[0]) > 1:
+            return False
+        # A window that lies on the padding alone has no maximum.
+        if is_pool and any(pad >= size for pad, size in zip(_spatial(pads), 2 * found["kernel_shape"], strict=True)):
+            return False
+    for reader in readers:
+        old = attributes(reader).get("pads", [0] * len(_spatial(pads)))
+        _set_ints(reader, "pads", [ours + theirs for ours, theirs in zip(old, _spatial(pads), strict=True)])
+        reader.input[0] = node.input[0]
+    return True
+
+
+def _zeros_added(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[int] | None:
+    """How many zeros a node adds: of each axis before, then of each axis after; None where it does something else."""
+    constants = {entry.name: entry for entry in graph.initializer}
+    pads = constants.get(node.input[1])
+    value = node.input[2] if len(node.input) > 2 else ""
+    has_axes = len(node.input) > 3 and node.input[3] != ""
+    is_zero = value == "" or (value in constants and float(numpy_helper.to_array(constants[value])) == 0)
+    if pads is None or has_axes or not is_zero or attributes(node).get("mode", b"constant") != b"constant":
+        return None
+    return [int(number) for number in numpy_helper.to_array(pads)]
+
+
+def _spatial(pads: list[int]) -> list[int]:
+    """Of all axes' paddings those behind N and C."""
+    rank = len(pads) // 2
+    return [*pads[2:rank], *pads[rank + 2 :]]
+
+
+def _can_be_negative(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether a tensor can hold negative numbers, as far as its making tells."""
+    makers = {output: node for node in graph.node for output in node.output}
+    waiting, seen = [name], set[str]()
+    while waiting:
+        current = waiting.pop()
+        node = makers.get(current)
+        if current in seen or (node is not None and node.op_type in ("Relu", "Sigmoid")):
+            continue
+        seen.add(current)
+        if node is None or node.op_type not in ("Cast", "Concat", "Identity", "MaxPool"):
+            return True
+        waiting += node.input
+    return False
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove the constants that nothing reads any more."""
+    read = {name for node in graph.node for name in node.input} | {entry.name for entry in graph.output}
+    kept = [entry for entry in graph.initializer if entry.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    made = {name for node in graph.node for name in node.output}
+    kept_infos = [entry for entry in graph.value_info if entry.name in made]
+    del graph.value_info[:]
+    graph.value_info.extend(kept_infos)
 
 
 def transpose_first(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,15 +1,17 @@
 """Which frames make which clip, from numbers alone.
 
-A clip is ``clip_len`` frames taken every ``frame_interval`` frames. Two schemes place the clips of a video:
+A clip is ``clip_len`` frames taken every ``frame_interval`` frames. Three schemes place the clips of a video:
 
-- *uniform* spreads ``num_clips`` clips over the video. The formula of mmaction2 0.x and that of 1.x differ, so that the
-  same weights score differently under them; both are here and the card says which one a checkpoint was evaluated with.
+- *uniform* spreads ``num_clips`` clips over the video. The formulas of mmaction2 0.x, of 1.x and of SlowFast differ, so
+  that the same weights score differently under them; the card says which one a checkpoint was evaluated with.
 - *dense* draws clips from windows of ``sample_range`` frames, as in the non-local networks paper.
+- *whole* makes one clip of all frames, as the original I3D was tested.
 
 Random draws take a ``numpy.random.RandomState``: the originals use NumPy's legacy generator, and with the same seed
 these functions give the same frames.
 
-Source: mmaction2 0.24.1 ``SampleFrames`` and ``DenseSampleFrames``; 1.x ``SampleFrames._get_test_clips``.
+Source: mmaction2 0.24.1 ``SampleFrames`` and ``DenseSampleFrames``; 1.x ``SampleFrames._get_test_clips``; SlowFast
+``datasets/decoder.py`` ``get_start_end_idx`` and ``temporal_sampling``.
 
 Note [Window of a clip]
     0.x reserves ``clip_len * frame_interval`` frames for a clip (64 for 32x2), although it spans only
@@ -24,11 +26,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy.errors import InputError
+from i3d_deploy.errors import InputError, VideoError
 
 OutOfBound = Literal["loop", "repeat_last"]
 Starts = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+MAX_WHOLE_FRAMES = 1500
+"""Of a video that is taken whole: a minute at 25 frames per second, with which a network fills several GiB."""
 
 
 def _check_positive(**numbers: int) -> None:
@@ -193,3 +198,79 @@ def frame_indices(
     inside = indices < num_frames
     last_inside = np.max(np.where(inside, indices, 0), axis=1, keepdims=True)
     return np.where(inside, indices, last_inside).astype(np.int64)
+
+
+def frames_at_rate(num_frames: int, *, speed: float) -> Indices:
+    """The frames of a video as if it had another rate: of each moment the nearest one.
+
+    Args:
+        num_frames: Length of the video.
+        speed: Its rate over the one wanted: 2 leaves out every other frame, 0.5 takes each twice.
+
+    Returns:
+        (frames,) int64, ascending in [0, num_frames); at least one.
+
+    Raises:
+        InputError: There is no frame, or ``speed`` is not positive.
+    """
+    _check_positive(num_frames=num_frames)
+    if not speed > 0:
+        raise InputError(f"speed ({speed}) must be > 0")
+    if speed == 1:
+        return np.arange(num_frames, dtype=np.int64)
+    count = max(1, int(num_frames / speed + 0.5))
+    nearest = np.floor(np.arange(count) * speed + 0.5).astype(np.int64)
+    return np.asarray(np.minimum(nearest, num_frames - 1))
+
+
+def whole_indices(num_frames: int, *, frame_interval: int, min_clip_len: int) -> Indices:
+    """One clip of a whole video.
+
+    Args:
+        num_frames: Length of the video.
+        frame_interval: Distance of two frames of the clip.
+        min_clip_len: Frames of the clip at least: a shorter video is repeated.
+
+    Returns:
+        (1, frames) int64 in [0, num_frames).
+
+    Raises:
+        InputError: There is no frame, or an argument is not positive.
+        VideoError: The clip would have more than :data:`MAX_WHOLE_FRAMES` frames.
+    """
+    _check_positive(num_frames=num_frames, frame_interval=frame_interval, min_clip_len=min_clip_len)
+    count = max(-(-num_frames // frame_interval), min_clip_len)
+    if count > MAX_WHOLE_FRAMES:
+        raise VideoError(
+            f"{count} frames are too many for a whole video at once, which may have {MAX_WHOLE_FRAMES}: "
+            "take clips of it (--sampling uniform), or a part of the video"
+        )
+    return np.asarray(np.mod(np.arange(count) * frame_interval, num_frames)[None])
+
+
+def slowfast_indices(
+    num_frames: int, *, clip_len: int, frame_interval: int, num_clips: int, speed: float = 1.0
+) -> Indices:
+    """Place clips for testing as SlowFast does: windows of a duration, frames spread over each from end to end.
+
+    A window has ``clip_len * frame_interval * speed`` frames; the last one does not reach the end of the video. Frames
+    beyond the end are the last one.
+
+    Args:
+        num_frames: Length of the video.
+        clip_len: Frames per clip.
+        frame_interval: Distance of two frames of a clip if there were one more of them: 8 frames of 8 at 30 frames per
+            second are 9 frames apart.
+        num_clips: Clips per video.
+        speed: Frames per second of the video over those that the windows are counted in.
+
+    Returns:
+        (clips, clip_len) int64 in [0, num_frames).
+    """
+    _check_positive(num_frames=num_frames, clip_len=clip_len, frame_interval=frame_interval, num_clips=num_clips)
+    window = max(1.0, clip_len * frame_interval * speed)
+    room = max(num_frames - window, 0)
+    starts = [room * number / num_clips for number in range(num_clips)]
+    # Rounded to float32 before it is cut, as there: fractions just below a whole number become that number.
+    clips = [np.linspace(start, start + window - 1, clip_len, dtype=np.float32) for start in starts]
+    return np.clip(np.stack(clips), 0, num_frames - 1).astype(np.int64)

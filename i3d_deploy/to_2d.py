@@ -71,6 +71,7 @@ class _Lowering:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._replace: dict[str, Callable[[onnx.NodeProto], bool]] = {
+            "Concat": self._concat,
             "Conv": self._convolution,
             "MaxPool": self._max_pool,
             "ReduceMean": self._mean,
@@ -130,6 +131,19 @@ class _Lowering:
             return False
         weights = self._constant("_".join([node.input[1], *map(str, weight.shape[2:]), form]), weight)
         made = self._node("Conv", [maps, weights, *node.input[2:]], group=found.get("group", 1), **options)
+        self._made[node.output[0]] = {form: made}
+        return True
+
+    def _concat(self, node: onnx.NodeProto) -> bool:
+        """Channels one after the other, which are the second axis in every form."""
+        is_known = node.output[0] in self._shapes and all(name in self._shapes for name in node.input)
+        if not is_known or attributes(node)["axis"] != 1 or not any(name in self._made for name in node.input):
+            return False
+        forms = [list(self._made.get(name, {"plain": name})) for name in node.input]
+        # The form that most of them have: the fewer are turned into it.
+        every: tuple[Form, ...] = ("frames", "rows", "plain")
+        form = max(every, key=lambda candidate: sum(candidate in each for each in forms))
+        made = self._node("Concat", [self._get(name, form) for name in node.input], axis=1)
         self._made[node.output[0]] = {form: made}
         return True
 

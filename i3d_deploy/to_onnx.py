@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i3d_deploy import files, rewrites, to_2d
+from i3d_deploy import files, rewrites, sampling, to_2d
 from i3d_deploy.artifact import CARD_KEY
-from i3d_deploy.card import Card, Engine, Pixels, Precision
+from i3d_deploy.card import Card, Engine, Pixels, Precision, Rewrite
 from i3d_deploy.errors import ExportError, MissingExtraError
-from i3d_deploy.model import I3DResNet
+from i3d_deploy.head import I3D
 
 try:
     import onnx
@@ -61,7 +61,7 @@ class EngineModule(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: I3DResNet, *, pixels: Pixels, engine: Engine) -> None:
+    def __init__(self, model: I3D, *, pixels: Pixels, engine: Engine) -> None:
         super().__init__()
         self.model = fold_batch_norms(model).to(DTYPES[engine.precision])
         self.model.fc.float()
@@ -71,16 +71,15 @@ class EngineModule(nn.Module):
         self.register_buffer("std", torch.tensor(pixels.std))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map frames, (N, T, H, W, 3) uint8 or (N, 3, T, H, W) float32, to logits (N, K) float32."""
-        if self.input == "uint8_nthwc":
+        """Map frames, (N, T, H, W, C) of 0 to 255 or (N, C, T, H, W) normalised, to logits (N, K) float32."""
+        if self.input != "float32_ncthw":
             # The mean is not folded into the stem: its zero padding would make that inexact.
-            frames = ((frames.float() - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # N 3 T H W
+            frames = ((frames.float() - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # N C T H W
         maps = self.model.features(frames.to(self.dtype))
-        logits: Tensor = self.model.fc(self.model.pool(maps.float()))
-        return logits
+        return self.model.classify(maps.float())
 
 
-def fold_batch_norms(model: I3DResNet) -> I3DResNet:
+def fold_batch_norms(model: I3D) -> I3D:
     """Copy a network with every batch normalisation multiplied into the convolution before it, in float64.
 
     Args:
@@ -114,7 +113,7 @@ def _fold(convolution: nn.Conv3d, norm: nn.BatchNorm3d) -> None:
         convolution.bias = nn.Parameter(bias.to(convolution.weight.dtype))
 
 
-def convert(model: I3DResNet, card: Card, engine: Engine) -> onnx.ModelProto:
+def convert(model: I3D, card: Card, engine: Engine) -> onnx.ModelProto:
     """Trace a network into a checked ONNX graph.
 
     Args:
@@ -131,13 +130,17 @@ def convert(model: I3DResNet, card: Card, engine: Engine) -> onnx.ModelProto:
     """
     module = EngineModule(model, pixels=card.pixels, engine=engine).eval()
     frames = _example(card, engine)
+    time_axis = 2 if engine.input == "float32_ncthw" else 1
+    sizes: dict[int, Any] = {0: torch.export.Dim("N")}
+    if not card.has_fixed_length:
+        sizes[time_axis] = torch.export.Dim("T", min=card.sampling.min_clip_len, max=sampling.MAX_WHOLE_FRAMES)
     try:
         with _quiet():
             program = torch.onnx.export(
                 module,
                 (frames,),
                 dynamo=True,
-                dynamic_shapes={"frames": {0: torch.export.Dim("N")}},
+                dynamic_shapes={"frames": sizes},
                 input_names=["frames"],
                 output_names=["logits"],
                 opset_version=OPSETS[engine.precision],
@@ -162,12 +165,25 @@ def optimize(graph: onnx.ModelProto, engine: Engine) -> onnx.ModelProto:
     Raises:
         ExportError: ONNX's checker refuses the result.
     """
-    if "skip_dropped_frames" in engine.rewrites:
-        graph = rewrites.skip_dropped_frames(graph)
+    for name, rewrite in _REWRITES.items():
+        if name in engine.rewrites:
+            graph = rewrite(graph)
     if engine.layout == "2d":
         graph = to_2d.lower(rewrites.transpose_first(graph))
     check(graph)
     return graph
+
+
+_REWRITES: dict[Rewrite, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "merge_pads": rewrites.merge_pads,
+    "skip_dropped_frames": rewrites.skip_dropped_frames,
+}
+"""In the order in which they are done."""
+
+
+def changes(graph: onnx.ModelProto, name: Rewrite) -> bool:
+    """Whether a rewrite finds anything to do in a graph."""
+    return _REWRITES[name](graph) != graph
 
 
 def write(graph: onnx.ModelProto, card: Card, path: Path) -> None:
@@ -187,9 +203,10 @@ def write(graph: onnx.ModelProto, card: Card, path: Path) -> None:
 
 def _example(card: Card, engine: Engine) -> Tensor:
     frames, height, width, channels = card.view_shape
-    if engine.input == "uint8_nthwc":
-        return torch.zeros(2, frames, height, width, channels, dtype=torch.uint8)
-    return torch.zeros(2, channels, frames, height, width)
+    if engine.input == "float32_ncthw":
+        return torch.zeros(2, channels, frames, height, width)
+    dtype = torch.uint8 if engine.input == "uint8_nthwc" else torch.float32
+    return torch.zeros(2, frames, height, width, channels, dtype=dtype)
 
 
 @contextmanager

@@ -28,6 +28,12 @@ from i3d_deploy.sampling import Indices
 Frame = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 
+Resized = NDArray[np.uint8 | np.float32]
+"""(H, W, C) values of 0 to 255: a frame after a transform, which may not round."""
+
+Choose = Callable[[int, float | None], Indices]
+"""From the number of frames, and of frames per second where that is known, to the indices wanted, (clips, clip_len)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameFolder:
@@ -83,12 +89,14 @@ class Frames:
         indices: (clips, clip_len) what was wanted, in [0, num_frames).
         by_index: Each unique frame, RGB, after the transform.
         num_frames: Frames that decode.
+        frames_per_second: As the container says; None where it does not, or there is none.
         warnings: What was wrong with the source, one line each.
     """
 
     indices: Indices
-    by_index: dict[int, Frame]
+    by_index: dict[int, Resized]
     num_frames: int
+    frames_per_second: float | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -105,7 +113,7 @@ class Watcher(Protocol):
     def before_frame(self) -> None:
         """Called before each frame of the source, wanted or not."""
 
-    def decoded(self, index: int, frame: Frame) -> None:
+    def decoded(self, index: int, frame: Resized) -> None:
         """Take a wanted frame, after the transform; they come in ascending order."""
 
 
@@ -116,26 +124,26 @@ class _Nobody:
 
     def before_frame(self) -> None: ...
 
-    def decoded(self, index: int, frame: Frame) -> None: ...
+    def decoded(self, index: int, frame: Resized) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Wish:
     """What is done with the frames of any kind of source; attributes as the arguments of :func:`collect`."""
 
-    choose: Callable[[int], Indices]
-    transform: Callable[[Frame], Frame]
+    choose: Choose
+    transform: Callable[[Frame], Resized]
     watcher: Watcher
 
-    def planned(self, num_frames: int) -> Indices:
+    def planned(self, num_frames: int, frames_per_second: float | None = None) -> Indices:
         """Choose, and tell the watcher."""
-        indices = self.choose(num_frames)
+        indices = self.choose(num_frames, frames_per_second)
         self.watcher.planned(indices)
         return indices
 
-    def read(self, indices: Indices, read: Callable[[int], Frame]) -> dict[int, Frame]:
+    def read(self, indices: Indices, read: Callable[[int], Frame]) -> dict[int, Resized]:
         """Read and transform the unique frames, each by its index."""
-        by_index = {}
+        by_index: dict[int, Resized] = {}
         for index in _unique(indices):
             self.watcher.before_frame()
             by_index[index] = self.transform(read(index))
@@ -146,8 +154,8 @@ class _Wish:
 def collect(
     source: Source,
     *,
-    choose: Callable[[int], Indices],
-    transform: Callable[[Frame], Frame],
+    choose: Choose,
+    transform: Callable[[Frame], Resized],
     min_decoded_share: float = MIN_DECODED_SHARE,
     trust_count: bool = False,
     decoder_threads: int | None = None,
@@ -157,7 +165,7 @@ def collect(
 
     Args:
         source: File, URL, image folder (``img_00001.jpg`` ...), uint8 RGB array (T, H, W, 3), or iterable of frames.
-        choose: From the number of frames to the indices wanted, (clips, clip_len).
+        choose: From the number of frames and their rate, where it is known, to the indices wanted, (clips, clip_len).
         transform: Applied to each unique frame as it is decoded, so that large frames are never kept.
         min_decoded_share: A damaged stream needs at least this share of the frames that its container promises.
         trust_count: Stop after the last frame wanted: where all are there, a wrong count in the container is not
@@ -236,8 +244,7 @@ def frame_rate(path: Path) -> float:
     """
     _check_file(path)
     with _opened(str(path.absolute())) as capture:
-        found = float(capture.get(cv2.CAP_PROP_FPS))
-    return found if 0 < found < _CLOCK_TICKS_PER_SECOND else 25.0
+        return _container_rate(capture) or 25.0
 
 
 def write(path: Path, frames: Iterable[Frame], *, frames_per_second: float) -> None:
@@ -322,15 +329,15 @@ class _WrongCount:
 
 
 def _first_pass(capture: cv2.VideoCapture, wish: _Wish, *, trust_count: bool) -> Frames | _WrongCount:
-    promised = _container_count(capture)
-    indices = wish.planned(promised) if promised > 0 else np.empty((0, 0), np.int64)
+    promised, rate = _container_count(capture), _container_rate(capture)
+    indices = wish.planned(promised, rate) if promised > 0 else np.empty((0, 0), np.int64)
     wanted = _unique(indices)
     by_index, num_frames = _decode(capture, wish, wanted=wanted, to_the_end=not trust_count or promised <= 0)
     if trust_count and promised > 0 and len(by_index) == len(wanted):
         num_frames = promised
     if num_frames != promised or num_frames == 0:
         return _WrongCount(num_frames=num_frames, promised=promised)
-    return Frames(indices=indices, by_index=by_index, num_frames=num_frames)
+    return Frames(indices=indices, by_index=by_index, num_frames=num_frames, frames_per_second=rate)
 
 
 def _second_pass(
@@ -344,13 +351,20 @@ def _second_pass(
             f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "
             "the file is damaged; min_decoded_share (--min-decoded) sets how much is enough"
         )
-    indices = wish.planned(num_frames)
     with _opened(address, threads=threads) as capture:
+        rate = _container_rate(capture)
+        indices = wish.planned(num_frames, rate)
         by_index, recount = _decode(capture, wish, wanted=_unique(indices), to_the_end=True)
     if recount < num_frames:
         raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
     says = f"the container says {promised} frames" if promised > 0 else "the container does not say how many frames"
-    return Frames(indices=indices, by_index=by_index, num_frames=num_frames, warnings=(f"{says}, {num_frames} decode",))
+    return Frames(
+        indices=indices,
+        by_index=by_index,
+        num_frames=num_frames,
+        frames_per_second=rate,
+        warnings=(f"{says}, {num_frames} decode",),
+    )
 
 
 @contextmanager
@@ -409,13 +423,19 @@ def _container_count(capture: cv2.VideoCapture) -> int:
     return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
 
+def _container_rate(capture: cv2.VideoCapture) -> float | None:
+    """Frames per second as the container says; None where it does not."""
+    found = float(capture.get(cv2.CAP_PROP_FPS))
+    return found if 0 < found < _CLOCK_TICKS_PER_SECOND else None
+
+
 def _decode(
     capture: cv2.VideoCapture, wish: _Wish, *, wanted: list[int], to_the_end: bool
-) -> tuple[dict[int, Frame], int]:
+) -> tuple[dict[int, Resized], int]:
     """One pass over the frames, past the last one wanted on request; rotation metadata is applied by OpenCV."""
     kept = iter(wanted)
     next_wanted = next(kept, None)
-    by_index: dict[int, Frame] = {}
+    by_index: dict[int, Resized] = {}
     count = 0
     while to_the_end or next_wanted is not None:
         wish.watcher.before_frame()
@@ -517,20 +537,21 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
 def _collect_iterable(frames: Iterable[Frame], wish: _Wish) -> Frames:
     """Keep all transformed frames in a temporary file until their number is known, so that memory stays flat."""
     shape: tuple[int, ...] = ()
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
     num_frames = 0
     with tempfile.TemporaryFile() as store:
         for frame in _checked(frames):
             wish.watcher.before_frame()
             kept = wish.transform(frame)
-            shape = kept.shape
+            shape, dtype = kept.shape, kept.dtype
             store.write(kept.tobytes())
             num_frames += 1
         if num_frames == 0:
             raise VideoError("the iterable of frames is empty")
         store.flush()
-        stored = np.memmap(store, np.uint8, mode="r", shape=(num_frames, *shape))
+        stored = np.memmap(store, dtype, mode="r", shape=(num_frames, *shape))
         indices = wish.planned(num_frames)
-        by_index = {index: np.array(stored[index]) for index in _unique(indices)}
+        by_index: dict[int, Resized] = {index: np.array(stored[index]) for index in _unique(indices)}
         for index, kept in by_index.items():
             wish.watcher.decoded(index, kept)
     return Frames(indices=indices, by_index=by_index, num_frames=num_frames)

@@ -1,34 +1,54 @@
-"""Views: what the network sees, cut from the unique frames of a video as uint8 and handed over in parts.
+"""Views: what the network sees, cut from the unique frames of a video and handed over in parts.
 
-The order is crop-major: all clips under the left crop, then the right one, then the center. Source: mmaction2 0.24.1
-``ThreeCrop`` and ``FormatShape``.
+They are uint8 unless the card says that resized pixels are not rounded. The order is crop-major: all clips under the
+left crop, then those under the next one. Source: mmaction2 0.24.1 ``ThreeCrop`` and ``FormatShape``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from i3d_deploy import geometry, video
 from i3d_deploy.card import Card, Sampling, Spatial
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.geometry import Box
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame
+from i3d_deploy.video import Frame, Resized
 
 MAX_ASPECT = 16
 """Longest side of a frame in shorter ones: a damaged header may claim a frame that fills the memory once resized."""
+
+
+def resize(frame: Frame, spatial: Spatial) -> Resized:
+    """Resize a frame bilinearly, aspect ratio kept.
+
+    Args:
+        frame: (H, W, C) uint8.
+        spatial: The card's; it says whether the result is rounded to uint8 or stays float32.
+
+    Raises:
+        VideoError: The frame is too narrow to show anything.
+    """
+    if spatial.dtype == "uint8":
+        return resize_short_side(frame, short_side=spatial.short_side)
+    check_aspect(*frame.shape[:2])
+    height, width = spatial.size(*frame.shape[:2])
+    exact = frame.astype(np.float32)
+    if (height, width) == frame.shape[:2]:
+        return exact
+    return np.asarray(cv2.resize(exact, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def resize_short_side(frame: Frame, *, short_side: int) -> Frame:
     """Resize a frame bilinearly, aspect ratio kept, result rounded to uint8.
 
     Args:
-        frame: (H, W, 3) uint8.
+        frame: (H, W, C) uint8.
         short_side: Pixels of the shorter side afterwards.
 
     Raises:
@@ -70,20 +90,20 @@ class Buffer:
     """Memory that one part after the other is cut into, made when first used."""
 
     def __init__(self) -> None:
-        self._array = np.empty((0, 0, 0, 0, 3), np.uint8)
+        self._array: Resized = np.empty((0, 0, 0, 0, 3), np.uint8)
 
-    def cut(self, part: Part) -> NDArray[np.uint8]:
+    def cut(self, part: Part) -> Resized:
         """Cut the views of a part.
 
         Args:
             part: N views.
 
         Returns:
-            (N, T, H, W, 3) uint8, which the next call overwrites.
+            (N, T, H, W, C), which the next call overwrites.
         """
-        size, view_shape = len(part.numbers), part.views.view_shape
-        if self._array.shape[1:] != view_shape or len(self._array) < size:
-            self._array = np.empty((size, *view_shape), np.uint8)
+        size, view_shape, dtype = len(part.numbers), part.views.view_shape, part.views.dtype
+        if self._array.shape[1:] != view_shape or len(self._array) < size or self._array.dtype != dtype:
+            self._array = np.empty((size, *view_shape), dtype)
         return part.views.fill(self._array[:size], part.numbers)
 
 
@@ -96,13 +116,15 @@ class Views:
         boxes: The crops, in order.
         by_index: The unique resized frames.
         num_frames: Frames of the video that decode.
+        frames_per_second: As the container says; None where it does not.
         warnings: What was wrong with the video.
     """
 
     indices: Indices
     boxes: tuple[Box, ...]
-    by_index: dict[int, Frame]
+    by_index: dict[int, Resized]
     num_frames: int
+    frames_per_second: float | None = None
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -110,28 +132,37 @@ class Views:
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, 3) of one view."""
+        """(T, H, W, C) of one view."""
         box = self.boxes[0]
-        return self.indices.shape[1], box.bottom - box.top, box.right - box.left, 3
+        return self.indices.shape[1], box.bottom - box.top, box.right - box.left, self._a_frame.shape[2]
 
-    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8 or float32."""
+        return self._a_frame.dtype
+
+    @property
+    def _a_frame(self) -> Resized:
+        return next(iter(self.by_index.values()))
+
+    def batches(self, size: int) -> Iterator[Resized]:
         """Cut the views in order, to be kept.
 
         Args:
             size: Views per batch; the last batch may be smaller.
 
         Yields:
-            (N, T, H, W, 3) uint8, contiguous, owned by the receiver: each batch is an array of its own.
+            (N, T, H, W, C), contiguous, owned by the receiver: each batch is an array of its own.
         """
         for first in range(0, len(self), size):
             numbers = range(first, min(first + size, len(self)))
-            yield self.fill(np.empty((len(numbers), *self.view_shape), np.uint8), numbers)
+            yield self.fill(np.empty((len(numbers), *self.view_shape), self.dtype), numbers)
 
-    def fill(self, batch: NDArray[np.uint8], numbers: Sequence[int]) -> NDArray[np.uint8]:
+    def fill(self, batch: Resized, numbers: Sequence[int]) -> Resized:
         """Cut some views into an array of the caller's.
 
         Args:
-            batch: (N, T, H, W, 3) uint8, overwritten.
+            batch: (N, T, H, W, C) of the frames' type, overwritten.
             numbers: N views, by their place in the order.
 
         Returns:
@@ -227,8 +258,8 @@ def cut(
         raise InputError(f"crops ({crops}) must be 1 or 3")
     frames = video.collect(
         source,
-        choose=lambda num_frames: sampling.frame_indices(num_frames, num_clips=clips),
-        transform=lambda frame: resize_short_side(frame, short_side=spatial.short_side),
+        choose=lambda num_frames, rate: sampling.frame_indices(num_frames, rate, num_clips=clips),
+        transform=lambda frame: resize(frame, spatial),
         min_decoded_share=min_decoded_share,
         decoder_threads=decoder_threads,
         watcher=watcher,
@@ -237,12 +268,13 @@ def cut(
     if len(sizes) > 1:
         raise VideoError(f"{source}: the frames have different sizes ({len(sizes)} of them)")
     height, width = sizes.pop()
-    span = (sampling.clip_len - 1) * sampling.frame_interval + 1
+    span = sampling.span(frames.frames_per_second)
     short = f"{frames.num_frames} frames are fewer than the {span} that a clip spans: they are repeated"
     return Views(
         indices=frames.indices,
         boxes=spatial.boxes(height, width, num_crops=crops),
         by_index=frames.by_index,
         num_frames=frames.num_frames,
+        frames_per_second=frames.frames_per_second,
         warnings=frames.warnings if frames.num_frames >= span else (*frames.warnings, short),
     )

@@ -10,16 +10,16 @@ import pytest
 from i3d_deploy import export, generated, model
 from i3d_deploy.card import Card, Provenance, Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from tests.gpu import pytest_collection_modifyitems as pytest_collection_modifyitems
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import onnxruntime themselves
 
 
 @pytest.fixture(scope="session")
-def tiny_network() -> Network:
+def tiny_network() -> ResNet:
     """Every kind of layer of the zoo's networks, in 0.1 M weights."""
-    return Network(
+    return ResNet(
         name="tiny",
         num_classes=7,
         width=8,
@@ -30,7 +30,7 @@ def tiny_network() -> Network:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_network: Network) -> Checkpoint:
+def tiny_checkpoint(tiny_network: ResNet) -> Checkpoint:
     """The tiny network with seeded weights and a card of small views."""
     net = model.build(tiny_network)
     model.randomize(net, seed=3)

@@ -29,6 +29,7 @@ from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.runners.torch_runner import TorchRunner
+from tests import narrowed
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_a_video_that_does_not_open_ends_an_export_before_the_work(
 @pytest.fixture(scope="module")
 def overflowing_checkpoint(sure_checkpoint: Checkpoint) -> Checkpoint:
     """A network with a weight beyond float16's 65504, which the ReLU behind it hides on dark videos."""
-    model = copy.deepcopy(sure_checkpoint.model)
+    model = copy.deepcopy(narrowed.resnet(sure_checkpoint.model))
     kernel = model.conv1.weight
     with torch.no_grad():
         kernel[0] = 0
@@ -270,7 +271,7 @@ def test_an_engine_without_an_answer_on_the_calibration_clips_fails(
 
 
 def test_a_damaged_checkpoint_has_no_answer_to_agree_with(sure_checkpoint: Checkpoint, videos: Path) -> None:
-    model = copy.deepcopy(sure_checkpoint.model)
+    model = copy.deepcopy(narrowed.resnet(sure_checkpoint.model))
     with torch.no_grad():
         model.fc.bias[0] = float("inf")
     with pytest.raises(ArtifactError, match=r"checkpoint on the calibration clips are not finite"):

@@ -40,13 +40,13 @@ METRICS = ("top_k_accuracy", "mean_class_accuracy")
 
 RECIPE = """
 from i3d_deploy.card import Sampling, Spatial
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from i3d_deploy.training.recipe import Data, Recipe, Test, TrainViews, ValidationViews
 
 here = {here!r}
 small = Spatial(short_side=32, crop_size=32)
 recipe = Recipe(
-    network=Network(
+    network=ResNet(
         name="tiny",
         num_classes=7,
         width=8,
@@ -588,6 +588,6 @@ def test_processes_each_take_their_own_gpu(monkeypatch: pytest.MonkeyPatch) -> N
         "cuda:2",
         "auto",
     ]
-    assert [choose("cuda", kind, third) for kind in ("tensorrt", "onnx", "mmaction2")] == ["cuda:2"] * 3
+    assert [choose("cuda", kind, third) for kind in ("tensorrt", "onnx", "checkpoint")] == ["cuda:2"] * 3
     assert [choose(device, "onnx", third) for device in ("cpu", "cuda:5")] == ["cpu", "cuda:5"]
     assert choose("auto", "safetensors", processes.Processes()) == "auto"

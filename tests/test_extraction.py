@@ -159,7 +159,7 @@ def test_windows_of_long_videos_are_listed_with_offsets(tmp_path: Path, clip20: 
         "knead dough 20 8 0\nknead dough 26 8 0\nknead dough 32 8 0\ncut 10 8 1\n"
     )
     read = lists.read(output / "test.txt", kind="frames", root=output, num_classes=2, with_offset=True)
-    last = video.collect(read[2].source, choose=lambda count: np.array([[count - 1]]), transform=lambda frame: frame)
+    last = video.collect(read[2].source, choose=lambda count, _: np.array([[count - 1]]), transform=lambda frame: frame)
     assert (last.num_frames, last.by_index[7].shape) == (8, (16, 24, 3))
     assert "Warning: broken.mp4: broken: no video stream that can be decoded\n" in done.stderr
     assert "train.txt: 4 windows\n" in done.stderr

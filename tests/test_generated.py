@@ -50,7 +50,7 @@ def test_sizes_out_of_range_are_refused(size: tuple[int, int, int]) -> None:
 def test_written_clip_decodes_to_nearly_its_frames(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "clip.mp4"
     generated.write_clip(path, num_frames=12, height=64, width=80, seed=3)
-    frames = video.collect(path, choose=lambda num_frames: np.arange(num_frames)[None], transform=lambda frame: frame)
+    frames = video.collect(path, choose=lambda count, _: np.arange(count)[None], transform=lambda frame: frame)
     assert (frames.num_frames, frames.warnings) == (12, ())
     drawn = np.stack(list(generated.frames(num_frames=12, height=64, width=80, seed=3)))
     decoded = np.stack([frames.by_index[number] for number in range(12)])

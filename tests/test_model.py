@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from i3d_deploy import checkpoint, model, network
-from tests import goldens
+from i3d_deploy import checkpoint, model, network, resnet
+from i3d_deploy.head import I3D
+from i3d_deploy.origins import MMACTION2
+from tests import goldens, narrowed
 
 # Golden file, network, float32 tolerance (goldens' README: the gaussian softmax is nearly one-hot).
 NETWORKS = [
@@ -20,13 +22,13 @@ NETWORKS = [
 ]
 
 
-def filled_model(name: str, numbers: network.Network) -> model.I3DResNet:
+def filled_model(name: str, numbers: network.ResNet) -> I3D:
     """A network whose weights follow the goldens' rule, loaded under the original's names."""
     state = goldens.filled_state(goldens.load_json(f"keys_mmaction_{name}.json"))
-    return checkpoint.build_from_mmaction({key: torch.from_numpy(value) for key, value in state.items()}, numbers)
+    return checkpoint.build_from({key: torch.from_numpy(value) for key, value in state.items()}, numbers, MMACTION2)
 
 
-def probes(net: model.I3DResNet, names: list[str]) -> dict[str, torch.Tensor]:
+def probes(net: I3D, names: list[str]) -> dict[str, torch.Tensor]:
     """Hook the activations that the goldens name; filled during the next forward pass."""
     found: dict[str, torch.Tensor] = {}
 
@@ -37,7 +39,9 @@ def probes(net: model.I3DResNet, names: list[str]) -> dict[str, torch.Tensor]:
     for name in names:
         if name not in modules:
             net.get_submodule(name.replace("non_local_block", "non_local")).register_forward_hook(keep(name))
-    net.maxpool.register_forward_pre_hook(lambda _module, inputs: found.__setitem__("conv1", inputs[0].clone()))
+    narrowed.resnet(net).maxpool.register_forward_pre_hook(
+        lambda _module, inputs: found.__setitem__("conv1", inputs[0].clone())
+    )
     net.dropout.register_forward_pre_hook(
         lambda _module, inputs: found.__setitem__("cls_head.avg_pool", inputs[0].clone())
     )
@@ -76,7 +80,7 @@ BLOCKS = goldens.load_json("non_local_blocks.json")
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["key"])
 def test_non_local_blocks_equal_the_original(block: dict[str, Any]) -> None:
     state = goldens.filled_state(block["keys"])
-    net = model.NonLocalBlock(
+    net = resnet.NonLocalBlock(
         block["in_channels"], mode=block["mode"], sub_sample=block["sub_sample"], use_scale=block["use_scale"]
     )
     # g.0.conv.weight and g.conv.weight are g.weight; conv_out.bn.bias is bn.bias, conv_out.conv.weight out.weight.
@@ -107,12 +111,12 @@ COUNTS = [
 @pytest.mark.parametrize(("name", "parameters", "buffers"), COUNTS)
 def test_parameter_counts_equal_the_original(name: str, parameters: int, buffers: int) -> None:
     with torch.device("meta"):
-        net = model.I3DResNet(network.NETWORKS[name](400))
+        net = model.build(network.NETWORKS[name](400))
     assert sum(tensor.numel() for tensor in net.parameters()) == parameters
     assert sum(tensor.numel() for tensor in net.buffers()) == buffers
 
 
-def test_random_weights_depend_on_the_seed_alone(tiny_network: network.Network) -> None:
+def test_random_weights_depend_on_the_seed_alone(tiny_network: network.ResNet) -> None:
     first, second, third = (model.build(tiny_network) for _ in range(3))
     model.randomize(first, seed=1)
     model.randomize(second, seed=1)
@@ -123,10 +127,13 @@ def test_random_weights_depend_on_the_seed_alone(tiny_network: network.Network) 
 
 @pytest.mark.parametrize("name", sorted(network.NETWORKS))
 def test_random_weights_keep_the_logits_of_order_one(name: str) -> None:
-    net = model.build(network.NETWORKS[name](400))
+    numbers = network.NETWORKS[name](400)
+    net = model.build(numbers)
     model.randomize(net, seed=0)
+    frames, side = (16, 224) if numbers.head_window else (8, 64)
     with torch.no_grad():
-        logits = net(torch.randn(1, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0)))
+        generator = torch.Generator().manual_seed(0)
+        logits = net(torch.randn(1, numbers.in_channels, frames, side, side, generator=generator))
     assert 0.01 < float(logits.std()) < 100
 
 
@@ -135,7 +142,7 @@ def test_random_weights_keep_the_logits_of_order_one(name: str) -> None:
 def test_non_local_blocks_stay_finite_under_autocast(mode: network.NonLocalMode, dtype: torch.dtype) -> None:
     # 512 channels of about 20: inner products of 200000 are beyond float16's 65504.
     torch.manual_seed(0)
-    block = model.NonLocalBlock(512, mode=mode).eval()
+    block = resnet.NonLocalBlock(512, mode=mode).eval()
     for convolution in (block.g, getattr(block, "theta", block.g), getattr(block, "phi", block.g)):
         torch.nn.init.normal_(convolution.weight, std=0.01)  # as the network initialises them
     x = 20 + torch.randn(1, 512, 1, 4, 4)

@@ -30,7 +30,7 @@ from i3d_deploy.recognizer import Outcome, Prediction, Recognizer
 from i3d_deploy.runners.runner import Runner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame, Source
+from i3d_deploy.video import Frame, Resized, Source
 from i3d_deploy.views import Buffer, Views
 from tests.goldens import shared_file
 from tests.raw_avi import write_avi
@@ -253,7 +253,7 @@ class Gate:
         self.allowed.acquire()
         self.inner.before_frame()
 
-    def decoded(self, index: int, frame: Frame) -> None:
+    def decoded(self, index: int, frame: Resized) -> None:
         self.inner.decoded(index, frame)
 
 
@@ -336,7 +336,7 @@ def test_no_view_costs_an_allocation(tiny_checkpoint: Checkpoint) -> None:
 def test_a_stream_keeps_the_frames_of_two_videos(tiny_checkpoint: Checkpoint) -> None:
     # An idle network: only the path around it is measured.
     class Idle(TorchRunner):
-        def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        def _run(self, inputs: Resized) -> NDArray[np.float32]:
             return np.zeros((len(inputs), 7), np.float32)
 
     card = tiny_checkpoint.card
@@ -361,11 +361,11 @@ import numpy as np
 from i3d_deploy import model
 from i3d_deploy.card import Card, Provenance, Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.torch_runner import TorchRunner
 
-network = Network(name="tiny", num_classes=2, width=8, temporal_kernels=((1,),))
+network = ResNet(name="tiny", num_classes=2, width=8, temporal_kernels=((1,),))
 card = Card(
     network=network,
     label_set="custom",

@@ -14,7 +14,7 @@ from i3d_deploy import to_tensorrt
 from i3d_deploy.artifact import read_engine_note
 from i3d_deploy.card import Precision
 from i3d_deploy.errors import DeviceError, ExportError, InputError
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from i3d_deploy.runners.device_memory import Gpu
 from i3d_deploy.tensorrt_flavor import Flavor, load_flavor
 from i3d_deploy.to_tensorrt import EngineOptions, Plan, build, write
@@ -227,7 +227,7 @@ def test_interrupted_progress_ends_the_build() -> None:
     assert len(calls) == 1
 
 
-def test_note_describes_the_plan(tiny_network: Network, tmp_path: Path) -> None:
+def test_note_describes_the_plan(tiny_network: ResNet, tmp_path: Path) -> None:
     path = tmp_path / "tiny.engine"
     card = tiny_card(tiny_network)
     plan = build(tiny_model().SerializeToString(), profile=PROFILE, options=ADA)
@@ -239,7 +239,7 @@ def test_note_describes_the_plan(tiny_network: Network, tmp_path: Path) -> None:
     assert (note.flavor, note.version, note.compute_capability) == ("tensorrt_rtx", rtx.__version__, "8.9")
 
 
-def test_equal_plans_and_cards_make_equal_notes(tiny_network: Network, tmp_path: Path) -> None:
+def test_equal_plans_and_cards_make_equal_notes(tiny_network: ResNet, tmp_path: Path) -> None:
     plan = Plan(content=b"plan", flavor="tensorrt", version="11.4.0", compute_capability="9.0")
     for name in ("a", "b"):
         write(plan, tiny_card(tiny_network), tmp_path / name / "tiny.engine")

@@ -37,7 +37,7 @@ def noise(num_frames: int, height: int = HEIGHT, width: int = WIDTH, *, seed: in
     return np.random.RandomState(seed).randint(0, 256, (num_frames, height, width, 3)).astype(np.uint8)
 
 
-def every_frame(num_frames: int) -> Indices:
+def every_frame(num_frames: int, _: float | None) -> Indices:
     """One clip of all frames."""
     return np.arange(num_frames)[None]
 
@@ -106,7 +106,7 @@ def test_only_wanted_frames_are_kept_each_transformed_once(tmp_path: Path) -> No
         return frame[:2, :2]
 
     wanted = np.array([[7, 2, 7], [2, 5, 5]])
-    frames = video.collect(tmp_path / "clip.avi", choose=lambda num_frames: wanted, transform=transform)
+    frames = video.collect(tmp_path / "clip.avi", choose=lambda num_frames, _: wanted, transform=transform)
     assert len(seen) == 3
     assert {index: frame.shape for index, frame in frames.by_index.items()} == dict.fromkeys([2, 5, 7], (2, 2, 3))
     np.testing.assert_array_equal(frames.by_index[5], pixels[5, :2, :2])
@@ -155,7 +155,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def pick_three(num_frames: int) -> Indices:
+def pick_three(num_frames: int, _: float | None) -> Indices:
     return np.array([[0, 5, 5, num_frames - 1]])
 
 
@@ -347,7 +347,7 @@ def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         "from i3d_deploy import video\n"
         "from i3d_deploy.errors import VideoError\n"
         "try:\n"
-        "    video.collect(os.fsdecode(b'\\xff.mp4'), choose=lambda n: None, transform=lambda frame: frame)\n"
+        "    video.collect(os.fsdecode(b'\\xff.mp4'), choose=lambda n, _: None, transform=lambda frame: frame)\n"
         "except VideoError as error:\n"
         "    print(error)\n"
     )

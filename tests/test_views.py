@@ -15,8 +15,8 @@ from i3d_deploy import geometry, views
 from i3d_deploy.card import Card, Pixels, Provenance, Sampling, Spatial, normalize
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.geometry import Box, LazyWindow
-from i3d_deploy.network import Network
-from i3d_deploy.video import Source
+from i3d_deploy.network import ResNet
+from i3d_deploy.video import Resized, Source
 from i3d_deploy.views import Views
 from tests import goldens
 from tests.raw_avi import write_avi
@@ -34,7 +34,7 @@ CENTER_224 = Spatial(num_crops=1, crop_size=224)
 
 def make_card(sampling: Sampling, spatial: Spatial = THREE_CROPS) -> Card:
     return Card(
-        network=Network(name="any", num_classes=2, stem_stride=1, stem_pool_stride=1),
+        network=ResNet(name="any", num_classes=2, stem_stride=1, stem_pool_stride=1),
         label_set="custom",
         labels=("a", "b"),
         sampling=sampling,
@@ -138,7 +138,7 @@ def test_lazy_center_crop_equals_the_original(name: str) -> None:
         number: np.asarray(cv2.resize(frame, (window.width, window.height)), np.uint8)
         for number, frame in enumerate(cut)
     }
-    prepared = Views(indices=np.arange(8)[None], boxes=(Box(0, 0, 224, 224),), by_index=resized, num_frames=8)
+    prepared = Views(indices=np.arange(8)[None], boxes=(Box(0, 0, 224, 224),), by_index=dict(resized), num_frames=8)
     assert_views_equal_golden(prepared, PIPELINES, f"{name}/val_lazy", strides=strides_of(f"{name}/val_lazy"))
 
 
@@ -174,7 +174,7 @@ def test_views_of_an_image_folder_equal_the_original(case: str, card: Card) -> N
     assert_views_equal_golden(prepared, RAWFRAMES, case, strides=(8, 64, 64))
 
 
-def stacked(source: Source, card: Card, **options: Any) -> NDArray[np.uint8]:
+def stacked(source: Source, card: Card, **options: Any) -> Resized:
     prepared = views.prepare(source, card, **options)
     return next(prepared.batches(len(prepared)))
 

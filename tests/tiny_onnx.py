@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from i3d_deploy.card import Card, Engine, Precision, Provenance, Sampling, Spatial
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 
 VIEW_SHAPE = (4, 16, 16, 3)
 NUM_CLASSES = 7
@@ -64,7 +64,7 @@ def tiny_logits(views: NDArray[np.uint8]) -> NDArray[np.float64]:
     return logits
 
 
-def tiny_card(network: Network, *, precision: Precision = "fp32") -> Card:
+def tiny_card(network: ResNet, *, precision: Precision = "fp32") -> Card:
     """The card of the model; ``network`` has seven classes."""
     return Card(
         network=network.model_copy(update={"stem_stride": 1, "stem_pool_stride": 1}),

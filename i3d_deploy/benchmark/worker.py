@@ -265,13 +265,13 @@ class Resizing:
     """
 
     def __init__(self, spatial: Spatial) -> None:
-        self._short_side = spatial.short_side
+        self._spatial = spatial
         self.seconds = 0.0
 
-    def apply(self, frame: video.Frame) -> video.Frame:
+    def apply(self, frame: video.Frame) -> video.Resized:
         """Resize one frame."""
         start = time.perf_counter()
-        resized = views.resize_short_side(frame, short_side=self._short_side)
+        resized = views.resize(frame, self._spatial)
         self.seconds += time.perf_counter() - start
         return resized
 
@@ -292,7 +292,7 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, Any]:
     start = time.perf_counter()
     video.collect(
         source,
-        choose=lambda num_frames: card.sampling.frame_indices(num_frames, num_clips=wanted.clips),
+        choose=lambda num_frames, rate: card.sampling.frame_indices(num_frames, rate, num_clips=wanted.clips),
         transform=resizing.apply,
     )
     decode = time.perf_counter() - start - resizing.seconds

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args
 import click
 
 from i3d_deploy import labels
-from i3d_deploy.card import Averaging, Formula, Scheme
+from i3d_deploy.card import Averaging, Formula, Sampling, Scheme
 from i3d_deploy.errors import I3DError
 from i3d_deploy.network import NETWORKS
+from i3d_deploy.origins import ORIGINS
 
 if TYPE_CHECKING:
     from i3d_deploy.checkpoint import Checkpoint
@@ -73,6 +74,11 @@ def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
             type=click.Choice(list(NETWORKS)),
             help="Network, where the checkpoint leaves it open.",
         ),
+        click.option(
+            "--origin",
+            type=click.Choice(list(ORIGINS)),
+            help="Whose checkpoint it is.  [default: by the names of its entries]",
+        ),
         click.option("--labels", metavar="SET|FILE", help="kinetics400, ucf101, hmdb51, or a file of one name a line."),
         click.option("--sampling", type=click.Choice(get_args(Scheme)), help="Scheme that places the clips."),
         click.option(
@@ -97,6 +103,7 @@ class CheckpointOptions:
     """The values of :func:`checkpoint_options`; None where the checkpoint decides."""
 
     model: str | None
+    origin: str | None
     labels: str | None
     sampling: Scheme | None
     formula: Formula | None
@@ -111,7 +118,11 @@ class CheckpointOptions:
 
         names = _label_names(self.labels)
         found = checkpoint.load(
-            path, network=self.model, label_names=names, allow_hash_mismatch=self.allow_hash_mismatch
+            path,
+            network=self.model,
+            origin=self.origin,
+            label_names=names,
+            allow_hash_mismatch=self.allow_hash_mismatch,
         )
         return self._on_card(found)
 
@@ -142,6 +153,9 @@ class CheckpointOptions:
             "frame_interval": self.frame_interval,
         }
         chosen = {name: value for name, value in chosen.items() if value is not None}
+        is_whole = found.card.sampling.scheme == "whole"
+        if self.sampling is not None and is_whole != (self.sampling == "whole"):
+            chosen |= {"num_clips": Sampling().num_clips if is_whole else 1}
         card = found.card.replaced(sampling=found.card.sampling.replaced(**chosen))
         if self.averaging is not None:
             card = card.replaced(averaging=self.averaging)

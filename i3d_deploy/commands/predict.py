@@ -98,7 +98,7 @@ def _load(path: Path, options: CheckpointOptions, *, device: str, threads: int |
     """Load an engine, or a checkpoint with the options put on its card."""
     from i3d_deploy import artifact, recognizer
 
-    if artifact.identify(path).kind not in ("safetensors", "mmaction2"):
+    if artifact.identify(path).kind not in ("safetensors", "checkpoint"):
         if options.is_any_given:
             raise click.UsageError(f"{path} carries its card: --labels, --sampling and so on are for checkpoints")
         return recognizer.load(path, device=device, threads=threads)

@@ -18,6 +18,7 @@ from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
+from i3d_deploy.video import Resized
 
 try:
     with untracked.imports():
@@ -77,14 +78,14 @@ class OnnxRunner(Runner):
             threads=threads,
         )
 
-    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
         assert self._session is not None, "infer checks that the runner is open"
         if self._fixed_views not in (None, len(inputs)):
             self._fixed_views, self._session = None, None  # both at once would take the memory of both
             self._session = self._open(self.info.threads, num_views=None)
         return _infer(self._session, inputs)
 
-    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+    def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
             trace = Path(folder, "profile")
             num_views = len(inputs) if len(inputs) == self._fixed_views else None
@@ -96,7 +97,7 @@ class OnnxRunner(Runner):
                 written = Path(session.end_profiling())
             return sum_layers(json.loads(written.read_text(encoding="utf-8")))
 
-    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    def _transfer(self, inputs: Resized) -> None:
         number = int(self.info.device.partition(":")[2])
         try:
             onnxruntime.OrtValue.ortvalue_from_numpy(inputs, "cuda", number)  # returns when the copy is there
@@ -161,9 +162,7 @@ def _layer_events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, st
         yield name, event["args"].get("op_name", "kernel"), event
 
 
-def _infer(
-    session: onnxruntime.InferenceSession, inputs: NDArray[np.uint8] | NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _infer(session: onnxruntime.InferenceSession, inputs: Resized) -> NDArray[np.float32]:
     try:
         (logits,) = session.run(["logits"], {"frames": inputs})
     except Exception as error:  # the bindings' exceptions share no narrower base
@@ -177,9 +176,14 @@ def _check_fit(path: Path, card: Card, session: onnxruntime.InferenceSession) ->
     (frames,), (logits,) = session.get_inputs(), session.get_outputs()
     dtypes = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
     source, result = (
-        Tensor(dtype=dtypes.get(tensor.type, tensor.type), shape=tuple(tensor.shape[1:])) for tensor in (frames, logits)
+        Tensor(dtype=dtypes.get(tensor.type, tensor.type), shape=_sizes(tensor.shape)) for tensor in (frames, logits)
     )
     check_fit(path, card, source=source, result=result)
+
+
+def _sizes(shape: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes without N; -1 where one is open."""
+    return tuple(size if isinstance(size, int) else -1 for size in shape[1:])
 
 
 def _cuda_name(device: str) -> str:

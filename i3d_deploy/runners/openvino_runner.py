@@ -27,6 +27,7 @@ from i3d_deploy.runners import stem_windows
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 from i3d_deploy.runners.shared_stem import LEAST_SAVED, SharedStem
 from i3d_deploy.runners.stem_graphs import Stem, find_stem
+from i3d_deploy.video import Resized
 from i3d_deploy.views import Part, Views
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
@@ -149,7 +150,7 @@ class OpenVINORunner(Runner):
         return self._requests[num_views]
 
     def _static_model(self, num_views: int) -> Any:
-        """The network with static shapes, which are faster than dynamic ones."""
+        """The network with static shapes, which are faster than dynamic ones; the length of whole videos is open."""
         try:
             model = CORE.read_model(self._path)
             model.reshape([num_views, *_shape(model.input(0))])
@@ -161,12 +162,12 @@ class OpenVINORunner(Runner):
         model = self._static_model(num_views)
         return _compiled(self._device, {**self._options, **options}, self._path, model)
 
-    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
         request = self._request(len(inputs))
         request.infer([inputs], share_inputs=True)
         return np.array(request.get_output_tensor(0).data, np.float32)
 
-    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+    def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         request = self._compiled(len(inputs), PERF_COUNT=True).create_infer_request()
         request.infer([inputs], share_inputs=True)
         seconds: dict[tuple[str, str], float] = defaultdict(float)
@@ -199,5 +200,5 @@ def _cannot_load(path: Path, error: RuntimeError) -> ArtifactError:
 
 
 def _shape(port: Any) -> tuple[int, ...]:
-    """Shape of an input or output without N."""
-    return tuple(dimension.get_length() for dimension in list(port.partial_shape)[1:])
+    """Shape of an input or output without N; -1 where a size is open."""
+    return tuple(dimension.get_length() if dimension.is_static else -1 for dimension in list(port.partial_shape)[1:])

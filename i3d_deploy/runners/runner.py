@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy.card import Card, normalize
 from i3d_deploy.errors import ArtifactError, InputError
+from i3d_deploy.video import Resized
 from i3d_deploy.views import Buffer, Part, Views
 
 
@@ -62,21 +63,23 @@ class Tensor:
 
     Attributes:
         dtype: ``uint8`` or ``float32``.
-        shape: All but the first dimension.
+        shape: All but the first dimension; -1 where any size will do.
     """
 
     dtype: str
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.dtype} of shape (N, {', '.join(map(str, self.shape))})"
+        return f"{self.dtype} of shape (N, {', '.join('any' if size < 0 else str(size) for size in self.shape)})"
 
 
 def input_of(card: Card) -> Tensor:
     """What an engine takes, or PyTorch's network, which takes floats."""
     frames, height, width, channels = card.view_shape
-    if card.engine is not None and card.engine.input == "uint8_nthwc":
-        return Tensor(dtype="uint8", shape=card.view_shape)
+    frames = frames if card.has_fixed_length else -1
+    if card.engine is not None and card.engine.input in ("uint8_nthwc", "float32_nthwc"):
+        dtype = card.engine.input.partition("_")[0]
+        return Tensor(dtype=dtype, shape=(frames, height, width, channels))
     return Tensor(dtype="float32", shape=(channels, frames, height, width))
 
 
@@ -118,14 +121,14 @@ class Runner(ABC):
     notes: tuple[str, ...] = ()
     is_comparable: bool = True
     _is_closed = False
-    _copied: NDArray[np.uint8] | NDArray[np.float32] | None = None
+    _copied: Resized | None = None
 
-    def infer(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, views: Resized) -> NDArray[np.float32]:
         """Run the network.
 
         Args:
-            views: (N, T, H, W, 3) uint8 with the (T, H, W, 3) of the card; N is at most the largest of the engine's
-                profile.
+            views: (N, T, H, W, C) of the card's (T, H, W, C) and type; any T where the card takes whole videos. N is at
+                most the largest of the engine's profile.
 
         Returns:
             (N, K) float32 logits, owned by the caller.
@@ -170,7 +173,7 @@ class Runner(ABC):
         """
         return False
 
-    def profile(self, views: NDArray[np.uint8], *, runs: int = 3) -> tuple[LayerTime, ...]:
+    def profile(self, views: Resized, *, runs: int = 3) -> tuple[LayerTime, ...]:
         """Time every layer by itself.
 
         The engine is loaded a second time, or watched for the length of this call, so that :meth:`infer` is as fast
@@ -194,7 +197,7 @@ class Runner(ABC):
         layers = [LayerTime(name=name, kind=kind, seconds=of_all / runs) for (name, kind), of_all in seconds.items()]
         return tuple(sorted(layers, key=lambda layer: layer.seconds, reverse=True))
 
-    def transfer(self, views: NDArray[np.uint8]) -> None:
+    def transfer(self, views: Resized) -> None:
         """Copy to the device what the engine takes, wait until it is there, and do nothing else: to time the copy.
 
         On a CPU nothing is copied and this does nothing. Where the engine takes other than the views, normalised or
@@ -211,18 +214,20 @@ class Runner(ABC):
         if self.info.device.startswith("cuda"):
             self._transfer(self._like_input(views))
 
-    def _check(self, views: NDArray[np.uint8]) -> None:
+    def _check(self, views: Resized) -> None:
         self._check_open()
-        expected = self.card.view_shape
-        if views.dtype != np.uint8 or views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
-            wanted = "(N, " + ", ".join(map(str, expected)) + ")"
-            raise InputError(f"views must be uint8 of shape {wanted}, not {views.dtype} of shape {views.shape}")
+        frames, *rest = self.card.view_shape
+        dtype = self.card.spatial.dtype
+        is_shaped = views.ndim == 5 and list(views.shape[2:]) == rest and len(views) > 0
+        if views.dtype != dtype or not is_shaped or (self.card.has_fixed_length and views.shape[1] != frames):
+            wanted = ", ".join(str(size) for size in ("N", frames if self.card.has_fixed_length else "T", *rest))
+            raise InputError(f"views must be {dtype} of shape ({wanted}), not {views.dtype} of shape {views.shape}")
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise InputError("the runner is closed")
 
-    def _prepare(self, views: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
+    def _prepare(self, views: Resized) -> Resized:
         """What :meth:`_run` takes: the engine's input, or the views themselves for a network that is no engine."""
         self._check(views)
         engine, count = self.card.engine, len(views)
@@ -233,25 +238,26 @@ class Runner(ABC):
             views = np.concatenate([views, np.repeat(views[-1:], engine.profile[0] - count, axis=0)])
         return normalize(views, self.card.pixels) if engine.input == "float32_ncthw" else views
 
-    def _like_input(self, views: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
+    def _like_input(self, views: Resized) -> Resized:
         """The views where the engine takes them as they are, else an array like its input: a copy reads no meaning."""
         expected, engine = input_of(self.card), self.card.engine
         count = max(len(views), engine.profile[0] if engine else 1)
-        if expected.dtype == "uint8" and count == len(views):
+        if engine is not None and engine.input != "float32_ncthw" and count == len(views):
             return views
-        if self._copied is None or len(self._copied) < count:
-            self._copied = np.ones((count, *expected.shape), expected.dtype)
+        shape = tuple(views.shape[1] if size < 0 else size for size in expected.shape)
+        if self._copied is None or len(self._copied) < count or self._copied.shape[1:] != shape:
+            self._copied = np.ones((count, *shape), expected.dtype)
         return self._copied[:count]
 
     @abstractmethod
-    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
         """Run the engine on the input it was built for."""
 
-    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+    def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         """Seconds of all the runs together by name and kind of the layer; an uncounted run goes before them."""
         return {}
 
-    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:  # noqa: B027
+    def _transfer(self, inputs: Resized) -> None:  # noqa: B027
         """Copy the engine's input to a CUDA device and wait."""
 
     def close(self) -> None:

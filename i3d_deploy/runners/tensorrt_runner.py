@@ -15,6 +15,7 @@ from i3d_deploy.errors import ArtifactError, CardError, DeviceError, InputError
 from i3d_deploy.runners.device_memory import Gpu, find_gpu, open_device_memory
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 from i3d_deploy.tensorrt_flavor import FLAVORS, PORTABLE, Flavor, Messages, load_flavor
+from i3d_deploy.video import Resized
 
 
 class TensorRTRunner(Runner):
@@ -104,7 +105,7 @@ class TensorRTRunner(Runner):
         for name, address in addresses.items():
             self._require(context.set_tensor_address(name, address), f"the address of {name}", messages)
 
-    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
         source, result = self._fill(inputs), self._host_output[: len(inputs)]
         with self._memory.current(), self._flavor.listening() as messages:
             self._memory.copy_to_device(self._input_address, source)
@@ -113,7 +114,7 @@ class TensorRTRunner(Runner):
             self._memory.synchronize()
         return result.copy()
 
-    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+    def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         profiler = make_profiler(self._flavor.module)
         self._transfer(inputs)
         with self._memory.current(), self._flavor.listening() as messages:
@@ -128,13 +129,13 @@ class TensorRTRunner(Runner):
             del context  # while the device is current, and before the profiler, which it does not own
         return {(name, "layer"): seconds for name, seconds in profiler.seconds.items()}
 
-    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    def _transfer(self, inputs: Resized) -> None:
         source = self._fill(inputs)
         with self._memory.current():
             self._memory.copy_to_device(self._input_address, source)
             self._memory.synchronize()
 
-    def _fill(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[Any]:
+    def _fill(self, inputs: Resized) -> NDArray[Any]:
         """Put the views where copies to the device start."""
         num_views = len(inputs)
         if not self._smallest <= num_views <= self._largest:

@@ -17,6 +17,7 @@ from i3d_deploy import checkpoint
 from i3d_deploy.card import normalize
 from i3d_deploy.errors import DeviceError, MissingExtraError
 from i3d_deploy.runners.runner import Runner, RunnerInfo
+from i3d_deploy.video import Resized
 
 try:
     import torch
@@ -56,7 +57,7 @@ class TorchRunner(Runner):
         """Read a checkpoint of any supported origin and run it."""
         return cls(checkpoint.load(path), device=device, threads=threads)
 
-    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
         clips = torch.from_numpy(normalize(inputs, self.card.pixels)).to(self.device)
         # TF32 has ten bits of mantissa: not for a reference.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -64,14 +65,14 @@ class TorchRunner(Runner):
             logits = self.model(clips.contiguous(memory_format=torch.channels_last_3d))
         return np.asarray(logits.cpu().numpy(), np.float32)
 
-    def _profile(self, inputs: NDArray[np.uint8] | NDArray[np.float32], runs: int) -> Mapping[tuple[str, str], float]:
+    def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         self._run(inputs)
         with ModuleTimer(self.model, self.device) as timer:
             for _ in range(runs):
                 self._run(inputs)
         return timer.seconds
 
-    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    def _transfer(self, inputs: Resized) -> None:
         torch.from_numpy(inputs).to(self.device)
         torch.cuda.synchronize(self.device)
 

@@ -122,7 +122,7 @@ class _Draw:
         self._spec = spec
         self._seed = seed
 
-    def choose(self, num_frames: int) -> sampling.Indices:
+    def choose(self, num_frames: int, frames_per_second: float | None = None) -> sampling.Indices:
         """Choose the frames; called again where the container's count proved wrong, which starts over."""
         spec = self._spec
         self._numpy = np.random.RandomState(self._seed)
@@ -192,7 +192,7 @@ def validation_views(source: video.Source, spec: ValidationViews) -> NDArray[np.
     """
     if not spec.lazy:
         prepared = views.cut(source, sampling=spec.sampling, spatial=spec.spatial)
-        return next(prepared.batches(len(prepared)))
+        return np.asarray(next(prepared.batches(len(prepared))), np.uint8)
     frames = video.collect(
         source, choose=spec.sampling.frame_indices, transform=lambda frame: _lazy_center(frame, spec.spatial)
     )

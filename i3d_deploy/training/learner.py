@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from i3d_deploy.card import Pixels
-from i3d_deploy.model import I3DResNet
+from i3d_deploy.head import I3D
 from i3d_deploy.training import distributed, optimization
 from i3d_deploy.training.clips import seed_of
 from i3d_deploy.training.dataset import ClipBatch
@@ -82,7 +82,7 @@ class Learner:
         seed: Of the run; the dropout of a step is a function of it.
     """
 
-    def __init__(self, network: I3DResNet, recipe: Recipe, *, process: Process, seed: int) -> None:
+    def __init__(self, network: I3D, recipe: Recipe, *, process: Process, seed: int) -> None:
         self._recipe = recipe
         self._process = process
         self._seed = seed

@@ -9,11 +9,11 @@ import pytest
 from i3d_deploy.benchmark.plan import Plan, SweepPlan, frames_and_crops
 from i3d_deploy.card import Card, Provenance, Sampling
 from i3d_deploy.errors import InputError
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 
 
 @pytest.fixture
-def card(tiny_network: Network) -> Card:
+def card(tiny_network: ResNet) -> Card:
     """A card of clips of 32 frames."""
     labels = tuple(str(number) for number in range(tiny_network.num_classes))
     return Card(

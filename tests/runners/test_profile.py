@@ -22,6 +22,7 @@ from i3d_deploy.errors import InputError
 from i3d_deploy.runners import LayerTime, Runner, RunnerInfo, open_runner
 from i3d_deploy.runners.onnx_runner import sum_layers
 from i3d_deploy.runners.torch_runner import ModuleTimer
+from i3d_deploy.video import Resized
 
 CONVOLUTIONS = {
     "tiny.safetensors": {"Conv3d"},
@@ -259,12 +260,12 @@ class Copying(Runner):
     def __init__(self, card: Card, device: str) -> None:
         self.card = card
         self.info = RunnerInfo(backend="none", device=device, provider="none", precision="fp32")
-        self.copied: list[NDArray[np.uint8] | NDArray[np.float32]] = []
+        self.copied: list[Resized] = []
 
-    def _run(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
         return np.zeros((len(inputs), self.card.network.num_classes), np.float32)
 
-    def _transfer(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    def _transfer(self, inputs: Resized) -> None:
         self.copied.append(inputs)
 
 

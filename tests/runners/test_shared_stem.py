@@ -21,7 +21,7 @@ from i3d_deploy.artifact import read_card
 from i3d_deploy.card import Engine, Precision, Sampling
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from i3d_deploy.recognizer import Prediction, Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner
@@ -174,7 +174,7 @@ def test_reduced_precisions_differ_by_their_rounding(
 
 def variant(source: Checkpoint, *, clip_len: int = 8, **numbers: Any) -> Checkpoint:
     """The tiny network with other numbers and new weights."""
-    network = Network.model_validate({**source.card.network.model_dump(), **numbers})
+    network = ResNet.model_validate({**source.card.network.model_dump(), **numbers})
     net = model.build(network)
     model.randomize(net, seed=5)
     sampling = Sampling(clip_len=clip_len, frame_interval=2, num_clips=2)

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from i3d_deploy.artifact import engine_note_path
 from i3d_deploy.card import Card, Precision
 from i3d_deploy.errors import ArtifactError, CardError, DeviceError, InputError, MissingExtraError
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from i3d_deploy.runners import tensorrt_runner
 from i3d_deploy.runners.device_memory import DeviceMemory, Gpu
 from i3d_deploy.runners.tensorrt_runner import TensorRTRunner
@@ -31,7 +31,7 @@ rtx = pytest.importorskip("tensorrt_rtx")
 
 
 @pytest.fixture
-def card(tiny_network: Network) -> Card:
+def card(tiny_network: ResNet) -> Card:
     return tiny_card(tiny_network)
 
 
@@ -354,7 +354,7 @@ TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("num_views", PROFILE)
 def test_engine_answers_as_arithmetic_does(
-    tiny_network: Network, tmp_path: Path, precision: Precision, num_views: int
+    tiny_network: ResNet, tmp_path: Path, precision: Precision, num_views: int
 ) -> None:
     path = tmp_path / "tiny.engine"
     plan = build(tiny_model(precision).SerializeToString(), profile=PROFILE)

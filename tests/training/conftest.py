@@ -12,7 +12,7 @@ import pytest
 
 from i3d_deploy import motion
 from i3d_deploy.card import Sampling, Spatial
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 
@@ -33,7 +33,7 @@ def small_recipe(motion_data: Path) -> Recipe:
     one_clip = Sampling(clip_len=8, frame_interval=2, num_clips=1)
     spatial = Spatial(short_side=32, crop_size=32, num_crops=1)
     return Recipe(
-        network=Network(name="small", num_classes=8, width=8, temporal_kernels=((3,), (1,)), stem_pool_stride=1),
+        network=ResNet(name="small", num_classes=8, width=8, temporal_kernels=((3,), (1,)), stem_pool_stride=1),
         data=Data(
             kind="video",
             folder=str(motion_data),

@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from i3d_deploy import model
 from i3d_deploy.card import Pixels, normalize
-from i3d_deploy.model import I3DResNet
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
+from i3d_deploy.resnet import I3DResNet
 from i3d_deploy.training.dataset import ClipBatch
 from i3d_deploy.training.distributed import Process
 from i3d_deploy.training.learner import ClipsToLogits, Learner
 from i3d_deploy.training.recipe import Compute, Data, Norm, Optimizer, Recipe
+from tests import narrowed
 
 ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"))
 NUM_CLASSES = 5
@@ -32,7 +33,7 @@ FIRST_SCALE = 65536.0  # torch.amp.GradScaler's documented init_scale
 FROZEN = Norm(freeze=True)
 
 RECIPE = Recipe(
-    network=Network(
+    network=ResNet(
         name="tiny", num_classes=NUM_CLASSES, width=8, temporal_kernels=((3,), (1,)), stem_kernel=1, stem_pool_stride=1
     ),
     data=Data(train_list="train.txt", val_list="val.txt", test_list="test.txt"),
@@ -54,7 +55,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def network() -> I3DResNet:
     """The tiny network; its running statistics are not those of any batch."""
-    net = model.build(RECIPE.network)
+    net = narrowed.resnet(model.build(RECIPE.network))
     model.randomize(net, seed=4)
     return net
 
@@ -415,7 +416,7 @@ def test_a_loaded_learner_goes_on_as_the_first(
     first = learner_of(overflowing, recipe)
     first.step([batch_of(1, targets=torch.tensor([0]))], step=0, lr=LR)  # halves the scale of fp16
     first.step([batch_of(8, seed=1)], step=1, lr=LR)
-    second = learner_of(model.build(RECIPE.network), recipe)
+    second = learner_of(narrowed.resnet(model.build(RECIPE.network)), recipe)
     second.load(through_a_file(first.state()))
     before = weights_of(overflowing)
     # Two steps, since a lost momentum shows in any, but what a step leaves in it only in the next.

@@ -5,7 +5,7 @@ python training/train.py motion_tiny --work-dir runs/motion_tiny --validate --se
 """
 
 from i3d_deploy.card import Sampling, Spatial
-from i3d_deploy.network import Network
+from i3d_deploy.network import ResNet
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 
@@ -14,7 +14,7 @@ CENTER = Spatial(short_side=64, crop_size=64, num_crops=1)
 
 recipe = Recipe(
     # 0.16 M weights: three stages of one bottleneck.
-    network=Network(
+    network=ResNet(
         name="motion_tiny",
         num_classes=8,
         width=16,
