@@ -10,6 +10,7 @@ is refused, errors name the field, and ``Card.model_json_schema()`` documents it
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -59,7 +60,8 @@ class Part(BaseModel):
 def first_problem(error: ValidationError) -> str:
     """What is wrong with a document, in one line: the first field at fault and why."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
+    # The kind of a network is no field of the document.
+    field = re.sub(r"\bnetwork\.(resnet|inception)\b", "network", ".".join(str(part) for part in first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     return f"{field}: {message}" if field else message
 

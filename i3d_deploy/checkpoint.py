@@ -483,7 +483,7 @@ def _with_card(net: I3D, origin: Origin, *, meta: Mapping[str, Any], path: Path,
     conventions = origin.conventions(network)
     if origin.name == "mmaction2":
         conventions = _of_configuration(conventions, meta=meta, path=path)
-    notes = (
+    notes: tuple[str, ...] = (
         f"sampling assumed: {conventions.text}",
         f"labels assumed: {label_set}, because the network has {network.num_classes} classes; --labels gives others",
     )

@@ -9,6 +9,18 @@ from i3d_deploy.resnet import I3DResNet
 RESNETS = sorted(name for name, build in NETWORKS.items() if isinstance(build(400), ResNet))
 
 
+SMALL_BLOCK = (4, 3, 5, 2, 4, 3)
+
+
+def small(name: str, num_classes: int) -> ResNet | Inception:
+    """A network of the zoo with few channels and a small window in its head, which fits views of 8x32x32."""
+    numbers = NETWORKS[name](num_classes)
+    if isinstance(numbers, Inception):
+        few = {"stem": (4, 4, 6), "mixed": tuple((SMALL_BLOCK,) * len(stage) for stage in numbers.mixed)}
+        return numbers.model_copy(update={**few, "head_window": (1, 1, 1)})
+    return numbers.model_copy(update={"width": 4, "head_window": (4, 1, 1) if numbers.head_window else None})
+
+
 def resnet(net: I3D) -> I3DResNet:
     """A network that is a ResNet."""
     assert isinstance(net, I3DResNet)

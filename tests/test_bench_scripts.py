@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from i3d_deploy import checkpoint
+from i3d_deploy.origins import MMACTION2
 from tests import goldens
 from tests.benchmark.records import sample_record, timing
 
@@ -213,4 +213,4 @@ def test_the_filled_network_is_the_goldens(tmp_path: Path) -> None:
     expected = goldens.filled_state(goldens.load_json("keys_mmaction_i3d_r50.json"))
     assert len(found) == len(expected)
     for name, tensor in found.items():
-        np.testing.assert_allclose(tensor, expected[checkpoint.mmaction_name(name)], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(tensor, expected[MMACTION2.entry(name)], rtol=0, atol=1e-6)

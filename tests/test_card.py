@@ -97,7 +97,7 @@ REFUSED = [
     ({"labels": ["a"]}, "1 labels for a network of 7 classes"),
     ({"colour": "red"}, "colour: Extra inputs are not permitted"),
     ({"sampling__clip_len": 0}, r"sampling.clip_len: Input should be greater than or equal to 1"),
-    ({"sampling__scheme": "random"}, r"sampling.scheme: Input should be 'uniform' or 'dense'"),
+    ({"sampling__scheme": "random"}, r"sampling.scheme: Input should be 'uniform', 'dense' or 'whole'"),
     ({"pixels__std": [1, 0, 1]}, r"pixels: std \(1.0, 0.0, 1.0\) must be > 0"),
     ({"spatial__crop_size": 64}, r"crop_size \(64\) must be <= short_side \(32\)"),
     ({"network__width": 10**9}, "network.width: Input should be less than or equal to 65536"),

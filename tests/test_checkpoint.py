@@ -313,7 +313,7 @@ def test_a_native_file_without_card_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_network_name_is_refused(zoo_file: Path) -> None:
-    with pytest.raises(InputError, match="'i3d_r18' is not one of .*i3d_r50, "):
+    with pytest.raises(InputError, match=r"'i3d_r18' is not one of .*i3d_r50, "):
         checkpoint.load(zoo_file, network="i3d_r18")
 
 

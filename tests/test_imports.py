@@ -17,8 +17,19 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
     {"errors", "files", "network", "untracked"},
-    {"geometry", "journal", "openvino_core", "processes", "labels", "metrics", "model", "sampling", "tensorrt_flavor"},
-    {"card", "confusion", "video"},
+    {
+        "geometry",
+        "head",
+        "journal",
+        "labels",
+        "metrics",
+        "openvino_core",
+        "processes",
+        "sampling",
+        "tensorrt_flavor",
+    },
+    {"card", "confusion", "inception", "resnet", "video"},
+    {"model", "origins"},
     {"generated", "lists", "official_splits"},
     {"artifact", "motion", "preparation", "views", "runners.device_memory"},
     {"calibration", "extraction", "reading", "runners.runner", "training.clips", "training.snapshots"},

@@ -12,10 +12,11 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from i3d_deploy import model, network, rewrites, to_2d, to_onnx, work
+from i3d_deploy import model, network, origins, rewrites, to_2d, to_onnx, work
 from i3d_deploy.card import Card, Engine, Provenance, Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ExportError
+from tests import narrowed
 from tests.test_rewrites import run
 
 RandomState = np.random.RandomState
@@ -202,18 +203,18 @@ class Mean(nn.Module):
 @pytest.mark.parametrize("name", sorted(network.NETWORKS))
 @pytest.mark.parametrize("size", [(8, 32), (9, 37)], ids=["even", "odd"])
 def test_every_network_answers_the_same(name: str, size: tuple[int, int]) -> None:
-    numbers = network.NETWORKS[name](7).model_copy(update={"width": 4})
+    numbers = narrowed.small(name, 7)
     net = model.build(numbers)
     model.randomize(net, seed=0)
+    parts = origins.usual_conventions(numbers).parts
     card = Card(
         network=numbers,
         label_set="numbered",
         labels=tuple(map(str, range(7))),
-        sampling=Sampling(clip_len=size[0]),
-        spatial=Spatial(short_side=size[1], crop_size=size[1]),
         provenance=Provenance(origin="random weights"),
+        **{**parts, "sampling": Sampling(clip_len=size[0]), "spatial": Spatial(short_side=size[1], crop_size=size[1])},
     )
-    plain = to_onnx.convert(net, card, Engine())
+    plain = rewrites.merge_pads(to_onnx.convert(net, card, Engine()))
     lowered = to_2d.lower(plain)
     assert ranks(lowered) == {2}
     assert work.count(lowered).macs == work.count(plain).macs

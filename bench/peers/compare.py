@@ -27,6 +27,7 @@ from i3d_deploy.card import Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.commands.options import reports_errors, steps
 from i3d_deploy.errors import I3DError
+from i3d_deploy.origins import MMACTION2
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -91,7 +92,7 @@ def fill(made: Checkpoint) -> Checkpoint:
     """Fill a network by the rule of the golden tests: each tensor from its name in mmaction2 and its shape."""
     with torch.no_grad():
         for name, tensor in made.model.state_dict().items():
-            original = checkpoint.mmaction_name(name)
+            original = MMACTION2.entry(name)
             random = np.random.RandomState(zlib.crc32(original.encode()))
             if name.endswith("num_batches_tracked"):
                 values = np.zeros(tuple(tensor.shape))

@@ -25,6 +25,7 @@ from i3d_deploy import checkpoint
 from i3d_deploy.benchmark.worker import OpenRequest
 from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError
+from i3d_deploy.origins import MMACTION2
 from i3d_deploy.runners import Runner
 from i3d_deploy.runners.torch_runner import choose_device
 
@@ -83,7 +84,7 @@ def _build(source: checkpoint.Checkpoint) -> Any:
     register_all_modules()
     model = MODELS.build(_config(source.card)).eval()
     # Entries that do not fit are an error here.
-    renamed = {checkpoint.mmaction_name(name): tensor for name, tensor in source.model.state_dict().items()}
+    renamed = {MMACTION2.entry(name): tensor for name, tensor in source.model.state_dict().items()}
     model.load_state_dict(renamed)
     return model
 

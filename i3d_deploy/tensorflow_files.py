@@ -1,6 +1,0 @@
-def is_checkpoint(path):
-    return False
-
-
-def read(path): ...
-def sha256(path): ...

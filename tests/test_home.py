@@ -1,0 +1,209 @@
+"""Foreign networks as they are at home: every network and test pipeline against the original's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from i3d_deploy import checkpoint, network, origins, views
+from i3d_deploy.card import Sampling, Spatial, normalize
+from i3d_deploy.head import I3D
+from i3d_deploy.recognizer import Recognizer, average_views
+from i3d_deploy.runners.torch_runner import TorchRunner
+from tests import goldens
+
+PIPELINE = goldens.load_npz("slowfast_pipeline.npz")
+WHOLE = goldens.load_npz("inception_pipeline.npz")
+
+
+def filled(keys: str, origin: str, name: str) -> I3D:
+    """A network with the goldens' weights."""
+    gain = 2.0 if "inception" in keys else 1.0
+    state = goldens.filled_state(goldens.load_json(f"keys_{keys}.json"), gain=gain)
+    tensors = {entry: torch.from_numpy(value) for entry, value in state.items()}
+    return checkpoint.build_from(tensors, network.NETWORKS[name](400), origins.ORIGINS[origin])
+
+
+def inputs_of(golden: dict[str, goldens.Array], case: str) -> torch.Tensor:
+    """The golden's input, checked against its first values."""
+    inputs = goldens.standard_input(int(golden[f"{case}/seed"]), tuple(golden[f"{case}/input_shape"]))
+    np.testing.assert_array_equal(inputs.ravel()[:8], golden[f"{case}/input_first8"])
+    return torch.from_numpy(inputs)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "flow"])
+@pytest.mark.parametrize("case", ["a", "b", "c"])
+def test_inception_equals_the_original(kind: str, case: str) -> None:
+    golden = goldens.load_npz(f"inception_i3d_{kind}.npz")
+    net = filled(f"inception_i3d_{kind}", "pytorch-i3d", f"i3d_inception_{kind}")
+    x = inputs_of(golden, case)
+    with torch.no_grad():
+        maps = net.features(x)
+        windows, logits = net.windows(maps), net.classify(maps)
+        places = torch.stack([net.fc(window.flatten(1)) for window in windows.unbind(2)], 2)
+    np.testing.assert_allclose(windows.numpy(), golden[f"{case}/features_f32"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(places.numpy(), golden[f"{case}/logits_per_step_f32"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logits.numpy(), golden[f"{case}/logits_f32"], rtol=0, atol=1e-5)
+
+
+def test_inception_equals_the_original_in_float64() -> None:
+    # Odd sizes: every axis is padded otherwise than the even sizes of the other cases.
+    golden = goldens.load_npz("inception_i3d_rgb.npz")
+    net = filled("inception_i3d_rgb", "pytorch-i3d", "i3d_inception_rgb").double()
+    with torch.no_grad():
+        logits = net(inputs_of(golden, "b").double())
+    np.testing.assert_allclose(logits.numpy(), golden["b/logits_f64"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_pytorchvideo_equals_the_original(case: str) -> None:
+    golden = goldens.load_npz("pytorchvideo_i3d_r50.npz")
+    net = filled("pytorchvideo_i3d_r50", "pytorchvideo", "i3d_r50_8x8_pytorchvideo")
+    with torch.no_grad():
+        logits = net(inputs_of(golden, case))
+    np.testing.assert_allclose(logits.numpy(), golden[f"{case}/logits_f32"], rtol=0, atol=1e-5)
+
+
+SLOWFAST = [
+    ("slowfast_i3d_8x8_r50", "i3d_r50_8x8_slowfast", "a"),
+    ("slowfast_i3d_8x8_r50", "i3d_r50_8x8_slowfast", "b"),
+    ("slowfast_i3d_nln_8x8_r50", "i3d_r50_8x8_nl_embedded_gaussian_slowfast", "a"),
+    ("slowfast_i3d_nln_8x8_r50", "i3d_r50_8x8_nl_embedded_gaussian_slowfast", "b"),
+    ("slowfast_i3d_nln_8x8_r50", "i3d_r50_8x8_nl_dot_product_slowfast", "b_dot"),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "case"), SLOWFAST)
+def test_slowfast_equals_the_original(file: str, name: str, case: str) -> None:
+    # Its networks give probabilities, ours their logarithms. The dot product's logits are of the order of 50.
+    golden = goldens.load_npz(f"{file}.npz")
+    net = filled(file, "slowfast", name)
+    with torch.no_grad():
+        maps = net.features(inputs_of(golden, case))
+        logits = net.classify(maps)
+        places = net.fc(net.windows(maps).permute(0, 2, 3, 4, 1))
+    atol = 1e-3 if "dot" in case else 1e-4
+    np.testing.assert_allclose(places.numpy(), golden[f"{case}/proj_f32"], rtol=0, atol=atol)
+    np.testing.assert_allclose(logits.softmax(1).numpy(), golden[f"{case}/out_f32"], rtol=0, atol=1e-6)
+
+
+SAMPLED = sorted(key.rpartition("/")[0] for key in PIPELINE if key.endswith("/inds"))
+
+
+@pytest.mark.parametrize("case", SAMPLED)
+def test_slowfast_frames_equal_the_original(case: str) -> None:
+    sampling = Sampling(formula="slowfast", clip_len=8, frame_interval=8, frames_per_second=30.0)
+    found = sampling.frame_indices(int(PIPELINE[f"{case}/total_frames"]), float(PIPELINE[f"{case}/fps"]))
+    np.testing.assert_array_equal(found, PIPELINE[f"{case}/inds"])
+
+
+def blocks(shape: tuple[int, ...], seed: int) -> goldens.Array:
+    """The random video of the goldens: coarse blocks and noise; its recipe is in tests/README.md."""
+    frames, height, width, channels = shape
+    random = np.random.RandomState(seed)
+    small = random.randint(0, 256, (frames, 9, 11, channels)).astype(np.uint8)
+    rows = np.repeat(small, -(-height // 9), axis=1)[:, :height]
+    coarse = np.repeat(rows, -(-width // 11), axis=2)[:, :, :width]
+    noise = random.randint(0, 32, shape)
+    return np.asarray(coarse.astype(np.int64) * 7 // 8 + noise).astype(np.uint8)
+
+
+SPATIAL = sorted({key.split("/")[1] for key in PIPELINE if key.startswith("spatial/")})
+
+
+@pytest.mark.parametrize("case", SPATIAL)
+def test_slowfast_pixels_equal_the_original(case: str) -> None:
+    size, seed = case.removeprefix("synth_").split("_s")
+    height, width = (int(side) for side in size.split("x"))
+    frames = blocks((8, height, width, 3), int(seed))
+    prefix = f"spatial/{case}"
+    np.testing.assert_array_equal(frames.ravel()[:16], PIPELINE[f"{prefix}/raw_first16"])
+    prepared = views.cut(
+        frames, sampling=Sampling(clip_len=8, frame_interval=1, num_clips=1), spatial=Spatial(formula="slowfast")
+    )
+    pixels = origins.ORIGINS["slowfast"].conventions(network.i3d_r50_8x8_slowfast()).pixels
+    found = normalize(next(prepared.batches(3)), pixels)
+    assert found.shape == tuple(PIPELINE[f"{prefix}/shape"])
+    frames_step, rows, columns = PIPELINE[f"{prefix}/strides"]
+    # OpenCV and PyTorch work out source positions in float32 in different ways.
+    np.testing.assert_allclose(
+        found[:, :, ::frames_step, ::rows, ::columns], PIPELINE[f"{prefix}/sample"], rtol=0, atol=2e-4
+    )
+    np.testing.assert_allclose(found.mean((1, 2, 3, 4), np.float64), PIPELINE[f"{prefix}/view_mean"], rtol=0, atol=1e-6)
+
+
+def at_home(keys: str, origin: str, name: str, folder: Path) -> Recognizer:
+    """A recognizer of a filled file, with nothing said about it."""
+    gain = 2.0 if "inception" in keys else 1.0
+    state = goldens.filled_state(goldens.load_json(f"keys_{keys}.json"), gain=gain)
+    tensors = {entry: torch.from_numpy(value) for entry, value in state.items()}
+    path = folder / ("a.pt" if origin == "pytorch-i3d" else "a.pyth")
+    torch.save(tensors if origin == "pytorch-i3d" else {"model_state": tensors}, path)
+    found = checkpoint.load(path)
+    assert found.card.network.name == name
+    return Recognizer(TorchRunner(found, device="cpu"))
+
+
+CLIPS = {"arm_wrestling": "videos/arm_wrestling.mp4", "filling_eyebrows": "videos/filling_eyebrows.avi"}
+
+
+TWO_CLIPS = [crop * 10 + clip for crop in range(3) for clip in (0, 9)]
+"""Six of thirty views: the first and the last clip under every crop."""
+
+
+def logits_of_two_clips(recognizer: Recognizer, path: Path) -> goldens.Array:
+    """Logits of these six, (3 crops, 2 clips, K)."""
+    prepared = views.prepare(path, recognizer.card)
+    batch = np.empty((1, *prepared.view_shape), prepared.dtype)
+    rows = [recognizer.infer(prepared.fill(batch, [number])) for number in TWO_CLIPS]
+    return np.concatenate(rows).reshape(3, 2, -1)
+
+
+def theirs_of_two_clips(key: str) -> goldens.Array:
+    """The same of a golden, whose views are 3 * clip + crop; ours are 10 * crop + clip."""
+    return PIPELINE[key].reshape(10, 3, 400)[[0, 9]].transpose(1, 0, 2)
+
+
+@pytest.mark.parametrize("clip", sorted(CLIPS))
+def test_slowfast_predicts_as_at_home(clip: str, tmp_path: Path) -> None:
+    path = goldens.shared_file(CLIPS[clip])
+    prefix = f"end_to_end/{clip}"
+    with at_home("slowfast_i3d_8x8_r50", "slowfast", "i3d_r50_8x8_slowfast", tmp_path) as recognizer:
+        prepared = views.prepare(path, recognizer.card)
+        np.testing.assert_array_equal(prepared.indices, PIPELINE[f"{prefix}/frame_inds"])
+        ours = np.exp(logits_of_two_clips(recognizer, path))
+    theirs = theirs_of_two_clips(f"{prefix}/slowfast_i3d_8x8_r50/probs_per_view")
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_pytorchvideo_predicts_as_at_home(tmp_path: Path) -> None:
+    path = goldens.shared_file(CLIPS["arm_wrestling"])
+    with at_home("pytorchvideo_i3d_r50", "pytorchvideo", "i3d_r50_8x8_pytorchvideo", tmp_path) as recognizer:
+        ours = logits_of_two_clips(recognizer, path)
+    theirs = theirs_of_two_clips("end_to_end/arm_wrestling/pytorchvideo_i3d_r50/logits_per_view")
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("network_name", ["slowfast_i3d_8x8_r50", "pytorchvideo_i3d_r50"])
+def test_views_are_averaged_as_at_home(network_name: str) -> None:
+    prefix = f"end_to_end/arm_wrestling/{network_name}"
+    is_slowfast = network_name.startswith("slowfast")
+    rows = PIPELINE[f"{prefix}/{'probs' if is_slowfast else 'logits'}_per_view"]
+    logits = np.log(rows) if is_slowfast else rows
+    found = average_views(logits, over="probabilities")
+    np.testing.assert_allclose(found, PIPELINE[f"{prefix}/prob"], rtol=0, atol=1e-6)
+
+
+def test_inception_takes_a_whole_video_as_at_home(tmp_path: Path) -> None:
+    # The original was given all 164 frames, which are 25 a second.
+    path = goldens.shared_file(CLIPS["filling_eyebrows"])
+    with at_home("inception_i3d_rgb", "pytorch-i3d", "i3d_inception_rgb", tmp_path) as recognizer:
+        prediction = recognizer.predict(path)
+    assert prediction.logits.shape == (1, 400)
+    np.testing.assert_allclose(prediction.logits, WHOLE["rgb/filling_eyebrows_164/logits_f32"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        prediction.probabilities, WHOLE["rgb/filling_eyebrows_164/prob_f32"].ravel(), rtol=0, atol=1e-6
+    )
