@@ -17,7 +17,18 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
     {"errors", "files", "network", "untracked"},
-    {"geometry", "journal", "openvino_core", "processes", "labels", "metrics", "model", "sampling", "tensorrt_flavor"},
+    {
+        "caffe2_files",
+        "geometry",
+        "journal",
+        "openvino_core",
+        "processes",
+        "labels",
+        "metrics",
+        "model",
+        "sampling",
+        "tensorrt_flavor",
+    },
     {"card", "confusion", "video"},
     {"generated", "lists", "official_splits"},
     {"artifact", "motion", "preparation", "views", "runners.device_memory"},
