@@ -27,6 +27,7 @@ FLOORS = [
         "metrics",
         "model",
         "sampling",
+        "tensorflow_files",
         "tensorrt_flavor",
     },
     {"card", "confusion", "video"},
