@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from i3d_deploy import files
+from i3d_deploy import files, tensorflow_files
 from i3d_deploy.card import Card, Engine
 from i3d_deploy.errors import ArtifactError, CardError
 
@@ -39,8 +39,6 @@ SUFFIXES: dict[str, Kind] = {
     ".pt": "checkpoint",
     ".pyth": "checkpoint",
     ".pkl": "checkpoint",
-    ".ckpt": "checkpoint",
-    ".index": "checkpoint",
 }
 
 # ModelProto.metadata_props, a repeated message of key (1) and value (2).
@@ -86,12 +84,14 @@ def identify(path: Path) -> Artifact:
     Raises:
         ArtifactError: It does not exist, is empty, or has an unknown suffix.
     """
+    if tensorflow_files.is_checkpoint(path):
+        return Artifact(path, "checkpoint")
     problem = files.what_is_wrong(path)
     if problem is not None:
         raise ArtifactError(f"{path}: {problem}")
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise ArtifactError(f"{path}: unknown kind of file, allowed are {', '.join(SUFFIXES)}")
+        raise ArtifactError(f"{path}: unknown kind of file, allowed are {', '.join(SUFFIXES)}, .ckpt, .index")
     return Artifact(path, kind)
 
 

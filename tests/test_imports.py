@@ -18,6 +18,7 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 FLOORS = [
     {"errors", "files", "network", "untracked"},
     {
+        "caffe2_files",
         "geometry",
         "head",
         "journal",
@@ -26,6 +27,7 @@ FLOORS = [
         "openvino_core",
         "processes",
         "sampling",
+        "tensorflow_files",
         "tensorrt_flavor",
     },
     {"card", "confusion", "inception", "resnet", "video"},
