@@ -173,6 +173,24 @@ class Runner(ABC):
         """
         return False
 
+    def feature_maps(self, views: Resized) -> NDArray[np.float32]:
+        """Run the network up to its head.
+
+        Args:
+            views: As for :meth:`infer`.
+
+        Returns:
+            (N, C, T', H', W') float32, the last feature maps, owned by the caller.
+
+        Raises:
+            InputError: Wrong shape or type, the runner is closed, or it gives logits alone.
+        """
+        raise InputError(f"{self.info.backend} runs an engine, which gives logits alone: give the checkpoint instead")
+
+    def classifier(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weights (K, C) and biases (K,) that make logits of averaged maps; raises as :meth:`feature_maps`."""
+        raise InputError(f"{self.info.backend} runs an engine, which gives logits alone: give the checkpoint instead")
+
     def profile(self, views: Resized, *, runs: int = 3) -> tuple[LayerTime, ...]:
         """Time every layer by itself.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,13 +57,26 @@ class TorchRunner(Runner):
         """Read a checkpoint of any supported origin and run it."""
         return cls(checkpoint.load(path), device=device, threads=threads)
 
+    def feature_maps(self, views: Resized) -> NDArray[np.float32]:
+        """As in any runner."""
+        return self._compute(self.model.features, self._prepare(views))
+
+    def classifier(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As in any runner."""
+        self._check_open()
+        weight, bias = (tensor.detach().cpu().numpy() for tensor in (self.model.fc.weight, self.model.fc.bias))
+        return np.array(weight, np.float32), np.array(bias, np.float32)
+
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
+        return self._compute(self.model, inputs)
+
+    def _compute(self, function: Callable[[torch.Tensor], torch.Tensor], inputs: Resized) -> NDArray[np.float32]:
         clips = torch.from_numpy(normalize(inputs, self.card.pixels)).to(self.device)
         # TF32 has ten bits of mantissa: not for a reference.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             # The layout that PyTorch's 3D convolutions are fastest in; the arithmetic is the same.
-            logits = self.model(clips.contiguous(memory_format=torch.channels_last_3d))
-        return np.asarray(logits.cpu().numpy(), np.float32)
+            result = function(clips.contiguous(memory_format=torch.channels_last_3d))
+        return np.ascontiguousarray(result.cpu().numpy(), np.float32)
 
     def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         self._run(inputs)
