@@ -33,6 +33,7 @@ from i3d_deploy.errors import InputError, MissingExtraError
 from i3d_deploy.video import Frame
 
 Method = Literal["tvl1", "dis"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 Displacement = NDArray[np.float32]
 """(H, W, 2) float32: pixels to the right, then pixels down."""
@@ -46,9 +47,8 @@ LIMIT = 20.0
 MIN_SIDE = 16
 """Pixels. OpenCV 5.0's dense inverse search ends the process over some smaller frames, such as 12x48."""
 
-_OPENCV_WEIGHT = 0.15
-_ATTACHMENT = _OPENCV_WEIGHT * 255
-"""Note [Intensities]."""
+ATTACHMENT = 0.15 * 255
+"""Of scikit-image's TV-L1, see Note [Intensities]."""
 
 _Gray = NDArray[np.uint8]
 
@@ -162,8 +162,8 @@ def _to_grays(frames: Iterable[Frame]) -> Iterator[_Gray]:
 
 
 def _implementation(method: Method) -> _Implementation:
-    if method not in get_args(Method):
-        raise InputError(f"there is no flow method {method!r}: give one of {', '.join(get_args(Method))}")
+    if method not in METHODS:
+        raise InputError(f"there is no flow method {method!r}: give one of {', '.join(METHODS)}")
     if method == "dis":
         algorithm = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return _opencv(algorithm, name="DISOpticalFlow medium")
@@ -189,8 +189,8 @@ def _scikit_image() -> _Implementation:
 
     def solve(first: _Gray, second: _Gray) -> Displacement:
         intensities = (gray.astype(np.float32) / 255 for gray in (first, second))
-        down, right = optical_flow_tvl1(*intensities, attachment=_ATTACHMENT, dtype=np.float32)
+        down, right = optical_flow_tvl1(*intensities, attachment=ATTACHMENT, dtype=np.float32)
         return np.stack((right, down), axis=-1)
 
-    name = f"scikit-image {skimage.__version__} optical_flow_tvl1 attachment={_ATTACHMENT:g}"
+    name = f"scikit-image {skimage.__version__} optical_flow_tvl1 attachment={ATTACHMENT:g}"
     return _Implementation(name=name, solve=solve)

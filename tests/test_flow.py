@@ -6,7 +6,6 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from typing import get_args
 
 import cv2
 import numpy as np
@@ -19,7 +18,6 @@ from i3d_deploy.flow import Displacement, Method
 from i3d_deploy.known_motion import Motion
 
 HEIGHT, WIDTH = 96, 128
-METHODS: tuple[Method, ...] = get_args(Method)
 
 # Motion, and the mean endpoint error in pixels that is allowed. A level of the 8-bit form is 0.16 pixels. The worst
 # method is at about two thirds of it over several seeds, but for "still", which is exact.
