@@ -117,8 +117,8 @@ class Watcher(Protocol):
         """Take a wanted frame, after the transform; they come in ascending order."""
 
 
-class _Nobody:
-    """Nobody watches."""
+class Nobody:
+    """A watcher of nothing."""
 
     def planned(self, indices: Indices) -> None: ...
 
@@ -177,7 +177,7 @@ def collect(
         VideoError: There is no usable frame; the message says why.
         InputError: An array or frame has the wrong shape or type.
     """
-    wish = _Wish(choose=choose, transform=transform, watcher=watcher or _Nobody())
+    wish = _Wish(choose=choose, transform=transform, watcher=watcher or Nobody())
     if isinstance(source, FrameFolder):
         return _collect_listed_images(source, wish)
     if isinstance(source, np.ndarray):
@@ -467,7 +467,7 @@ def _collect_images(folder: Path, wish: _Wish) -> Frames:
     if missing is not None:
         raise VideoError(f"{folder}: frame {missing} is missing between {first} and {max(numbered)}")
     indices = wish.planned(len(numbered))
-    by_index = wish.read(indices, lambda index: _read_image(numbered[first + index]))
+    by_index = wish.read(indices, lambda index: read_image(numbered[first + index]))
     return Frames(indices=indices, by_index=by_index, num_frames=len(numbered))
 
 
@@ -475,7 +475,7 @@ def _collect_listed_images(folder: FrameFolder, wish: _Wish) -> Frames:
     indices = wish.planned(folder.num_frames)
 
     def read(index: int) -> Frame:
-        return _read_image(folder.path / folder.image_name.format(folder.offset + index + 1))
+        return read_image(folder.path / folder.image_name.format(folder.offset + index + 1))
 
     by_index = wish.read(indices, read)
     return Frames(indices=indices, by_index=by_index, num_frames=folder.num_frames)
@@ -492,7 +492,15 @@ def _numbered_images(folder: Path) -> dict[int, Path]:
     return numbered
 
 
-def _read_image(path: Path) -> Frame:
+def read_image(path: Path) -> Frame:
+    """Read one image file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        VideoError: There is no such file, or it cannot be decoded whole.
+    """
     if not path.is_file():
         raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from i3d_deploy.head import I3D
-from i3d_deploy.network import NETWORKS, Inception, ResNet
+from i3d_deploy.network import NETWORKS, Inception, ResNet, TwoStream
 from i3d_deploy.resnet import I3DResNet
 
 RESNETS = sorted(name for name, build in NETWORKS.items() if isinstance(build(400), ResNet))
@@ -27,7 +27,7 @@ def resnet(net: I3D) -> I3DResNet:
     return net
 
 
-def resnet_numbers(network: ResNet | Inception) -> ResNet:
+def resnet_numbers(network: ResNet | Inception | TwoStream) -> ResNet:
     """The numbers of a network that is a ResNet."""
     assert isinstance(network, ResNet)
     return network
