@@ -33,9 +33,7 @@ def stream(kind: str, **changes: Any) -> Checkpoint:
         flow_method=None if is_rgb else "dis",
         sampling=Sampling(clip_len=9, frame_interval=1, num_clips=2),
         spatial=Spatial(short_side=36, crop_size=32, num_crops=1),
-        pixels=Pixels(
-            color="rgb" if is_rgb else "xy", mean=(127.5,) * (3 if is_rgb else 2), std=(127.5,) * (3 if is_rgb else 2)
-        ),
+        pixels=origins.usual_conventions(numbers).pixels,
         averaging="logits",
         provenance=Provenance(origin="random weights"),
     )
