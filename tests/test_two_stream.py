@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact, checkpoint, export, generated, model, network, two_stream, video
+from i3d_deploy import artifact, checkpoint, export, generated, model, network, origins, two_stream, video
 from i3d_deploy.card import Card, Provenance, Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, CardError, InputError
