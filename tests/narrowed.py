@@ -9,6 +9,8 @@ from i3d_deploy.resnet import I3DResNet
 RESNETS = sorted(name for name, build in NETWORKS.items() if isinstance(build(400), ResNet))
 
 
+DOT_PRODUCTS = sorted(name for name in NETWORKS if "dot_product" in name)
+
 SMALL_BLOCK = (4, 3, 5, 2, 4, 3)
 
 
