@@ -15,10 +15,10 @@ SMALL_BLOCK = (4, 3, 5, 2, 4, 3)
 
 
 def small(name: str, num_classes: int) -> ResNet | Inception:
-    """A network of the zoo with few channels and a small window in its head, which fits views of 8x32x32."""
+    """A network of the zoo with few channels, few blocks and a small window in its head, which fits views of 8x32x32."""
     numbers = NETWORKS[name](num_classes)
     if isinstance(numbers, Inception):
-        few = {"stem": (4, 4, 6), "mixed": tuple((SMALL_BLOCK,) * len(stage) for stage in numbers.mixed)}
+        few = {"stem": (4, 4, 6), "mixed": ((SMALL_BLOCK,), (SMALL_BLOCK, SMALL_BLOCK), (SMALL_BLOCK,))}
         return numbers.model_copy(update={**few, "head_window": (1, 1, 1)})
     return numbers.model_copy(update={"width": 4, "head_window": (4, 1, 1) if numbers.head_window else None})
 
