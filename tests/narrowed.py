@@ -15,7 +15,7 @@ SMALL_BLOCK = (4, 3, 5, 2, 4, 3)
 
 
 def small(name: str, num_classes: int) -> ResNet | Inception:
-    """A network of the zoo with few channels, few blocks and a small window in its head, which fits views of 8x32x32."""
+    """A network of the zoo with few channels and blocks, and a head whose window fits views of 8x32x32."""
     numbers = NETWORKS[name](num_classes)
     if isinstance(numbers, Inception):
         few = {"stem": (4, 4, 6), "mixed": ((SMALL_BLOCK,), (SMALL_BLOCK, SMALL_BLOCK), (SMALL_BLOCK,))}
