@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from i3d_deploy import origins
+from i3d_deploy.card import Card, Provenance, Sampling, Spatial
 from i3d_deploy.head import I3D
 from i3d_deploy.network import NETWORKS, Inception, ResNet, TwoStream
 from i3d_deploy.resnet import I3DResNet
@@ -21,6 +23,19 @@ def small(name: str, num_classes: int) -> ResNet | Inception:
         few = {"stem": (4, 4, 6), "mixed": ((SMALL_BLOCK,), (SMALL_BLOCK, SMALL_BLOCK), (SMALL_BLOCK,))}
         return numbers.model_copy(update={**few, "head_window": (1, 1, 1)})
     return numbers.model_copy(update={"width": 4, "head_window": (4, 1, 1) if numbers.head_window else None})
+
+
+def card_of(numbers: ResNet | Inception, *, frames: int, side: int) -> Card:
+    """A card of numbered labels for views of one size, otherwise as the network's origin tests it."""
+    parts = origins.usual_conventions(numbers).parts
+    sizes = {"sampling": Sampling(clip_len=frames), "spatial": Spatial(short_side=side, crop_size=side)}
+    return Card(
+        network=numbers,
+        label_set="numbered",
+        labels=tuple(str(index) for index in range(numbers.num_classes)),
+        provenance=Provenance(origin="random weights"),
+        **{**parts, **sizes},
+    )
 
 
 def resnet(net: I3D) -> I3DResNet:

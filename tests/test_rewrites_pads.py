@@ -10,8 +10,8 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from i3d_deploy import model, origins, rewrites, to_onnx
-from i3d_deploy.card import Card, Engine, Provenance, Sampling, Spatial
+from i3d_deploy import model, rewrites, to_onnx
+from i3d_deploy.card import Engine
 from tests import narrowed
 from tests.test_rewrites import run
 
@@ -98,14 +98,7 @@ def test_inception_pads_nothing_any_more(name: str, size: tuple[int, int]) -> No
     numbers = narrowed.small(name, 7)
     net = model.build(numbers)
     model.randomize(net, seed=0)
-    parts = origins.usual_conventions(numbers).parts
-    card = Card(
-        network=numbers,
-        label_set="numbered",
-        labels=tuple(map(str, range(7))),
-        provenance=Provenance(origin="random weights"),
-        **{**parts, "sampling": Sampling(clip_len=size[0]), "spatial": Spatial(short_side=size[1], crop_size=size[1])},
-    )
+    card = narrowed.card_of(numbers, frames=size[0], side=size[1])
     plain = to_onnx.convert(net, card, Engine(input="float32_ncthw"))
     merged = rewrites.merge_pads(plain)
     assert operators(merged)["Pad"] == 0

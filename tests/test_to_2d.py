@@ -12,8 +12,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from i3d_deploy import model, network, origins, rewrites, to_2d, to_onnx, work
-from i3d_deploy.card import Card, Engine, Provenance, Sampling, Spatial
+from i3d_deploy import model, network, rewrites, to_2d, to_onnx, work
+from i3d_deploy.card import Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ExportError
 from tests import narrowed
@@ -206,14 +206,7 @@ def test_every_network_answers_the_same(name: str, size: tuple[int, int]) -> Non
     numbers = narrowed.small(name, 7)
     net = model.build(numbers)
     model.randomize(net, seed=0)
-    parts = origins.usual_conventions(numbers).parts
-    card = Card(
-        network=numbers,
-        label_set="numbered",
-        labels=tuple(map(str, range(7))),
-        provenance=Provenance(origin="random weights"),
-        **{**parts, "sampling": Sampling(clip_len=size[0]), "spatial": Spatial(short_side=size[1], crop_size=size[1])},
-    )
+    card = narrowed.card_of(numbers, frames=size[0], side=size[1])
     plain = rewrites.merge_pads(to_onnx.convert(net, card, Engine()))
     lowered = to_2d.lower(plain)
     assert ranks(lowered) == {2}

@@ -130,7 +130,7 @@ class TestExport:
         path = tmp_path / "resnet.pth"
         torch.save({"state_dict": {"layer1.0.conv1.weight": torch.zeros(1)}}, path)
         result = run(export.main, path, "--to", "onnx", "--output", tmp_path / "out")
-        assert_one_line(result, "not an I3D of mmaction2")
+        assert_one_line(result, "not an I3D of SlowFast (Caffe2), kinetics-i3d (TensorFlow), mmaction2")
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
