@@ -7,6 +7,7 @@ safetensors  PyTorch weights  metadata
 onnx         ONNX graph       ``metadata_props``
 xml + bin    OpenVINO IR      ``rt_info``
 engine       TensorRT plan    ``.engine.json`` beside it
+json         two streams      in the files of both
 ============ ================ ==========================
 """
 
@@ -22,14 +23,14 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from i3d_deploy import files, tensorflow_files
+from i3d_deploy import files, tensorflow_files, two_stream
 from i3d_deploy.card import Card, Engine
 from i3d_deploy.errors import ArtifactError, CardError
 
 CARD_KEY = "i3d_card"
 """Name of the card in every file."""
 
-Kind = Literal["safetensors", "onnx", "openvino", "tensorrt", "checkpoint"]
+Kind = Literal["safetensors", "onnx", "openvino", "tensorrt", "checkpoint", "two-stream"]
 SUFFIXES: dict[str, Kind] = {
     ".safetensors": "safetensors",
     ".onnx": "onnx",
@@ -39,6 +40,7 @@ SUFFIXES: dict[str, Kind] = {
     ".pt": "checkpoint",
     ".pyth": "checkpoint",
     ".pkl": "checkpoint",
+    ".json": "two-stream",
 }
 
 # ModelProto.metadata_props, a repeated message of key (1) and value (2).
@@ -105,6 +107,9 @@ def read_card(path: Path) -> Card:
     artifact = identify(path)
     if artifact.kind == "tensorrt":
         return read_engine_note(path).card
+    if artifact.kind == "two-stream":
+        pair = two_stream.read(path)
+        return two_stream.combine(read_card(pair.rgb), read_card(pair.flow))
     if artifact.kind == "checkpoint":
         raise CardError(f"{path} carries no card: it is a foreign checkpoint; i3d-export gives it one")
     readers = {"safetensors": _safetensors_metadata, "onnx": _onnx_metadata, "openvino": _openvino_metadata}

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i3d_deploy import geometry, labels, sampling
-from i3d_deploy.errors import CardError, InputError
+from i3d_deploy.errors import CardError, InputError, VideoError
 from i3d_deploy.network import Network
 
 VERSION = 1
@@ -26,7 +26,7 @@ VERSION = 1
 Scheme = Literal["uniform", "dense", "whole"]
 Formula = Literal["mmaction2-0.x", "mmaction2-1.x", "slowfast"]
 SpatialFormula = Literal["mmaction2", "slowfast"]
-Modality = Literal["rgb", "flow"]
+Modality = Literal["rgb", "flow", "rgb+flow"]
 FlowMethod = Literal["tvl1", "dis"]
 Averaging = Literal["probabilities", "logits"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -37,7 +37,7 @@ Status = Literal["passed", "failed", "not measured here"]
 
 Count = Annotated[int, Field(ge=1, le=65536)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-PerChannel = Annotated[tuple[float, ...], Field(min_length=2, max_length=3)]
+PerChannel = Annotated[tuple[float, ...], Field(min_length=2, max_length=5)]
 
 
 class Part(BaseModel):
@@ -61,7 +61,9 @@ def first_problem(error: ValidationError) -> str:
     """What is wrong with a document, in one line: the first field at fault and why."""
     first = error.errors()[0]
     # The kind of a network is no field of the document.
-    field = re.sub(r"\bnetwork\.(resnet|inception)\b", "network", ".".join(str(part) for part in first["loc"]))
+    field = re.sub(
+        r"\bnetwork\.(resnet|inception|two-stream)\b", "network", ".".join(str(part) for part in first["loc"])
+    )
     message = first["msg"].removeprefix("Value error, ")
     return f"{field}: {message}" if field else message
 
@@ -130,6 +132,31 @@ class Sampling(Part):
         counted = sampling.frames_at_rate(num_frames, speed=speed)
         indices = self._counted_indices(len(counted), num_clips=num_clips)
         return np.asarray(counted[indices])
+
+    def flow_indices(
+        self, num_frames: int, frames_per_second: float | None = None, *, num_clips: int | None = None
+    ) -> tuple[sampling.Indices, sampling.Indices]:
+        """Choose the flow frames of a video: each leads from one counted frame to the next.
+
+        Args:
+            num_frames: As for :meth:`frame_indices`.
+            frames_per_second: As for :meth:`frame_indices`.
+            num_clips: As for :meth:`frame_indices`.
+
+        Returns:
+            (clips, clip_len) int64, numbers of flow frames from 0; and (flow frames + 1,) int64, the frames of the
+            video that they lie between.
+
+        Raises:
+            VideoError: There is one frame only; or as :meth:`frame_indices`.
+        """
+        rate = self.frames_per_second
+        speed = 1.0 if rate is None or frames_per_second is None else frames_per_second / rate
+        counted = sampling.frames_at_rate(num_frames, speed=speed)
+        if len(counted) < 2:
+            raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the card's rate")
+        num_clips = self.num_clips if num_clips is None else num_clips
+        return self._counted_indices(len(counted) - 1, num_clips=num_clips), counted
 
     def span(self, frames_per_second: float | None = None) -> int:
         """Frames of a video, from the first to the last one of a clip.
@@ -229,12 +256,12 @@ class Pixels(Part):
     """What a value of 0 to 255 becomes before the network: (value - mean) / std per channel, in ``color`` order.
 
     Attributes:
-        color: "rgb", or "xy" of optical flow: the displacement to the right and downwards, in 8 bits.
+        color: "rgb", "xy" of optical flow (the displacement to the right and downwards, in 8 bits), or both.
         mean: One number per channel.
         std: One number per channel.
     """
 
-    color: Literal["rgb", "xy"] = "rgb"
+    color: Literal["rgb", "xy", "rgbxy"] = "rgb"
     mean: PerChannel = (123.675, 116.28, 103.53)
     std: PerChannel = (58.395, 57.12, 57.375)
 
@@ -416,7 +443,8 @@ class Card(Part):
         network: The numbers that build the network.
         label_set: Name of the labels ("kinetics400", ..., "custom", "numbered").
         labels: K class names in output order.
-        modality: What the network is shown: "rgb" frames, or the optical "flow" from each frame to the next.
+        modality: What the network is shown: "rgb" frames, the optical "flow" from each frame to the next, or one of two
+            networks each: "rgb+flow".
         flow_method: How the flow of a video is computed.
         sampling: Which frames.
         spatial: Which pixels.
@@ -462,11 +490,11 @@ class Card(Part):
             raise ValueError(f"modality {self.modality} for a network of {self.network.in_channels} channels")
         if len(self.pixels.mean) != self.network.in_channels:
             raise ValueError(f"pixels.mean {self.pixels.mean} for a network of {self.network.in_channels} channels")
-        if (self.flow_method is not None) != (self.modality == "flow"):
+        if (self.flow_method is not None) != ("flow" in self.modality):
             raise ValueError(f"flow_method {self.flow_method} does not go with modality {self.modality}")
         if self.engine is not None and (self.engine.input, self.spatial.dtype) == ("uint8_nthwc", "float32"):
             raise ValueError("engine.input uint8_nthwc does not go with spatial.formula slowfast: pixels are float32")
-        if self.modality == "flow" and self.spatial.formula == "slowfast":
+        if "flow" in self.modality and self.spatial.formula == "slowfast":
             raise ValueError("flow is stored in 8 bits: spatial.formula must be mmaction2")
         return self
 

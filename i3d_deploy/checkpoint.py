@@ -22,7 +22,7 @@ from i3d_deploy import __version__, caffe2_files, files, labels, origins, tensor
 from i3d_deploy.artifact import CARD_KEY
 from i3d_deploy.card import Card, Provenance, with_labels
 from i3d_deploy.errors import CardError, CheckpointError, InputError, MissingExtraError
-from i3d_deploy.network import NETWORKS, Inception, ResNet
+from i3d_deploy.network import NETWORKS, Inception, ResNet, TwoStream
 from i3d_deploy.origins import ORIGINS, Conventions, Origin, Shape
 
 try:
@@ -258,7 +258,7 @@ def _inflate_entry(tensor: Tensor, target: Tensor) -> Tensor:
     return tensor.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
 
 
-def _build(network: ResNet | Inception, state: Mapping[str, Tensor]) -> I3D:
+def _build(network: ResNet | Inception | TwoStream, state: Mapping[str, Tensor]) -> I3D:
     """Build a network around entries with our names; shapes are compared before any memory is taken for it."""
     with torch.device("meta"):
         net = model.build(network)

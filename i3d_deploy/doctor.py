@@ -30,6 +30,7 @@ State = Literal["installed", "missing", "too old", "broken"]
 PACKAGES: dict[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
     "cv2": ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "skimage": ("scikit-image",),
     "torch": ("torch",),
     "safetensors": ("safetensors",),
     "onnx": ("onnx",),
@@ -252,6 +253,7 @@ def find_abilities(packages: Iterable[Package], gpus: tuple[Gpu, ...]) -> tuple[
     by_name = {package.name: package for package in packages}
     return (
         _needs(by_name, "read videos", ("numpy", "cv2"), extras=""),
+        _needs(by_name, "compute TV-L1 flow", ("cv2", "skimage"), extras="flow"),
         _needs(by_name, "export to onnx", _EXPORT, extras="export"),
         _needs(by_name, "export to openvino", (*_EXPORT, "openvino"), extras="export,openvino"),
         _needs(by_name, "quantize for openvino", (*_EXPORT, "openvino", "nncf"), extras="export,openvino,quant"),

@@ -10,10 +10,6 @@ Note [Two averages]
     last one of an Inception, gives; of another network, the mean over its last maps (a ResNet's ``layer4``). Both are
     the same where the head's window fits once, as it does for 9 to 16 frames of 224 pixels, and for networks whose head
     averages over everything.
-
-Note [Frames of the flow]
-    n frames have n - 1 flow frames, each from a frame to the next one. Where both streams are wanted, windows are those
-    of the flow frames, and the last frame of the video is shown to no network: the two see the same moments.
 """
 
 from __future__ import annotations
@@ -21,29 +17,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import flow, geometry, sampling, video, views, windows
+from i3d_deploy import flow, geometry, moments, video, windows
 from i3d_deploy.card import Card, Spatial
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.geometry import Box
+from i3d_deploy.moments import Moment, Rate, Wanted
+from i3d_deploy.network import TwoStream
 from i3d_deploy.network import Window as HeadWindow
 from i3d_deploy.runners.runner import Runner
-from i3d_deploy.video import Frame, Resized, Source
+from i3d_deploy.video import Resized, Source
 from i3d_deploy.windows import Last, Window
 
 Layer = Literal["pool", "mixed_5c"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
-Rate = float | Literal["source"]
-"""Frames per second, or "source": all frames of a video, whatever its rate."""
-
-Shown = tuple[Resized, ...]
-"""What each stream sees of one moment: a frame, or a flow frame."""
-
 T = TypeVar("T")
 Streams = Sequence[Runner]
 
@@ -141,7 +132,7 @@ def extract(
     """Compute the features of a video, in memory that grows with their number alone.
 
     Args:
-        source: What :func:`i3d_deploy.video.stream` takes.
+        source: What :func:`i3d_deploy.moments.opened` takes.
         streams: One network, or one of frames and one of flow, in that order.
         settings: What is computed.
         batch: Crops of windows per run of a network; default: what suits the device. Only rounding depends on it.
@@ -156,12 +147,10 @@ def extract(
     spatial = check(streams, settings)
     settings = settings.on_card(streams[0].card)
     size = batch or streams[0].preferred_batch
-    with video.stream(source, min_decoded_share=min_decoded_share) as opened:
-        speed, rate, assumed = _speed(opened.frames_per_second, settings)
-        frames = sampling.stream_at_rate(opened.frames, speed=speed)
-        shown = _Counted(_shown(_resized(frames, spatial, source), streams))
-        cut = windows.slide(shown, window=settings.window, stride=settings.stride, last=settings.last)
-        places: list[Window[Shown]] = []
+    with moments.opened(source, _wanted(streams, settings, spatial), min_decoded_share=min_decoded_share) as opened:
+        counted = _Counted(opened.moments)
+        cut = windows.slide(counted, window=settings.window, stride=settings.stride, last=settings.last)
+        places: list[Window[Moment]] = []
         rows: list[NDArray[np.float32]] = []
         for group in _grouped(cut, max(1, size // settings.crops)):
             rows.append(_vectors(group, streams, settings, spatial, batch=size))
@@ -170,15 +159,15 @@ def extract(
             if on_windows is not None:
                 on_windows(len(places))
     if not rows:
-        raise VideoError(f"{_name(source)}: {_why_none(shown.count, streams, settings)}")
+        raise VideoError(f"{moments.name_of(source)}: {_why_none(counted.count, streams, settings)}")
     return Features(
         values=np.concatenate(rows),
         start_frames=np.array([place.start_frame for place in places], np.int64),
         end_frames=np.array([place.end_frame for place in places], np.int64),
         padded_frames=padded_frames,
-        num_frames=shown.count,
-        frames_per_second=rate,
-        warnings=(*opened.warnings, *assumed),
+        num_frames=counted.count,
+        frames_per_second=opened.frames_per_second,
+        warnings=tuple(opened.warnings),
     )
 
 
@@ -215,6 +204,16 @@ def check(streams: Streams, settings: Settings) -> Spatial:
 
 def _spatial(card: Card, settings: Settings) -> Spatial:
     return card.spatial.replaced(num_crops=1, crop_size=settings.crop_size or card.spatial.crop_size)
+
+
+def _wanted(streams: Streams, settings: Settings, spatial: Spatial) -> Wanted:
+    modalities = [runner.card.modality for runner in streams]
+    return Wanted(
+        spatial=spatial,
+        rate=settings.frames_per_second or "source",
+        has_rgb="rgb" in modalities,
+        flow_method=streams[-1].card.flow_method,
+    )
 
 
 def pool(maps: NDArray[np.float32], *, layer: Layer, head_window: HeadWindow | None) -> NDArray[np.float32]:
@@ -277,41 +276,6 @@ class _Counted(Iterable[T]):
             yield thing
 
 
-def _speed(found: float | None, settings: Settings) -> tuple[float, float | None, list[str]]:
-    """The video's rate over the one wanted, the rate that frames are counted at, and what had to be assumed."""
-    wanted = settings.frames_per_second
-    if wanted is None or isinstance(wanted, str):
-        return 1.0, found, []
-    if found is None:
-        return 1.0, wanted, [f"the video does not say its rate: its frames are taken to be {wanted:g} a second"]
-    return found / wanted, wanted, []
-
-
-def _resized(frames: Iterable[Frame], spatial: Spatial, source: Source) -> Iterator[Resized]:
-    size: tuple[int, ...] | None = None
-    for frame in frames:
-        resized = views.resize(frame, spatial)
-        if size not in (None, resized.shape):
-            raise VideoError(f"{_name(source)}: the frames have different sizes")
-        size = resized.shape
-        yield resized
-
-
-def _shown(frames: Iterator[Resized], streams: Streams) -> Iterator[Shown]:
-    """What each stream sees, moment by moment: Note [Frames of the flow]."""
-    method = streams[-1].card.flow_method
-    if method is None:
-        return ((frame,) for frame in frames)
-    if len(streams) == 1:
-        return ((found,) for found in _flow(frames, method))
-    starts, ends = itertools.tee(frames)  # the flow is one frame ahead
-    return zip(starts, _flow(ends, method), strict=False)
-
-
-def _flow(frames: Iterator[Resized], method: flow.Method) -> Iterator[flow.FlowFrame]:
-    return flow.between((np.asarray(frame, np.uint8) for frame in frames), method=method)
-
-
 def _grouped(things: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(things)
     while group := list(itertools.islice(rest, size)):
@@ -319,7 +283,7 @@ def _grouped(things: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _vectors(
-    group: Sequence[Window[Shown]], streams: Streams, settings: Settings, spatial: Spatial, *, batch: int
+    group: Sequence[Window[Moment]], streams: Streams, settings: Settings, spatial: Spatial, *, batch: int
 ) -> NDArray[np.float32]:
     """The features of some windows, (windows, C) or (windows, 10, C)."""
     height, width = group[0].frames[0][0].shape[:2]
@@ -336,11 +300,12 @@ def _vectors(
 
 
 def _run(runner: Runner, cut: Resized, *, layer: Layer, batch: int) -> NDArray[np.float32]:
-    head_window = runner.card.network.head_window
+    network = runner.card.network
+    assert not isinstance(network, TwoStream), "streams are single networks"
     parts = (runner.feature_maps(cut[first : first + batch]) for first in range(0, len(cut), batch))
-    values = np.concatenate([pool(maps, layer=layer, head_window=head_window) for maps in parts])
+    values = np.concatenate([pool(maps, layer=layer, head_window=network.head_window) for maps in parts])
     if not np.isfinite(values).all():
-        raise ArtifactError(f"features of {runner.card.network.name} are not finite: the weights are damaged")
+        raise ArtifactError(f"features of {network.name} are not finite: the weights are damaged")
     return values
 
 
@@ -352,7 +317,3 @@ def _why_none(num_frames: int, streams: Streams, settings: Settings) -> str:
         f"{num_frames} frames are fewer than a window of {settings.window}, and what does not fill one is dropped: "
         "repeat, loop or shift (--last) makes one of them"
     )
-
-
-def _name(source: Source) -> str:
-    return str(source) if isinstance(source, (str, Path, video.FrameFolder)) else "the frames"

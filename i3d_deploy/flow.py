@@ -23,16 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import InputError, MissingExtraError
 from i3d_deploy.video import Frame
 
-Method = Literal["tvl1", "dis"]
+Method = FlowMethod
 METHODS: tuple[Method, ...] = get_args(Method)
 
 Displacement = NDArray[np.float32]

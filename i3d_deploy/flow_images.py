@@ -39,6 +39,11 @@ def image_name(axis: Axis, number: int) -> str:
     return f"{axis}_{number:05}.jpg"
 
 
+def is_flow_folder(path: Path) -> bool:
+    """Whether a path is a folder that holds flow images."""
+    return path.is_dir() and (path / image_name("x", 1)).exists()
+
+
 def write_pairs(folder: Path, flows: Iterable[FlowFrame], *, quality: int = QUALITY) -> int:
     """Write the flow of a video.
 

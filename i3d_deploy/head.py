@@ -36,29 +36,30 @@ class I3D(nn.Module):
     def windows(self, maps: Tensor) -> Tensor:
         """Average feature maps (N, C, T', H', W') in the head's window, at each of its places: (N, C, *places)."""
         window = self.network.head_window
-        if window is None or tuple(maps.shape[2:]) == window:
+        if window is None or self._has_one_place(maps):
             return maps.mean((2, 3, 4), keepdim=True)
         return functional.avg_pool3d(maps, window, stride=1)
 
     def pool(self, maps: Tensor) -> Tensor:
         """Average feature maps (N, C, T', H', W') to the vectors (N, C) that are classified."""
-        window = self.network.head_window
-        if window is None or tuple(maps.shape[2:]) == window:
-            return maps.mean((2, 3, 4))
-        return self.windows(maps).mean((2, 3, 4))
+        return maps.mean((2, 3, 4)) if self._has_one_place(maps) else self.windows(maps).mean((2, 3, 4))
 
     def classify(self, maps: Tensor) -> Tensor:
         """Map feature maps (N, C, T', H', W') to logits (N, K)."""
-        if self.network.positions == "logits":
-            # The mean of the places' logits is the logit of their mean.
+        if self._has_one_place(maps):
             logits: Tensor = self.fc(self.dropout(self.pool(maps)))
             return logits
         vectors = self.windows(maps).flatten(2).transpose(1, 2)  # N P C
         places: Tensor = self.fc(self.dropout(vectors))  # N P K
-        if places.shape[1] == 1:
-            return places.squeeze(1)
+        if self.network.positions == "logits":
+            return places.mean(1)
         # The softmax of these is the mean of the places' softmaxes.
         return places.log_softmax(-1).logsumexp(1) - math.log(places.shape[1])
+
+    def _has_one_place(self, maps: Tensor) -> bool:
+        """Whether the head's window fits once."""
+        window = self.network.head_window
+        return window is None or tuple(maps.shape[2:]) == window
 
     def forward(self, x: Tensor) -> Tensor:
         """Map views (N, 3 or 2, T, H, W) to logits (N, K)."""

@@ -7,9 +7,10 @@ from typing import overload
 
 import torch
 
+from i3d_deploy.errors import InputError
 from i3d_deploy.head import I3D
 from i3d_deploy.inception import I3DInception
-from i3d_deploy.network import Inception, ResNet
+from i3d_deploy.network import Inception, ResNet, TwoStream
 from i3d_deploy.resnet import I3DResNet
 
 
@@ -21,13 +22,19 @@ def build(network: ResNet) -> I3DResNet: ...
 def build(network: Inception) -> I3DInception: ...
 
 
-def build(network: ResNet | Inception) -> I3D:
+@overload
+def build(network: ResNet | Inception | TwoStream) -> I3D: ...
+
+
+def build(network: ResNet | Inception | TwoStream) -> I3D:
     """Build a network in eval mode with fresh weights.
 
     Source of the initialisation:
         mmaction2 0.24.1 ``ResNet3d.init_weights`` and ``NonLocal3d.init_weights`` as they act with ImageNet weights,
         which all zoo checkpoints had: there the last normalisation of a non-local block starts at zero.
     """
+    if isinstance(network, TwoStream):
+        raise InputError(f"{network.name} is two networks: build each of them")
     net = I3DInception(network) if isinstance(network, Inception) else I3DResNet(network)
     return net.eval()
 

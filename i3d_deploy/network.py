@@ -201,22 +201,81 @@ class Inception(_Numbers):
         return out_channels(self.mixed[-1][-1])
 
 
+class TwoStream(BaseModel):
+    """Two networks side by side, whose logits are added up: one is shown frames, the other their optical flow.
+
+    Attributes:
+        kind: Tells two networks from one.
+        rgb: The network of the frames.
+        flow: The network of the flow, with as many classes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["two-stream"] = "two-stream"
+    rgb: ResNet | Inception = Field(discriminator="kind")
+    flow: ResNet | Inception = Field(discriminator="kind")
+
+    @model_validator(mode="after")
+    def _check_streams(self) -> TwoStream:
+        if (self.rgb.in_channels, self.flow.in_channels) != (3, 2):
+            raise ValueError(f"{self.rgb.name} and {self.flow.name} are not a network of frames and one of flow")
+        if self.rgb.num_classes != self.flow.num_classes:
+            raise ValueError(f"rgb has {self.rgb.num_classes} classes, flow has {self.flow.num_classes}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.rgb.name}+{self.flow.name}"
+
+    @property
+    def num_classes(self) -> int:
+        """K, the length of the logits."""
+        return self.rgb.num_classes
+
+    @property
+    def in_channels(self) -> int:
+        """5: three of the frames, then two of the flow."""
+        return self.rgb.in_channels + self.flow.in_channels
+
+    @property
+    def stream(self) -> str:
+        """What the networks are shown."""
+        return "rgb+flow"
+
+    @property
+    def num_features(self) -> int:
+        """Channels of both."""
+        return self.rgb.num_features + self.flow.num_features
+
+    def what_is_too_small(self, clip_len: int, crop_size: int) -> str | None:
+        """Why views of a size do not get through one of the networks; None where they do."""
+        return self.rgb.what_is_too_small(clip_len, crop_size) or self.flow.what_is_too_small(clip_len, crop_size)
+
+
 def out_channels(mixed: Mixed) -> int:
     """Channels that come out of an Inception block: its branches, one after the other."""
     return mixed[0] + mixed[2] + mixed[4] + mixed[5]
 
 
 def _kind(value: Any) -> str:
-    """Which of the two a document or an object is; cards of before there were two do not say."""
+    """Which of them a document or an object is; cards of before there were several do not say."""
     found = value.get("kind", "resnet") if isinstance(value, dict) else getattr(value, "kind", "resnet")
     return str(found)
 
 
-Network = Annotated[
+OneNetwork = Annotated[
     Annotated[ResNet, Tag("resnet")] | Annotated[Inception, Tag("inception")],
     Discriminator(_kind),
 ]
-"""The numbers of any network."""
+"""The numbers of one network."""
+
+Network = Annotated[
+    Annotated[ResNet, Tag("resnet")] | Annotated[Inception, Tag("inception")] | Annotated[TwoStream, Tag("two-stream")],
+    Discriminator(_kind),
+]
+"""The numbers of one network, or of two."""
 
 
 def _strided(size: int, stride: int) -> int:

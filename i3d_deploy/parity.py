@@ -20,6 +20,10 @@ Note [Limits on logits]
     those within which the original agrees with itself in float64 (goldens: dot_product and embedded_gaussian 1e-3,
     gaussian 5e-3).
 
+Note [Lengths]
+    An engine of open length works out its paddings from the length, which the network halves three times. So of a whole
+    video its first 9, 10, ... 16 frames are compared as well: every way in which three halvings can leave a rest.
+
 Note [Eight bits]
     An int8 or fp8 layer rounds its inputs to steps of a hundredth of their range, and fifty layers in a row add up to
     more than any limit on a logit that would say something: R50 differs by 5 % of its logits' standard deviation, a
@@ -53,6 +57,9 @@ EIGHT_BITS_LIMIT = 1.0
 EIGHT_BITS_COSINE = 0.95
 NON_LOCAL_LIMITS: dict[NonLocalMode, float] = {"dot_product": 1e-3, "embedded_gaussian": 1e-3, "gaussian": 5e-3}
 
+LENGTHS = 8
+"""Beginnings of a whole video that are compared: Note [Lengths]."""
+
 SEVERAL = 3
 """Views that the proof also runs at once; a video of the smallest proof has as many."""
 
@@ -79,12 +86,14 @@ class Answer:
         prepared: Indices, boxes and frames.
         logits: (V, K) float32.
         probabilities: (K,) float32.
+        of_lengths: (L, K) float32, logits of the beginnings of a whole video: Note [Lengths]; none of clips.
     """
 
     card: Card
     prepared: views.Views
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    of_lengths: NDArray[np.float32]
 
 
 def given_clips(paths: Sequence[Path]) -> tuple[Clip, ...]:
@@ -120,8 +129,24 @@ def answer(
         on_views: Called with (views done, views in all).
     """
     logits = recognizer.logits(prepared, on_views=on_views)
-    probabilities = average_views(logits, over=recognizer.card.averaging)
-    return Answer(card=recognizer.card, prepared=prepared, logits=logits, probabilities=probabilities)
+    return Answer(
+        card=recognizer.card,
+        prepared=prepared,
+        logits=logits,
+        probabilities=average_views(logits, over=recognizer.card.averaging),
+        of_lengths=_of_lengths(recognizer, prepared),
+    )
+
+
+def _of_lengths(recognizer: Recognizer, prepared: views.Views) -> NDArray[np.float32]:
+    """Logits of beginnings of a whole video: Note [Lengths]."""
+    card = recognizer.card
+    if card.has_fixed_length:
+        return np.empty((0, card.network.num_classes), np.float32)
+    view = next(prepared.batches(1))
+    shortest = min(card.sampling.min_clip_len, view.shape[1])
+    lengths = range(shortest, min(shortest + LENGTHS, view.shape[1] + 1))
+    return np.concatenate([recognizer.infer(np.ascontiguousarray(view[:, :length])) for length in lengths])
 
 
 def logits_limit(card: Card, reference: NDArray[np.float32], *, computed_in: Precision = "fp32") -> float:
@@ -171,7 +196,10 @@ def compare(
             return failed(reason=problem)
         found.append(answer(recognizer, prepared, on_views=on_views))
     first = references[0].logits
-    expected = np.concatenate([*(reference.logits for reference in references), first[:1], first[:SEVERAL]])
+    of_lengths = [reference.of_lengths for reference in references]
+    expected = np.concatenate(
+        [*(reference.logits for reference in references), first[:1], first[:SEVERAL], *of_lengths]
+    )
     try:
         alone = recognizer.infer(next(found[0].prepared.batches(1)))
     except ArtifactError as error:
@@ -180,7 +208,7 @@ def compare(
         together = _several_at_once(recognizer, found[0])
     except ArtifactError as error:
         return failed(reason=f"{SEVERAL} views at once: {error}")
-    logits = np.concatenate([*(ours.logits for ours in found), alone, together])
+    logits = np.concatenate([*(ours.logits for ours in found), alone, together, *(ours.of_lengths for ours in found)])
     limit = logits_limit(recognizer.card, expected)
     if not np.isfinite(logits).all():
         unfinite = np.count_nonzero(~np.isfinite(logits))

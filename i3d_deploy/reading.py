@@ -32,6 +32,7 @@ import numpy as np
 from i3d_deploy import video, views
 from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
+from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import FrameFolder, Resized, Source
 from i3d_deploy.views import Part, Views
@@ -46,6 +47,7 @@ class Cutting:
     Attributes:
         sampling: Which frames.
         spatial: Which pixels.
+        flow: The optical flow that is wanted in place of the frames, or with them.
         clips: Another number of clips than that of ``sampling``.
         crops: Another number of crops than that of ``spatial``: 1 or 3.
         min_decoded_share: What a damaged stream must still give.
@@ -54,6 +56,7 @@ class Cutting:
 
     sampling: Sampling
     spatial: Spatial
+    flow: Wanted | None = None
     clips: int | None = None
     crops: int | None = None
     min_decoded_share: float = video.MIN_DECODED_SHARE
@@ -65,6 +68,7 @@ class Cutting:
             source,
             sampling=self.sampling,
             spatial=self.spatial,
+            flow=self.flow,
             clips=self.clips,
             crops=self.crops,
             min_decoded_share=self.min_decoded_share,

@@ -13,12 +13,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import features, reading, video
+from i3d_deploy import features, flow_frames, reading, video
 from i3d_deploy.card import Averaging, Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
-from i3d_deploy.features import Features, Layer, Rate, Settings
+from i3d_deploy.features import Features, Layer, Settings
+from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.moments import Rate
 from i3d_deploy.reading import Cutting, Reading
-from i3d_deploy.runners import Runner, RunnerInfo, open_runner
+from i3d_deploy.runners import Runner, RunnerInfo, open_runner, open_two_streams
 from i3d_deploy.views import Views
 from i3d_deploy.windows import Last
 
@@ -108,10 +110,15 @@ class Recognizer:
         card: What is done to a video, and the labels.
         info: What really runs the network.
         notes: What had to be assumed about a checkpoint that carries no card, one line each.
+
+    Args:
+        runner: The loaded network.
+        flow_cache: Folder where the optical flow of files is kept, for networks that take flow.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, flow_cache: Path | None = None) -> None:
         self._runner = runner
+        self._flow_cache = None if flow_cache is None else FlowCache(flow_cache)
         self.card: Card = runner.card
         self.info: RunnerInfo = runner.info
         self.notes: tuple[str, ...] = runner.notes
@@ -204,6 +211,7 @@ class Recognizer:
         return Cutting(
             sampling=self.card.sampling,
             spatial=self.card.spatial,
+            flow=flow_frames.wanted_of(self.card, cache=self._flow_cache),
             clips=clips,
             crops=crops,
             min_decoded_share=min_decoded_share,
@@ -346,13 +354,24 @@ def _check_batch(batch: int | None) -> None:
         raise InputError(f"batch ({batch}) must be > 0")
 
 
-def load(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Recognizer:
+def load(
+    path: str | Path,
+    *,
+    flow: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    flow_cache: str | Path | None = None,
+) -> Recognizer:
     """Load a network from any file that i3d-deploy knows.
 
     Args:
-        path: ``.onnx``, ``.xml`` (OpenVINO), ``.engine`` (TensorRT), ``.safetensors``, or an mmaction2 ``.pth``.
+        path: ``.onnx``, ``.xml`` (OpenVINO), ``.engine`` (TensorRT), ``.safetensors``, the ``.json`` of two streams, or
+            a checkpoint of mmaction2, pytorchvideo, SlowFast, pytorch-i3d or kinetics-i3d.
+        flow: The same of the optical flow stream, where ``path`` is the RGB stream of a two-stream network: their
+            logits are added up.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; default: the backend's choice.
+        flow_cache: Folder where the optical flow of files is kept, made if need be; for networks that take flow.
 
     Raises:
         ArtifactError: The file is missing, damaged or of an unknown kind.
@@ -361,4 +380,8 @@ def load(path: str | Path, *, device: str = "auto", threads: int | None = None) 
         DeviceError: The machine has not the device.
         MissingExtraError: The backend is not installed.
     """
-    return Recognizer(open_runner(Path(path), device=device, threads=threads))
+    if flow is None:
+        runner = open_runner(Path(path), device=device, threads=threads)
+    else:
+        runner = open_two_streams(Path(path), Path(flow), device=device, threads=threads)
+    return Recognizer(runner, flow_cache=None if flow_cache is None else Path(flow_cache))

@@ -134,13 +134,20 @@ def _merge_pad(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
         if not (is_conv or is_pool) or not has_own_pads or list(reader.input).count(node.output[0]) > 1:
             return False
         # A window that lies on the padding alone has no maximum.
-        if is_pool and any(pad >= size for pad, size in zip(_spatial(pads), 2 * found["kernel_shape"], strict=True)):
+        sizes = 2 * found["kernel_shape"] if is_pool else []
+        if is_pool and any(pad >= size for pad, size in zip(_all_pads(reader, pads), sizes, strict=True)):
             return False
     for reader in readers:
-        old = attributes(reader).get("pads", [0] * len(_spatial(pads)))
-        _set_ints(reader, "pads", [ours + theirs for ours, theirs in zip(old, _spatial(pads), strict=True)])
+        _set_ints(reader, "pads", _all_pads(reader, pads))
         reader.input[0] = node.input[0]
     return True
+
+
+def _all_pads(reader: onnx.NodeProto, pads: list[int]) -> list[int]:
+    """The paddings of a convolution or pool, with those before it."""
+    added = [*pads[2 : len(pads) // 2], *pads[len(pads) // 2 + 2 :]]  # those of N and C are 0
+    own = attributes(reader).get("pads", [0] * len(added))
+    return [ours + theirs for ours, theirs in zip(own, added, strict=True)]
 
 
 def _zeros_added(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[int] | None:
@@ -153,12 +160,6 @@ def _zeros_added(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[int] | No
     if pads is None or has_axes or not is_zero or attributes(node).get("mode", b"constant") != b"constant":
         return None
     return [int(number) for number in numpy_helper.to_array(pads)]
-
-
-def _spatial(pads: list[int]) -> list[int]:
-    """Of all axes' paddings those behind N and C."""
-    rank = len(pads) // 2
-    return [*pads[2:rank], *pads[rank + 2 :]]
 
 
 def _can_be_negative(graph: onnx.GraphProto, name: str) -> bool:

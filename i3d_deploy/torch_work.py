@@ -11,7 +11,7 @@ from typing import Any
 from i3d_deploy import model
 from i3d_deploy.card import Work
 from i3d_deploy.errors import MissingExtraError
-from i3d_deploy.network import Network
+from i3d_deploy.network import Inception, ResNet, TwoStream
 
 try:
     import torch
@@ -30,7 +30,7 @@ _FACTORS = {
 """Operators that are counted, and which of their arguments they multiply."""
 
 
-def work_of_network(network: Network, view_shape: tuple[int, int, int, int]) -> Work:
+def work_of_network(network: ResNet | Inception | TwoStream, view_shape: tuple[int, int, int, int]) -> Work:
     """Count the work of one view.
 
     Args:
@@ -41,6 +41,12 @@ def work_of_network(network: Network, view_shape: tuple[int, int, int, int]) -> 
         What the network exported to ONNX has on its card.
     """
     frames, height, width, channels = view_shape
+    if isinstance(network, TwoStream):
+        parts = [
+            work_of_network(stream, (frames, height, width, stream.in_channels))
+            for stream in (network.rgb, network.flow)
+        ]
+        return Work(macs=sum(part.macs for part in parts), elements=sum(part.elements for part in parts))
     # Not on the "meta" device, of which autocast cannot be asked whether it is on.
     with FakeTensorMode(), torch.no_grad():
         net, views = model.build(network), torch.empty(1, channels, frames, height, width)

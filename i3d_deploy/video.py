@@ -121,8 +121,8 @@ class Watcher(Protocol):
         """Take a wanted frame, after the transform; they come in ascending order."""
 
 
-class _Nobody:
-    """Nobody watches."""
+class Nobody:
+    """A watcher of nothing."""
 
     def planned(self, indices: Indices) -> None: ...
 
@@ -181,7 +181,7 @@ def collect(
         VideoError: There is no usable frame; the message says why.
         InputError: An array or frame has the wrong shape or type.
     """
-    wish = _Wish(choose=choose, transform=transform, watcher=watcher or _Nobody())
+    wish = _Wish(choose=choose, transform=transform, watcher=watcher or Nobody())
     if isinstance(source, FrameFolder):
         return _collect_listed_images(source, wish)
     if isinstance(source, np.ndarray):
@@ -255,9 +255,9 @@ def stream(source: Source, *, min_decoded_share: float = MIN_DECODED_SHARE) -> I
 def _still(source: Source) -> Iterator[Frame]:
     """The frames of what is no file, one by one."""
     if isinstance(source, FrameFolder):
-        return (_read_image(source.image(index)) for index in range(source.num_frames))
+        return (read_image(source.image(index)) for index in range(source.num_frames))
     if isinstance(source, (str, Path)):
-        return (_read_image(path) for path in _run_of_images(Path(source)))
+        return (read_image(path) for path in _run_of_images(Path(source)))
     if isinstance(source, np.ndarray):
         _check_array(source)
     return _checked(source)
@@ -543,7 +543,7 @@ def _unique(indices: Indices) -> list[int]:
 def _collect_images(folder: Path, wish: _Wish) -> Frames:
     images = _run_of_images(folder)
     indices = wish.planned(len(images))
-    by_index = wish.read(indices, lambda index: _read_image(images[index]))
+    by_index = wish.read(indices, lambda index: read_image(images[index]))
     return Frames(indices=indices, by_index=by_index, num_frames=len(images))
 
 
@@ -558,7 +558,7 @@ def _run_of_images(folder: Path) -> list[Path]:
 
 def _collect_listed_images(folder: FrameFolder, wish: _Wish) -> Frames:
     indices = wish.planned(folder.num_frames)
-    by_index = wish.read(indices, lambda index: _read_image(folder.image(index)))
+    by_index = wish.read(indices, lambda index: read_image(folder.image(index)))
     return Frames(indices=indices, by_index=by_index, num_frames=folder.num_frames)
 
 
@@ -573,7 +573,15 @@ def _numbered_images(folder: Path) -> dict[int, Path]:
     return numbered
 
 
-def _read_image(path: Path) -> Frame:
+def read_image(path: Path) -> Frame:
+    """Read one image file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        VideoError: There is no such file, or it cannot be decoded whole.
+    """
     if not path.is_file():
         raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:

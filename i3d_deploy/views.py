@@ -13,9 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from i3d_deploy import geometry, video
+from i3d_deploy import flow_frames, geometry, video
 from i3d_deploy.card import Card, Sampling, Spatial
 from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.geometry import Box
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame, Resized
@@ -201,6 +203,7 @@ def prepare(
     clips: int | None = None,
     crops: int | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,
+    flow_cache: FlowCache | None = None,
 ) -> Views:
     """Do to a video what the card says, up to the network.
 
@@ -210,6 +213,7 @@ def prepare(
         clips: Another number of clips than the card's.
         crops: Another number of crops than the card's: 1 or 3.
         min_decoded_share: What a damaged stream must still give.
+        flow_cache: Where optical flow is kept, if the card wants any.
 
     Raises:
         VideoError: No usable frame.
@@ -219,6 +223,7 @@ def prepare(
         source,
         sampling=card.sampling,
         spatial=card.spatial,
+        flow=flow_frames.wanted_of(card, cache=flow_cache),
         clips=clips,
         crops=crops,
         min_decoded_share=min_decoded_share,
@@ -230,6 +235,7 @@ def cut(
     *,
     sampling: Sampling,
     spatial: Spatial,
+    flow: Wanted | None = None,
     clips: int | None = None,
     crops: int | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,
@@ -242,6 +248,7 @@ def cut(
         source: As for :func:`prepare`.
         sampling: Which frames.
         spatial: Which pixels.
+        flow: The optical flow that is wanted in place of the frames, or with them.
         clips: As for :func:`prepare`.
         crops: As for :func:`prepare`.
         min_decoded_share: As for :func:`prepare`.
@@ -256,14 +263,26 @@ def cut(
         raise InputError(f"clips ({clips}) must be > 0")
     if crops not in (None, 1, 3):
         raise InputError(f"crops ({crops}) must be 1 or 3")
-    frames = video.collect(
-        source,
-        choose=lambda num_frames, rate: sampling.frame_indices(num_frames, rate, num_clips=clips),
-        transform=lambda frame: resize(frame, spatial),
-        min_decoded_share=min_decoded_share,
-        decoder_threads=decoder_threads,
-        watcher=watcher,
-    )
+    if flow is not None:
+        frames = flow_frames.collect(
+            source,
+            flow,
+            sampling=sampling,
+            resize=lambda frame: resize_short_side(frame, short_side=spatial.short_side),
+            num_clips=clips,
+            min_decoded_share=min_decoded_share,
+            decoder_threads=decoder_threads,
+            watcher=watcher,
+        )
+    else:
+        frames = video.collect(
+            source,
+            choose=lambda num_frames, rate: sampling.frame_indices(num_frames, rate, num_clips=clips),
+            transform=lambda frame: resize(frame, spatial),
+            min_decoded_share=min_decoded_share,
+            decoder_threads=decoder_threads,
+            watcher=watcher,
+        )
     sizes = {frame.shape[:2] for frame in frames.by_index.values()}
     if len(sizes) > 1:
         raise VideoError(f"{source}: the frames have different sizes ({len(sizes)} of them)")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from i3d_deploy.head import I3D
-from i3d_deploy.network import NETWORKS, Inception, ResNet
+from i3d_deploy.network import NETWORKS, Inception, ResNet, TwoStream
 from i3d_deploy.resnet import I3DResNet
 
 RESNETS = sorted(name for name, build in NETWORKS.items() if isinstance(build(400), ResNet))
 
 
+DOT_PRODUCTS = sorted(name for name in NETWORKS if "dot_product" in name)
+
 SMALL_BLOCK = (4, 3, 5, 2, 4, 3)
 
 
 def small(name: str, num_classes: int) -> ResNet | Inception:
-    """A network of the zoo with few channels and a small window in its head, which fits views of 8x32x32."""
+    """A network of the zoo with few channels and blocks, and a head whose window fits views of 8x32x32."""
     numbers = NETWORKS[name](num_classes)
     if isinstance(numbers, Inception):
-        few = {"stem": (4, 4, 6), "mixed": tuple((SMALL_BLOCK,) * len(stage) for stage in numbers.mixed)}
+        few = {"stem": (4, 4, 6), "mixed": ((SMALL_BLOCK,), (SMALL_BLOCK, SMALL_BLOCK), (SMALL_BLOCK,))}
         return numbers.model_copy(update={**few, "head_window": (1, 1, 1)})
     return numbers.model_copy(update={"width": 4, "head_window": (4, 1, 1) if numbers.head_window else None})
 
@@ -27,7 +29,7 @@ def resnet(net: I3D) -> I3DResNet:
     return net
 
 
-def resnet_numbers(network: ResNet | Inception) -> ResNet:
+def resnet_numbers(network: ResNet | Inception | TwoStream) -> ResNet:
     """The numbers of a network that is a ResNet."""
     assert isinstance(network, ResNet)
     return network

@@ -43,6 +43,7 @@ def test_core_alone_reads_videos_and_says_what_to_install() -> None:
     no_export = "no: torch is missing, safetensors is missing, onnx is missing, onnxscript is missing"
     assert verdicts(packages_with(*CORE)) == {
         "read videos": "yes: numpy 1.0, cv2 1.0",
+        "compute TV-L1 flow": "no: skimage is missing: pip install 'i3d-deploy[flow]'",
         "export to onnx": f"{no_export}: pip install 'i3d-deploy[export]'",
         "export to openvino": f"{no_export}, openvino is missing: pip install 'i3d-deploy[export,openvino]'",
         "quantize for openvino": (

@@ -12,9 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from i3d_deploy import checkpoint
+from tests.test_two_stream import stream
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ZOO_FILE = "i3d_r50_32x2x1_100e_kinetics400_rgb_20200614-c25ef9a4.pth"
+SMALL_FILES = {
+    ZOO_FILE: "checkpoint.safetensors",
+    "rgb_imagenet.pt": "rgb.safetensors",
+    "flow_imagenet.pt": "flow.safetensors",
+}
+"""Small networks in place of the checkpoints that the README names."""
 COMMANDS = re.findall(r"^    ((?:i3d-|python ).*)$", README, re.MULTILINE)
 SMALLER = {
     "i3d-bench": "--seconds 0 --ceilings 0.02",
@@ -31,6 +40,8 @@ def folder(tiny_exports: Path, clip: Path, tmp_path_factory: pytest.TempPathFact
     """A folder with the files that the README names; the commands run in it one after the other."""
     path = tmp_path_factory.mktemp("readme")
     shutil.copy(tiny_exports / "tiny.safetensors", path / "checkpoint.safetensors")
+    for kind in ("rgb", "flow"):
+        checkpoint.save(stream(kind), path / f"{kind}.safetensors")
     shutil.copy(clip, path / "clip.mp4")
     (path / "training").symlink_to(ROOT / "training")
     (path / "videos").mkdir()
@@ -51,7 +62,9 @@ def test_the_readme_has_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run_as_shown(folder: Path, command: str) -> None:
-    words = shlex.split(command.replace(ZOO_FILE, "checkpoint.safetensors"))
+    for name, small in SMALL_FILES.items():
+        command = command.replace(name, small)
+    words = shlex.split(command)
     words += next((options.split() for script, options in SMALLER.items() if script in words), [])
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)

@@ -231,7 +231,7 @@ def test_clips_and_crops_replace_the_cards(clips: int | None, crops: int | None,
         ({"crops": 0}, r"crops \(0\) must be 1 or 3"),
     ],
 )
-def test_clips_and_crops_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
+def test_clips_and_crops_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         views.prepare(noise(8, 32, 40), SMALL, **options)
 

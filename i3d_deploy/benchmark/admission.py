@@ -162,6 +162,8 @@ def _first(entrants: Sequence[Entrant], failures: Sequence[Failure]) -> Entrant:
 def _views(plan: Plan, card: Card, protocol: Protocol) -> views.Views:
     """The views of the plan's video, or of the generated clip."""
     source = np.stack(list(generated.frames())) if plan.video is None else plan.video
+    if not card.has_fixed_length:
+        card = card.replaced(sampling=card.sampling.replaced(scheme="uniform"))
     return views.prepare(source, card, clips=protocol.clips, crops=protocol.crops)
 
 

@@ -92,21 +92,32 @@ class Plan:
     def protocol(self, card: Card) -> Protocol:
         """The protocol for networks with this card's clips.
 
+        Of networks that take whole videos, the model is measured on one clip of the usual length. Three crops become
+        one where the card's crops are smaller than the resized frame.
+
         Raises:
             InputError: The frames fill no whole number of clips.
         """
         clip_len = card.sampling.clip_len
+        can_have_three = card.spatial.formula == "slowfast" or card.spatial.crop_size == card.spatial.short_side
+        crops = self.crops if can_have_three else 1
+        if not card.has_fixed_length:
+            if self.clips not in (None, 1):
+                raise InputError(f"clips ({self.clips}) must be 1: this network takes whole videos")
+            return self._protocol(clips=1, clip_len=clip_len, crops=crops)
         if self.clips is None and self.frames % clip_len:
             raise InputError(
                 f"{self.frames} frames per video are no multiple of the clip's {clip_len}: give another --protocol, "
                 "or --clips"
             )
-        clips = self.clips or self.frames // clip_len
+        return self._protocol(clips=self.clips or self.frames // clip_len, clip_len=clip_len, crops=crops)
+
+    def _protocol(self, *, clips: int, clip_len: int, crops: int) -> Protocol:
         return Protocol(
-            name=f"{clips * clip_len}x{self.crops}",
+            name=f"{clips * clip_len}x{crops}",
             clips=clips,
             clip_len=clip_len,
-            crops=3 if self.crops == 3 else 1,
+            crops=3 if crops == 3 else 1,
             batch=self.batch,
             min_rounds=self.min_rounds,
             min_seconds=self.min_seconds,

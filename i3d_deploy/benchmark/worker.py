@@ -296,7 +296,10 @@ def time_stages(runner: Runner, source: str, wanted: ViewsOf) -> dict[str, Any]:
         transform=resizing.apply,
     )
     decode = time.perf_counter() - start - resizing.seconds
+    start = time.perf_counter()
     prepared = views.prepare(source, card, clips=wanted.clips, crops=wanted.crops)
+    if card.flow_method is not None:
+        resizing.seconds = time.perf_counter() - start - decode  # with the flow
     size = wanted.batch or runner.preferred_batch
     is_shared = runner.shares(prepared, size=size)
     cut, transfer, compute = (_shared_stages if is_shared else _stages_of_views)(runner, prepared, size)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from i3d_deploy.card import Card, Engine, EngineInput, Layout, Precision
 from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors, steps
+
+if TYPE_CHECKING:
+    from i3d_deploy.export import Exported
 
 INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncthw"}
 
@@ -61,6 +65,12 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
     default=Path(),
     show_default=True,
     help="Folder of the files, made if need be.",
+)
+@click.option(
+    "--flow",
+    type=click.Path(path_type=Path),
+    metavar="CHECKPOINT",
+    help="The optical flow stream of a two-stream network: both are exported, and NAME.json puts them together.",
 )
 @click.option("--name", help="File name without ending.  [default: CHECKPOINT_PRECISION]")
 @click.option(
@@ -123,6 +133,7 @@ def main(
     accuracy: Path | None,
     max_drop: float | None,
     output: Path,
+    flow: Path | None,
     name: str | None,
     engine_input: str,
     optimize: bool,
@@ -160,30 +171,36 @@ def main(
         raise click.UsageError("--calibration-views is for the clips of --calibrate: give them")
     if max_drop is not None and accuracy is None:
         raise click.UsageError("--max-drop is for the list of --accuracy: give it")
+    if flow is not None and checkpoint is None:
+        raise click.UsageError("--flow is the second stream beside a CHECKPOINT of RGB: give both")
 
-    from i3d_deploy import builders, calibration
+    from i3d_deploy import builders, calibration, two_stream
     from i3d_deploy import export as exporting
     from i3d_deploy.accuracy import DEFAULT_MAX_DROP, Wanted
     from i3d_deploy.to_tensorrt import EngineOptions
 
     options = CheckpointOptions(**reading)
-    source = options.make_random(seed=seed) if checkpoint is None else options.read(checkpoint)
-    for note in source.notes:
+    sources = [options.make_random(seed=seed) if checkpoint is None else options.read(checkpoint)]
+    if flow is not None:
+        sources.append(options.read(flow))
+        two_stream.combine(sources[0].card, sources[1].card)  # whether they go together, before the long steps
+    for note in dict.fromkeys(note for source in sources for note in source.notes):
         click.echo(f"Note: {note}", err=True)
     clips = None
     if calibrate is not None:
         num_views = calibration_views or calibration.DEFAULT_VIEWS
-        clips = calibration.choose(calibrate, num_views=num_views, views_per_video=source.card.num_views)
+        clips = calibration.choose(calibrate, num_views=num_views, views_per_video=sources[0].card.num_views)
     gate = None
     if accuracy is not None:
         gate = Wanted(listed=accuracy, max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop)
-    stem = checkpoint.stem if checkpoint is not None else source.card.network.name
+    stem = checkpoint.stem if checkpoint is not None else sources[0].card.network.name
+    name = name or f"{stem}_{precision}"
+    names = [name] if flow is None else [f"{name}_rgb", f"{name}_flow"]
     with steps() as on_step:
-        exported = exporting.export(
-            source,
+        export = partial(
+            exporting.export,
             targets=[builders.as_target(target) for target in targets],
             output=output,
-            name=name or f"{stem}_{precision}",
             engine=Engine(input=INPUTS[engine_input], precision=precision, profile=profile),
             optimization=builders.Optimization(is_on=optimize, layout=layout),
             videos=videos,
@@ -198,6 +215,8 @@ def main(
             ),
             on_step=on_step,
         )
+        by_stream = [export(source, name=each) for source, each in zip(sources, names, strict=True)]
+    exported = [entry for entries in by_stream for entry in entries]
     for entry in exported:
         for note in entry.notes:
             click.echo(f"Note: {entry.path.name}: {note}", err=True)
@@ -212,6 +231,20 @@ def main(
             click.echo(f"Note: {earlier}, which was there before, is left as it was", err=True)
     if any(entry.has_failed for entry in exported):
         raise SystemExit(1)
+    if flow is not None:
+        _write_pairs(output / name, by_stream)
+
+
+def _write_pairs(stem: Path, by_stream: Sequence[Sequence[Exported]]) -> None:
+    """Put the two streams of each target together: NAME.json, or one for each kind of file."""
+    from i3d_deploy import two_stream
+
+    pairs = list(zip(*by_stream, strict=True))
+    for rgb, flow in pairs:
+        ending = rgb.path.name.removeprefix(f"{stem.name}_rgb").replace(".", "_") if len(pairs) > 1 else ""
+        path = stem.with_name(f"{stem.name}{ending}.json")
+        two_stream.write(path, two_stream.Pair(rgb=rgb.path, flow=flow.path))
+        click.echo(f"{path}  {rgb.path.name} and {flow.path.name}, logits added up")
 
 
 def _check_source(checkpoint: Path | None, *, random_weights: bool, model: str | None) -> None:

@@ -172,14 +172,16 @@ def main(
     allow_hash_mismatch: bool,
     **chosen: Any,
 ) -> None:
-    """Compute features of VIDEOS with ARTIFACT, a checkpoint (.safetensors, .pth, .pt, .pyth, .pkl, .ckpt).
+    """Compute features of VIDEOS with ARTIFACT, a checkpoint (.safetensors, .pth, .pt, .pyth, .pkl, .ckpt) or the .json
+    of two streams.
 
-    VIDEOS are as for i3d-predict: files, URLs, folders of videos, folders of frames (img_00001.jpg ...), or text files
-    (.txt) with one of these a line. Each gets DIR/NAME.npy, float32 (windows, C) or (windows, 10, C), and DIR/NAME.json
-    with the settings, the beginning and end of each window in frames and seconds, how many frames the last window was
-    filled with, and what was wrong with the video. Folders keep their structure below DIR. What is there already with
-    the same settings is left as it is, so that a run that was stopped goes on. A video that cannot be read is
-    reported, the others go on, and the exit code is 1. --model is for ARTIFACT alone.
+    VIDEOS are as for i3d-predict: files, URLs, folders of videos, folders of frames (img_00001.jpg ...) or of optical
+    flow (x_00001.jpg, y_00001.jpg ...), or text files (.txt) with one of these a line. Each gets DIR/NAME.npy, float32
+    (windows, C) or (windows, 10, C), and DIR/NAME.json with the settings, the beginning and end of each window in
+    frames and seconds, how many frames the last window was filled with, and what was wrong with the video. Folders keep
+    their structure below DIR. What is there already with the same settings is left as it is, so that a run that was
+    stopped goes on. A video that cannot be read is reported, the others go on, and the exit code is 1. --model is for
+    ARTIFACT alone.
     """
     from i3d_deploy.features import Settings, check
 
@@ -187,7 +189,7 @@ def main(
     found = list({entry.source: entry for entry in expand(videos)}.values())
     reading = CheckpointOptions(model=model, origin=origin, allow_hash_mismatch=allow_hash_mismatch)
     with ExitStack() as opened:
-        given = [_open(artifact, reading, device=device, threads=threads)]
+        given = [_open(path, reading, device=device, threads=threads) for path in _files(artifact)]
         if flow is not None:
             given.append(_open(flow, dataclasses.replace(reading, model=None), device=device, threads=threads))
         for network in given:
@@ -218,6 +220,16 @@ class _Job:
     basis: Basis
     runners: list[Runner]
     settings: Settings
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a pair of streams, or the file itself."""
+    from i3d_deploy import artifact, two_stream
+
+    if artifact.identify(path).kind != "two-stream":
+        return [path]
+    pair = two_stream.read(path)
+    return [pair.rgb, pair.flow]
 
 
 def _open(path: Path, reading: CheckpointOptions, *, device: str, threads: int | None) -> _Network:

@@ -98,6 +98,8 @@ def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
         ),
         click.option("--clip-len", type=click.IntRange(min=1), help="Frames per clip."),
         click.option("--frame-interval", type=click.IntRange(min=1), help="Distance of two frames of a clip."),
+        click.option("--short-side", type=click.IntRange(min=1), help="Pixels of a resized frame's shorter side."),
+        click.option("--crop-size", type=click.IntRange(min=1), help="Pixels of a crop's side."),
         click.option("--averaging", type=click.Choice(get_args(Averaging)), help="What is averaged over the views."),
         _ALLOW_HASH_MISMATCH,
     ]
@@ -117,6 +119,8 @@ class CheckpointOptions:
     formula: Formula | None = None
     clip_len: int | None = None
     frame_interval: int | None = None
+    short_side: int | None = None
+    crop_size: int | None = None
     averaging: Averaging | None = None
     allow_hash_mismatch: bool
 
@@ -164,10 +168,14 @@ class CheckpointOptions:
         is_whole = found.card.sampling.scheme == "whole"
         if self.sampling is not None and is_whole != (self.sampling == "whole"):
             chosen |= {"num_clips": Sampling().num_clips if is_whole else 1}
-        card = found.card.replaced(sampling=found.card.sampling.replaced(**chosen))
+        sizes = {"short_side": self.short_side, "crop_size": self.crop_size}
+        sizes = {name: value for name, value in sizes.items() if value is not None}
+        card = found.card.replaced(
+            sampling=found.card.sampling.replaced(**chosen), spatial=found.card.spatial.replaced(**sizes)
+        )
         if self.averaging is not None:
             card = card.replaced(averaging=self.averaging)
-        notes = tuple(note for note in found.notes if not (chosen and note.startswith("sampling ")))
+        notes = tuple(note for note in found.notes if not ((chosen or sizes) and note.startswith("sampling ")))
         return dataclasses.replace(found, card=card, notes=notes)
 
 

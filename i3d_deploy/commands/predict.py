@@ -16,11 +16,24 @@ from i3d_deploy.errors import VideoError
 
 if TYPE_CHECKING:
     from i3d_deploy.recognizer import Prediction, Recognizer
+    from i3d_deploy.runners import Runner
 
 
 @click.command(epilog="Example: i3d-predict i3d_r50_fp32.onnx videos/ --top 3 --json")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("videos", nargs=-1, required=True)
+@click.option(
+    "--flow",
+    type=click.Path(path_type=Path),
+    metavar="ARTIFACT",
+    help="The optical flow stream, where ARTIFACT is the RGB stream: their logits are added up.",
+)
+@click.option(
+    "--flow-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the optical flow of files is kept, so that it is computed once.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels per video.")
 @click.option("--clips", type=click.IntRange(min=1), help="Clips per video.  [default: the card's]")
 @click.option("--crops", type=click.Choice(["1", "3"]), help="Crops per clip.  [default: the card's]")
@@ -41,6 +54,8 @@ if TYPE_CHECKING:
 def main(
     artifact: Path,
     videos: tuple[str, ...],
+    flow: Path | None,
+    flow_cache: Path | None,
     top: int,
     clips: int | None,
     crops: str | None,
@@ -52,11 +67,12 @@ def main(
     min_decoded: float,
     **reading: Any,
 ) -> None:
-    """Recognise the action in VIDEOS with ARTIFACT (.onnx, .xml, .engine, .safetensors or .pth).
+    """Recognise the action in VIDEOS with ARTIFACT (.onnx, .xml, .engine, .safetensors, .json of two streams, or a
+    checkpoint such as .pth).
 
-    VIDEOS are files, URLs, folders of videos, folders of frames (img_00001.jpg ...), or text files (.txt) with one of
-    these a line. A video that cannot be read is reported, the others go on, and the exit code is 1. The last options
-    are for checkpoints.
+    VIDEOS are files, URLs, folders of videos, folders of frames (img_00001.jpg ...) or of optical flow (x_00001.jpg,
+    y_00001.jpg ...), or text files (.txt) with one of these a line. A video that cannot be read is reported, the others
+    go on, and the exit code is 1. The last options are for checkpoints.
     """
     from i3d_deploy.annotate import annotate as write_annotated
     from i3d_deploy.annotate import check
@@ -69,7 +85,16 @@ def main(
     has_failed = False
     bar = _Bar(sources)
     with ExitStack() as opened:
-        recognizer = opened.enter_context(_load(artifact, CheckpointOptions(**reading), device=device, threads=threads))
+        recognizer = opened.enter_context(
+            _load(
+                artifact,
+                flow,
+                CheckpointOptions(**reading),
+                device=device,
+                threads=threads,
+                flow_cache=flow_cache,
+            )
+        )
         for note in recognizer.notes:
             click.echo(f"Note: {note}", err=True)
         outcomes = recognizer.predict_many(
@@ -95,17 +120,39 @@ def main(
         raise SystemExit(1)
 
 
-def _load(path: Path, options: CheckpointOptions, *, device: str, threads: int | None) -> Recognizer:
-    """Load an engine, or a checkpoint with the options put on its card."""
-    from i3d_deploy import artifact, recognizer
+def _load(
+    path: Path,
+    flow: Path | None,
+    options: CheckpointOptions,
+    *,
+    device: str,
+    threads: int | None,
+    flow_cache: Path | None,
+) -> Recognizer:
+    """Load one network, or the two streams of one."""
+    from i3d_deploy.recognizer import Recognizer
+    from i3d_deploy.runners import TwoStreamRunner
+
+    paths = [path] if flow is None else [path, flow]
+    with ExitStack() as opened:
+        runners = [opened.enter_context(_open(each, options, device=device, threads=threads)) for each in paths]
+        runner = runners[0] if flow is None else TwoStreamRunner(*runners)
+        recognizer = Recognizer(runner, flow_cache=flow_cache)
+        opened.pop_all()
+    return recognizer
+
+
+def _open(path: Path, options: CheckpointOptions, *, device: str, threads: int | None) -> Runner:
+    """Open an engine, or a checkpoint with the options put on its card."""
+    from i3d_deploy import artifact, runners
 
     if artifact.identify(path).kind not in ("safetensors", "checkpoint"):
         if options.is_any_given:
             raise click.UsageError(f"{path} carries its card: --labels, --sampling and so on are for checkpoints")
-        return recognizer.load(path, device=device, threads=threads)
+        return runners.open_runner(path, device=device, threads=threads)
     from i3d_deploy.runners.torch_runner import TorchRunner
 
-    return recognizer.Recognizer(TorchRunner(options.read(path), device=device, threads=threads))
+    return TorchRunner(options.read(path), device=device, threads=threads)
 
 
 class _Bar:

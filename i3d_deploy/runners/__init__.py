@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
-from i3d_deploy import artifact
+from i3d_deploy import artifact, two_stream
 from i3d_deploy.errors import InputError
 from i3d_deploy.runners.runner import LayerTime, Runner, RunnerInfo
+from i3d_deploy.runners.two_stream_runner import TwoStreamRunner
 
-__all__ = ["LayerTime", "Runner", "RunnerInfo", "open_runner"]
+__all__ = ["LayerTime", "Runner", "RunnerInfo", "TwoStreamRunner", "open_runner", "open_two_streams"]
 
 
 def open_runner(path: Path, *, device: str = "auto", threads: int | None = None) -> Runner:
     """Load whatever a file is into the backend that runs it.
 
     Args:
-        path: ``.safetensors``, ``.pth``, ``.onnx``, ``.xml`` or ``.engine``.
+        path: ``.safetensors``, ``.onnx``, ``.xml``, ``.engine``, the ``.json`` of two streams, or a foreign checkpoint.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; default: the backend's choice.
 
@@ -28,6 +30,9 @@ def open_runner(path: Path, *, device: str = "auto", threads: int | None = None)
     if threads is not None and threads < 1:
         raise InputError(f"threads ({threads}) must be > 0")
     kind = artifact.identify(path).kind
+    if kind == "two-stream":
+        pair = two_stream.read(path)
+        return open_two_streams(pair.rgb, pair.flow, device=device, threads=threads)
     # Each backend is imported when used, so that one needs none of the others installed.
     if kind == "onnx":
         from i3d_deploy.runners.onnx_runner import OnnxRunner
@@ -44,6 +49,26 @@ def open_runner(path: Path, *, device: str = "auto", threads: int | None = None)
     from i3d_deploy.runners.torch_runner import TorchRunner
 
     return TorchRunner.open(path, device=device, threads=threads)
+
+
+def open_two_streams(rgb: Path, flow: Path, *, device: str = "auto", threads: int | None = None) -> Runner:
+    """Load two files as the streams of one network.
+
+    Args:
+        rgb: The network of frames; as for :func:`open_runner`.
+        flow: The network of optical flow.
+        device: As for :func:`open_runner`.
+        threads: As for :func:`open_runner`.
+
+    Raises:
+        InputError: They do not go together.
+        I3DError: As :func:`open_runner`.
+    """
+    with ExitStack() as opened:
+        streams = [opened.enter_context(open_runner(path, device=device, threads=threads)) for path in (rgb, flow)]
+        runner = TwoStreamRunner(*streams)
+        opened.pop_all()
+    return runner
 
 
 def _gpu_number(device: str) -> int:

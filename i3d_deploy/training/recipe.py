@@ -21,7 +21,7 @@ from i3d_deploy import __version__, labels, lists
 from i3d_deploy.card import Averaging, Card, Count, Part, Pixels, Provenance, Sampling, Spatial, first_problem
 from i3d_deploy.errors import InputError
 from i3d_deploy.lists import Annotation, ListKind
-from i3d_deploy.network import Network
+from i3d_deploy.network import OneNetwork
 from i3d_deploy.training.clips import Probability, TrainViews, ValidationViews
 
 Positive = Annotated[float, Field(gt=0)]
@@ -261,7 +261,7 @@ class Recipe(Part):
         log_every: Steps between log lines.
     """
 
-    network: Network
+    network: OneNetwork
     data: Data
     train: TrainViews = TrainViews()
     validation: ValidationViews = ValidationViews()

@@ -1,0 +1,206 @@
+"""From a video to the optical flow wanted of it: computed from its frames, or read from a folder of flow images.
+
+Flow is computed between frames that were resized as the card says, since that is how the data of two-stream networks
+was made, and in 8 bits. A folder with ``x_00001.jpg``, ``y_00001.jpg`` and so on holds flow that was computed before;
+where colours are wanted too, ``img_00001.jpg`` and so on lie beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from i3d_deploy import files, flow, flow_cache, video
+from i3d_deploy.card import Card, FlowMethod, Sampling
+from i3d_deploy.errors import VideoError
+from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.flow_images import FlowFolder, is_flow_folder
+from i3d_deploy.sampling import Indices
+from i3d_deploy.video import Frame, Frames, Resized, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What flow is wanted.
+
+    Attributes:
+        method: How it is computed.
+        with_rgb: Whether each flow frame has the colours of the frame that it starts from before it, in 5 channels.
+        cache: Where it is kept; None: nowhere.
+    """
+
+    method: FlowMethod
+    with_rgb: bool = False
+    cache: FlowCache | None = None
+
+
+def wanted_of(card: Card, *, cache: FlowCache | None = None) -> Wanted | None:
+    """The flow that a card wants; None where it wants none.
+
+    Args:
+        card: The card.
+        cache: Where it is kept.
+    """
+    if card.flow_method is None:
+        return None
+    return Wanted(method=card.flow_method, with_rgb=card.modality == "rgb+flow", cache=cache)
+
+
+def collect(
+    source: Source,
+    wanted: Wanted,
+    *,
+    sampling: Sampling,
+    resize: Callable[[Frame], Frame],
+    num_clips: int | None = None,
+    min_decoded_share: float = video.MIN_DECODED_SHARE,
+    decoder_threads: int | None = None,
+    watcher: video.Watcher | None = None,
+) -> Frames:
+    """Read or compute the flow frames wanted of a source.
+
+    Args:
+        source: What :func:`i3d_deploy.video.collect` takes, or a folder of flow images.
+        wanted: What flow.
+        sampling: Which frames.
+        resize: Applied to the frames before the flow is computed, and to flow images.
+        num_clips: Another number of clips than that of ``sampling``.
+        min_decoded_share: As for :func:`i3d_deploy.video.collect`.
+        decoder_threads: As for :func:`i3d_deploy.video.collect`.
+        watcher: Told of the flow frames as they come.
+
+    Returns:
+        ``by_index`` has (H, W, 2) or (H, W, 5) uint8 by number of the flow frame; ``num_frames`` counts the video's.
+
+    Raises:
+        VideoError: No usable frame, or only one.
+        MissingExtraError: Nothing that is installed computes the flow.
+    """
+    watcher = watcher or video.Nobody()
+    if isinstance(source, (str, Path)) and is_flow_folder(Path(source)):
+        return _read(FlowFolder(Path(source)), wanted, sampling, resize, num_clips=num_clips, watcher=watcher)
+    flow.implementation(wanted.method)  # before the long steps
+    plan = _Plan(sampling, num_clips)
+    frames = video.collect(
+        source,
+        choose=plan.choose,
+        transform=resize,
+        min_decoded_share=min_decoded_share,
+        decoder_threads=decoder_threads,
+        watcher=_Stopping(watcher),
+    )
+    watcher.planned(plan.indices)
+    by_index: dict[int, Resized] = {}
+    numbers = np.unique(plan.indices).tolist()
+    for number, computed in zip(numbers, _computed(source, frames, plan, numbers, wanted), strict=True):
+        watcher.before_frame()
+        colours = [frames.by_index[int(plan.counted[number])]] if wanted.with_rgb else []
+        by_index[number] = np.concatenate([*colours, computed], axis=2) if colours else computed
+        watcher.decoded(number, by_index[number])
+    return Frames(
+        indices=plan.indices,
+        by_index=by_index,
+        num_frames=frames.num_frames,
+        frames_per_second=frames.frames_per_second,
+        warnings=frames.warnings,
+    )
+
+
+class _Plan:
+    """The flow frames wanted, once the frames of the video are counted."""
+
+    def __init__(self, sampling: Sampling, num_clips: int | None) -> None:
+        self._sampling, self._num_clips = sampling, num_clips
+        self.indices: Indices = np.empty((0, 0), np.int64)
+        self.counted: Indices = np.empty(0, np.int64)
+
+    def choose(self, num_frames: int, frames_per_second: float | None) -> Indices:
+        """The frames between which flow is wanted: one line for each end."""
+        indices, counted = self._sampling.flow_indices(num_frames, frames_per_second, num_clips=self._num_clips)
+        self.indices, self.counted = indices, counted
+        numbers = np.unique(indices)
+        return np.stack([counted[numbers], counted[numbers + 1]])
+
+
+@dataclass(frozen=True)
+class _Stopping:
+    """Lets a watcher stop the reading of the frames, of which it learns nothing else."""
+
+    inner: video.Watcher
+
+    def planned(self, indices: Indices) -> None: ...
+
+    def before_frame(self) -> None:
+        self.inner.before_frame()
+
+    def decoded(self, index: int, frame: Resized) -> None: ...
+
+
+def _computed(
+    source: Source, frames: Frames, plan: _Plan, numbers: list[int], wanted: Wanted
+) -> Iterator[flow.FlowFrame]:
+    """The flow frames of some numbers, in order; a few pairs of frames are computed at a time."""
+    height, width = next(iter(frames.by_index.values())).shape[:2]
+    key = _cache_key(source, wanted, plan, height=height, width=width)
+
+    def compute(number: int) -> flow.FlowFrame:
+        if key is not None and wanted.cache is not None:
+            kept = wanted.cache.get(key, number)
+            if kept is not None:
+                return kept
+        first, second = (np.asarray(frames.by_index[int(plan.counted[number + end])], np.uint8) for end in (0, 1))
+        found = flow.to_uint8(flow.compute(first, second, method=wanted.method))
+        if key is not None and wanted.cache is not None:
+            wanted.cache.put(key, number, found)
+        return found
+
+    workers = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
+        for first in range(0, len(numbers), 4 * workers):  # so that a reader who stops does not wait for all
+            yield from pool.map(compute, numbers[first : first + 4 * workers])
+
+
+def _cache_key(source: Source, wanted: Wanted, plan: _Plan, *, height: int, width: int) -> str | None:
+    """What the flow of a file depends on; None of what is no file."""
+    if wanted.cache is None or not isinstance(source, (str, Path)) or not Path(source).is_file():
+        return None
+    # Where frames are left out or repeated, other ones are neighbours.
+    steps = np.diff(plan.counted)
+    rate = "" if (steps == 1).all() else f" of frames {plan.counted.tolist()}"
+    return flow_cache.key(
+        files.sha256(Path(source)),
+        implementation=flow.implementation(wanted.method) + rate,
+        height=height,
+        width=width,
+    )
+
+
+def _read(
+    folder: FlowFolder,
+    wanted: Wanted,
+    sampling: Sampling,
+    resize: Callable[[Frame], Frame],
+    *,
+    num_clips: int | None,
+    watcher: video.Watcher,
+) -> Frames:
+    """Read flow that was computed before; its rate is not known, and it is taken as it is."""
+    indices = sampling.frame_indices(folder.num_flows, num_clips=num_clips)
+    watcher.planned(indices)
+    by_index: dict[int, Resized] = {}
+    for number in np.unique(indices).tolist():
+        watcher.before_frame()
+        frame = resize(folder.read(number))
+        if wanted.with_rgb:
+            colours = resize(video.read_image(folder.path / f"img_{number + 1:05}.jpg"))
+            if colours.shape[:2] != frame.shape[:2]:
+                raise VideoError(f"{folder.path}: flow {number + 1} and its frame have different shapes")
+            frame = np.concatenate([colours, frame], axis=2)
+        by_index[number] = frame
+        watcher.decoded(number, frame)
+    return Frames(indices=indices, by_index=by_index, num_frames=folder.num_flows)

@@ -1,0 +1,55 @@
+"""Two loaded networks as one: views of five channels in, the sum of both networks' logits out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy.runners.runner import Runner, RunnerInfo
+from i3d_deploy.two_stream import combine
+from i3d_deploy.video import Resized
+
+
+class TwoStreamRunner(Runner):
+    """A network of frames and one of optical flow.
+
+    Args:
+        rgb: The network of frames; closed with this one.
+        flow: The network of flow; closed with this one.
+
+    Raises:
+        InputError: They do not go together.
+    """
+
+    def __init__(self, rgb: Runner, flow: Runner) -> None:
+        self.rgb, self.flow = rgb, flow
+        self.card = combine(rgb.card, flow.card)
+        self.notes = tuple(dict.fromkeys((*rgb.notes, *flow.notes)))
+        self.preferred_batch = min(rgb.preferred_batch, flow.preferred_batch)
+        first, second = rgb.info, flow.info
+        self.info = RunnerInfo(
+            backend=_joined(first.backend, second.backend),
+            device=_joined(first.device, second.device),
+            provider=_joined(first.provider, second.provider),
+            precision=_joined(first.precision, second.precision),
+            threads=max(first.threads, second.threads),
+        )
+
+    @property
+    def streams(self) -> tuple[Runner, ...]:
+        """The network of frames, then that of flow."""
+        return self.rgb, self.flow
+
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
+        frames, flow = np.ascontiguousarray(inputs[..., :3]), np.ascontiguousarray(inputs[..., 3:])
+        return np.asarray(self.rgb.infer(frames) + self.flow.infer(flow), np.float32)
+
+    def close(self) -> None:
+        """Free both networks; a second call does nothing."""
+        super().close()
+        self.rgb.close()
+        self.flow.close()
+
+
+def _joined(first: str, second: str) -> str:
+    return first if first == second else f"{first} + {second}"

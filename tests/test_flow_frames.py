@@ -1,0 +1,142 @@
+"""Optical flow in the path of a prediction: which frames, in which form, from a file, a folder or a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from i3d_deploy import flow, flow_frames, flow_images, generated, video, views
+from i3d_deploy.card import Sampling, Spatial
+from i3d_deploy.errors import VideoError
+from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.video import Frame
+
+DIS = Wanted(method="dis")
+EVERY = Sampling(scheme="whole", clip_len=4, frame_interval=1, num_clips=1)
+
+
+def as_it_is(frame: Frame) -> Frame:
+    return frame
+
+
+def moving(num_frames: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A texture that goes two pixels to the right and one up with each frame."""
+    random = np.random.RandomState(0)
+    coarse = random.randint(0, 256, (20, 30, 3)).astype(np.uint8)
+    texture = cv2.resize(coarse, (240, 160), interpolation=cv2.INTER_CUBIC)
+    windows = [texture[40 + n : 104 + n, 80 - 2 * n : 160 - 2 * n] for n in range(num_frames)]
+    return np.stack(windows)
+
+
+def test_a_flow_frame_leads_from_a_frame_to_the_next() -> None:
+    frames = moving(5)
+    found = flow_frames.collect(frames, DIS, sampling=EVERY, resize=as_it_is)
+    assert sorted(found.by_index) == [0, 1, 2, 3]
+    assert found.indices.tolist() == [[0, 1, 2, 3]]
+    assert found.num_frames == 5
+    for number in range(4):
+        expected = flow.to_uint8(flow.compute(frames[number], frames[number + 1], method="dis"))
+        np.testing.assert_array_equal(found.by_index[number], expected)
+    # Two pixels to the right and one up: 127.5 + 255 / 40 a pixel, cut off.
+    middle = np.median(found.by_index[1][16:-16, 16:-16].reshape(-1, 2), axis=0)
+    np.testing.assert_allclose(middle, [140, 121], atol=1)
+
+
+def test_flow_spans_the_frames_that_are_counted(tmp_path: Path) -> None:
+    # 20 frames at 50 a second are 10 at 25: flow leads over two frames of the file each time.
+    frames = moving(20)
+    video.write(tmp_path / "fast.mp4", iter(frames), frames_per_second=50)
+    decoded = list(video.read(tmp_path / "fast.mp4"))
+    sampling = EVERY.replaced(frames_per_second=25.0)
+    found = flow_frames.collect(tmp_path / "fast.mp4", DIS, sampling=sampling, resize=as_it_is)
+    assert sorted(found.by_index) == list(range(9))
+    expected = flow.to_uint8(flow.compute(decoded[4], decoded[6], method="dis"))
+    np.testing.assert_array_equal(found.by_index[2], expected)
+
+
+def test_colours_come_before_the_flow_that_starts_from_them() -> None:
+    frames = moving(4)
+    both = Wanted(method="dis", with_rgb=True)
+    found = flow_frames.collect(frames, both, sampling=EVERY, resize=as_it_is)
+    alone = flow_frames.collect(frames, DIS, sampling=EVERY, resize=as_it_is)
+    for number in range(3):
+        np.testing.assert_array_equal(found.by_index[number][..., :3], frames[number])
+        np.testing.assert_array_equal(found.by_index[number][..., 3:], alone.by_index[number])
+
+
+def test_one_frame_has_no_flow() -> None:
+    with pytest.raises(VideoError, match="a video of 1 frames has no optical flow: it takes two"):
+        flow_frames.collect(moving(1), DIS, sampling=EVERY, resize=as_it_is)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    generated.write_clip(tmp_path / "clip.mp4", num_frames=6, height=48, width=64)
+    return tmp_path / "clip.mp4"
+
+
+def test_the_cache_gives_the_same_flow_and_computes_nothing(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = Wanted(method="dis", cache=FlowCache(tmp_path / "cache"))
+    plain = flow_frames.collect(clip, DIS, sampling=EVERY, resize=as_it_is)
+    first = flow_frames.collect(clip, cached, sampling=EVERY, resize=as_it_is)
+    monkeypatch.setattr(flow, "compute", None)
+    second = flow_frames.collect(clip, cached, sampling=EVERY, resize=as_it_is)
+    for number in range(5):
+        np.testing.assert_array_equal(first.by_index[number], plain.by_index[number])
+        np.testing.assert_array_equal(second.by_index[number], plain.by_index[number])
+
+
+def test_another_rate_or_size_is_another_entry_of_the_cache(clip: Path, tmp_path: Path) -> None:
+    cached = Wanted(method="dis", cache=FlowCache(tmp_path / "cache"))
+    for sampling in (EVERY, EVERY.replaced(frames_per_second=50.0)):
+        plain = flow_frames.collect(clip, DIS, sampling=sampling, resize=as_it_is)
+        kept = flow_frames.collect(clip, cached, sampling=sampling, resize=as_it_is)
+        assert len(kept.by_index) == len(plain.by_index)
+        for number, frame in plain.by_index.items():
+            np.testing.assert_array_equal(kept.by_index[number], frame)
+
+
+def test_a_folder_of_flow_images_is_read_as_it_is(tmp_path: Path) -> None:
+    random = np.random.RandomState(0)
+    flows = [random.randint(0, 256, (24, 32, 2)).astype(np.uint8) for _ in range(3)]
+    flow_images.write_pairs(tmp_path, flows, quality=100)
+    found = flow_frames.collect(tmp_path, DIS, sampling=EVERY, resize=as_it_is)
+    assert found.indices.tolist() == [[0, 1, 2]]
+    for number in range(3):
+        for plane, axis in enumerate("xy"):
+            image = cv2.imread(str(tmp_path / f"{axis}_0000{number + 1}.jpg"), cv2.IMREAD_GRAYSCALE)
+            np.testing.assert_array_equal(found.by_index[number][..., plane], image)
+
+
+def test_a_folder_with_frames_and_flow_gives_both(tmp_path: Path) -> None:
+    frames = moving(3)
+    flow_images.write_pairs(tmp_path, flow.between(iter(frames), method="dis"), quality=100)
+    for number, frame in enumerate(frames, 1):
+        cv2.imwrite(str(tmp_path / f"img_{number:05}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    found = flow_frames.collect(tmp_path, Wanted(method="dis", with_rgb=True), sampling=EVERY, resize=as_it_is)
+    assert [frame.shape for frame in found.by_index.values()] == [(64, 80, 5)] * 2
+    (tmp_path / "img_00002.jpg").unlink()
+    with pytest.raises(VideoError, match=r"img_00002\.jpg: no such file"):
+        flow_frames.collect(tmp_path, Wanted(method="dis", with_rgb=True), sampling=EVERY, resize=as_it_is)
+
+
+def test_views_of_flow_are_cut_from_resized_flow() -> None:
+    frames = moving(6)
+    sampling, spatial = (
+        Sampling(clip_len=2, frame_interval=2, num_clips=1),
+        Spatial(short_side=32, crop_size=32, num_crops=1),
+    )
+    prepared = views.cut(frames, sampling=sampling, spatial=spatial, flow=DIS)
+    assert prepared.view_shape == (2, 32, 32, 2)
+    (view,) = next(prepared.batches(1))
+    small = [cv2.resize(frame, (40, 32), interpolation=cv2.INTER_LINEAR) for frame in frames]
+    for place, number in enumerate(prepared.indices[0].tolist()):
+        expected = flow.to_uint8(flow.compute(small[number], small[number + 1], method="dis"))
+        np.testing.assert_array_equal(view[place], expected[:, 4:36])
