@@ -253,7 +253,7 @@ def _choose(given: Sequence[_Network], stream: str | None) -> list[_Network]:
     by_modality: dict[str, _Network] = {network.runner.card.modality: network for network in given}
     if len(by_modality) < len(given):
         both = " and ".join(str(network.path) for network in given)
-        raise click.UsageError(f"{both} are both of {given[0].runner.card.modality}: --flow is for the flow of an rgb")
+        raise click.UsageError(f"{both} are both of {given[0].runner.card.modality}: --flow is for the network of flow")
     wanted = STREAMS[stream] if stream is not None else tuple(sorted(by_modality, reverse=True))
     missing = [modality for modality in wanted if modality not in by_modality]
     if missing:
