@@ -165,7 +165,7 @@ def build_from(state: Mapping[str, Tensor], network: ResNet | Inception, origin:
         absent |= {name: 0 for name in wanted if name.endswith(_COUNTER)}
     entries = {name: scope + origin.entry(name) for name in wanted if absent[name] is None}
     shapes = {entries[name]: origin.shapes(name, wanted[name]) for name in entries}
-    _check_entries(network.name, shapes, {n: t for n, t in state.items() if not origin.ignored.match(n)})
+    _check_entries(network.name, shapes, state)
     made: State = {}
     for name, tensor in net.state_dict().items():
         value = absent[name]
@@ -391,6 +391,7 @@ def _load_foreign(path: Path, *, network: str | None, origin: str | None, allow_
         raise CheckpointError(
             f"{path}: not an I3D of {titles}: its entries are {_some(state)}; --origin says whose names they are"
         )
+    state = {name: tensor for name, tensor in state.items() if not found.ignored.match(name)}
     numbers = _recognise(state, found, meta=meta, path=path, asked=network)
     try:
         net = build_from(state, numbers, found)
@@ -487,9 +488,12 @@ def _with_card(net: I3D, origin: Origin, *, meta: Mapping[str, Any], path: Path,
         f"sampling assumed: {conventions.text}",
         f"labels assumed: {label_set}, because the network has {network.num_classes} classes; --labels gives others",
     )
+    if origin.name == "caffe2" and "_nl_" in network.name:
+        notes += ("non-local blocks assumed: softmax, as in SlowFast's published ones; --model says otherwise",)
     classes = _stored_classes(meta)
     if len(classes) == network.num_classes:
-        label_set, names, notes = "custom", classes, notes[:-1]
+        label_set, names = "custom", classes
+        notes = tuple(note for note in notes if not note.startswith("labels "))
     card = Card(
         network=network,
         label_set=label_set,

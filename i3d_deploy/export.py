@@ -18,6 +18,7 @@ from i3d_deploy.calibration import Clips
 from i3d_deploy.card import Card, Engine, Parity
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
+from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.proof import Proof
 from i3d_deploy.recognizer import load
 from i3d_deploy.to_tensorrt import EngineOptions
@@ -124,7 +125,13 @@ def export(
         built = [entry for target in dict.fromkeys(targets) for entry in builders.build(target)]
         clips = clips or (parity.generated_clip(Path(scratch)),)
         answered = proof.extend(
-            proof.answer(source, clips=clips, num_clips=proof_clips, on_step=on_step),
+            proof.answer(
+                source,
+                clips=clips,
+                num_clips=proof_clips,
+                on_step=on_step,
+                flow_cache=FlowCache(Path(scratch) / "flow"),
+            ),
             source,
             calibrate=calibrate,
             plan=plan,
@@ -193,9 +200,17 @@ def verify(
     """
     with load(path, device=device) as recognizer, tempfile.TemporaryDirectory(prefix="i3d-proof-") as scratch:
         clips = parity.given_clips(videos) or (parity.generated_clip(Path(scratch)),)
-        answered = proof.answer(source, clips=clips, num_clips=num_clips, on_step=on_step)
+        flow_cache = FlowCache(Path(scratch) / "flow")
+        answered = proof.answer(source, clips=clips, num_clips=num_clips, on_step=on_step, flow_cache=flow_cache)
         report = proof.views_report(on_step, f"{recognizer.info.backend} on {path.name}")
-        return parity.compare(answered.references, recognizer, clips, num_clips=answered.num_clips, on_views=report)
+        return parity.compare(
+            answered.references,
+            recognizer,
+            clips,
+            num_clips=answered.num_clips,
+            flow_cache=flow_cache,
+            on_views=report,
+        )
 
 
 def record(path: Path, figures: Parity) -> Card:

@@ -354,6 +354,8 @@ def find_network(origin: Origin, shapes: Mapping[str, Shape], *, scope: str = ""
     form = "i3d_r50_nl_{}" if is_mmaction2 else "i3d_r50_8x8_nl_{}_slowfast"
     if is_mmaction2 and not any("theta" in name for name in shapes):
         return form.format("gaussian")
+    if origin is CAFFE2:
+        return form.format("embedded_gaussian")  # of the published files, which say nothing of themselves
     softmax = "embedded_gaussian" if is_mmaction2 else r"embedded_gaussian|softmax"
     modes = {"dot_product": "dot_product", "embedded_gaussian": softmax}
     found = [mode for mode, pattern in modes.items() if re.search(pattern, words)]

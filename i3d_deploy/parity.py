@@ -47,6 +47,7 @@ from numpy.typing import NDArray
 from i3d_deploy import files, generated, views
 from i3d_deploy.card import Card, Parity, Precision
 from i3d_deploy.errors import ArtifactError, InputError
+from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.network import NonLocalMode, ResNet
 from i3d_deploy.recognizer import Recognizer, average_views
 
@@ -172,6 +173,7 @@ def compare(
     clips: Sequence[Clip],
     *,
     num_clips: int | None = None,
+    flow_cache: FlowCache | None = None,
     on_views: Callable[[int, int], None] | None = None,
 ) -> Parity:
     """Hold an artifact against its source's answers.
@@ -181,6 +183,7 @@ def compare(
         recognizer: The artifact.
         clips: The clips that were answered.
         num_clips: As the references were made with.
+        flow_cache: Likewise.
         on_views: Called with (views done, views in all).
 
     Returns:
@@ -190,7 +193,7 @@ def compare(
     found: list[Answer] = []
     failed = partial(Parity, runner=str(recognizer.info), status="failed", clips=tuple(clip.name for clip in clips))
     for clip, reference in zip(clips, references, strict=True):
-        prepared = views.prepare(clip.path, recognizer.card, clips=num_clips)
+        prepared = views.prepare(clip.path, recognizer.card, clips=num_clips, flow_cache=flow_cache)
         problem = _first_difference(reference, recognizer.card, prepared)
         if problem is not None:
             return failed(reason=problem)

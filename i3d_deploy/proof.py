@@ -20,6 +20,7 @@ from i3d_deploy.calibration import Clips
 from i3d_deploy.card import Accuracy, Card, Gate, Parity, Status
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
+from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.parity import Answer, Clip
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.results import Plan
@@ -64,6 +65,7 @@ class Proof:
         clips: The videos.
         references: The source's answers on them.
         num_clips: Clips of each video that were compared.
+        flow_cache: Where the optical flow of the videos is, so that it is computed once for all.
         calibrated: Its answers on the calibration clips, if there are any.
         standard: Its accuracy, if a list was given.
     """
@@ -71,11 +73,19 @@ class Proof:
     clips: tuple[Clip, ...]
     references: tuple[Answer, ...]
     num_clips: int | None
+    flow_cache: FlowCache | None = None
     calibrated: Calibrated | None = None
     standard: Standard | None = None
 
 
-def answer(source: Checkpoint, *, clips: Sequence[Clip], num_clips: int | None, on_step: Report) -> Proof:
+def answer(
+    source: Checkpoint,
+    *,
+    clips: Sequence[Clip],
+    num_clips: int | None,
+    on_step: Report,
+    flow_cache: FlowCache | None = None,
+) -> Proof:
     """Run the source on the videos of the proof.
 
     Args:
@@ -83,6 +93,7 @@ def answer(source: Checkpoint, *, clips: Sequence[Clip], num_clips: int | None, 
         clips: The videos.
         num_clips: Clips of each video; None: as many as the card has.
         on_step: Called with a line as views are done.
+        flow_cache: Where the optical flow of the videos is kept.
     """
     if source.card.sampling.scheme == "whole":
         num_clips = None
@@ -91,9 +102,9 @@ def answer(source: Checkpoint, *, clips: Sequence[Clip], num_clips: int | None, 
     references = []
     for clip in clips:
         report = views_report(on_step, f"PyTorch float32 on {clip.path.name}")
-        prepared = views.prepare(clip.path, source.card, clips=num_clips)
+        prepared = views.prepare(clip.path, source.card, clips=num_clips, flow_cache=flow_cache)
         references.append(parity.answer(recognizer, prepared, on_views=report))
-    return Proof(clips=tuple(clips), references=tuple(references), num_clips=num_clips)
+    return Proof(clips=tuple(clips), references=tuple(references), num_clips=num_clips, flow_cache=flow_cache)
 
 
 def extend(
@@ -143,7 +154,14 @@ def examine(path: Path, card: Card, *, proof: Proof, on_step: Report) -> Card:
         return _unmeasured(card, proof, reason=doctor.without_places(str(error).replace(f"{path.parent}/", "")))
     with recognizer:
         report = views_report(on_step, f"{recognizer.info.backend} on {path.name}")
-        figures = parity.compare(proof.references, recognizer, proof.clips, num_clips=proof.num_clips, on_views=report)
+        figures = parity.compare(
+            proof.references,
+            recognizer,
+            proof.clips,
+            num_clips=proof.num_clips,
+            flow_cache=proof.flow_cache,
+            on_views=report,
+        )
         card = card.model_copy(update={"parity": (figures,)})
         if figures.status == "failed":
             return card

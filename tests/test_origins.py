@@ -197,8 +197,9 @@ def caffe2_file(path: Path, blobs: str, keys: str) -> dict[str, goldens.Array]:
 @pytest.mark.parametrize(("blobs", "keys", "name"), CAFFE2)
 def test_a_caffe2_file_gives_the_same_network(tmp_path: Path, blobs: str, keys: str, name: str) -> None:
     state = caffe2_file(tmp_path / "I3D.pkl", blobs, keys)
-    found = checkpoint.load(tmp_path / "I3D.pkl", network=name)
-    assert found.card.provenance.origin == "caffe2"
+    found = checkpoint.load(tmp_path / "I3D.pkl")
+    assert (found.card.provenance.origin, found.card.network.name) == ("caffe2", name)
+    assert any(note.startswith("non-local blocks assumed: softmax") for note in found.notes) == ("_nl_" in name)
     same = checkpoint.build_from(
         {key: torch.from_numpy(value) for key, value in state.items()},
         network.NETWORKS[name](400),
@@ -206,6 +207,74 @@ def test_a_caffe2_file_gives_the_same_network(tmp_path: Path, blobs: str, keys: 
     )
     for entry, tensor in found.model.state_dict().items():
         assert torch.equal(tensor, same.state_dict()[entry])
+
+
+def test_one_wrong_blob_is_named(tmp_path: Path) -> None:
+    caffe2_file(tmp_path / "I3D.pkl", *CAFFE2[0][:2])
+    document = pickle.loads((tmp_path / "I3D.pkl").read_bytes())  # noqa: S301 - written above
+    blobs = document["blobs"]
+
+    def message(changes: dict[str, Any], *, without: str = "") -> str:
+        changed = {name: blob for name, blob in blobs.items() if name != without}
+        (tmp_path / "I3D.pkl").write_bytes(pickle.dumps({"blobs": {**changed, **changes}}, protocol=2))
+        with pytest.raises(CheckpointError, match=r"I3D\.pkl: the weights do not fit i3d_r50_8x8_slowfast") as caught:
+            checkpoint.load(tmp_path / "I3D.pkl")
+        return str(caught.value).partition("slowfast: ")[2]
+
+    entry = "res4_5_branch2b_w"
+    assert message({}, without=entry) == f"missing {entry}"
+    assert (
+        message({"res4_5_branch2x_w": blobs[entry]}, without=entry) == f"missing {entry}; left over res4_5_branch2x_w"
+    )
+    assert (
+        message({entry: blobs[entry][:-1]}) == f"{entry} has shape [255, 256, 1, 3, 3] instead of [256, 256, 1, 3, 3]"
+    )
+
+
+def tensorflow_file(folder: Path, scope: str, gain: float = 2.0) -> dict[str, goldens.Array]:
+    """A checkpoint as TensorFlow writes it, of pytorch-i3d's filled weights, by section 3.6 of the reference."""
+    tensorflow = pytest.importorskip("tensorflow")
+    state = goldens.filled_state(goldens.load_json("keys_inception_i3d_rgb.json"), gain=gain)
+    listed = goldens.load_json("tf_variables_inception_i3d.json")["rgb_imagenet"]
+    branches = {"Branch_0/Conv3d_0a": "b0", "Branch_1/Conv3d_0a": "b1a", "Branch_1/Conv3d_0b": "b1b"}
+    branches |= {"Branch_2/Conv3d_0a_1": "b2a", "Branch_2/Conv3d_0a_3": "b2b", "Branch_2/Conv3d_0b": "b2b"}
+    branches |= {"Branch_3/Conv3d_0b": "b3b"}
+    kinds = {"beta": "bn.bias", "moving_mean": "bn.running_mean", "moving_variance": "bn.running_var"}
+    variables = {}
+    for name, shape in listed:
+        layer, _, kind = name.removeprefix("RGB/inception_i3d/").rpartition("/")
+        layer = layer.removesuffix("/conv_3d").removesuffix("/batch_norm")
+        if layer.startswith("Mixed"):
+            block, _, branch = layer.partition("/")
+            layer = f"{block}.{next(ours for theirs, ours in branches.items() if branch.startswith(theirs))}"
+        if layer.startswith("Logits"):
+            entry = "logits.conv3d.weight" if kind == "w" else "logits.conv3d.bias"
+        else:
+            entry = f"{layer}.conv3d.weight" if kind == "w" else f"{layer}.{kinds[kind]}"
+        value = state[entry].transpose(2, 3, 4, 1, 0) if state[entry].ndim == 5 else state[entry]
+        assert list(value.shape) == shape, name
+        variables[scope + name.removeprefix("RGB/inception_i3d/")] = value
+    names = sorted(variables)
+    tensorflow.raw_ops.SaveV2(
+        prefix=str(folder / "model.ckpt"),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tensorflow.constant(np.ascontiguousarray(variables[name])) for name in names],
+    )
+    return state
+
+
+@pytest.mark.parametrize("scope", ["RGB/inception_i3d/", ""])
+def test_a_tensorflow_checkpoint_gives_the_same_network(tmp_path: Path, scope: str) -> None:
+    state = tensorflow_file(tmp_path, scope)
+    found = checkpoint.load(tmp_path / "model.ckpt")
+    assert (found.card.provenance.origin, found.card.network.name) == ("kinetics-i3d", "i3d_inception_rgb")
+    tensors = {entry: torch.from_numpy(value) for entry, value in state.items()}
+    same = checkpoint.build_from(tensors, network.i3d_inception_rgb(), origins.ORIGINS["pytorch-i3d"]).state_dict()
+    for entry, tensor in found.model.state_dict().items():
+        # Sonnet's batch normalisation has no factor.
+        expected = torch.ones_like(tensor) if entry.endswith("bn.weight") else same[entry]
+        assert torch.equal(tensor, expected), entry
 
 
 def test_what_no_origin_has_is_refused(tmp_path: Path) -> None:
