@@ -78,6 +78,19 @@ def center_crop(height: int, width: int, *, size: int) -> Box:
     return Box(left, top, left + size, top + size)
 
 
+def corner_crops(height: int, width: int, *, size: int) -> tuple[Box, Box, Box, Box]:
+    """The square windows in the corners: top left, top right, bottom left, bottom right.
+
+    Raises:
+        InputError: The frame is smaller than a window.
+    """
+    if min(height, width) < size:
+        raise InputError(f"crops of {size} do not fit into {width}x{height}")
+    right, bottom = width - size, height - size
+    first, second, third, fourth = (Box(x, y, x + size, y + size) for y in (0, bottom) for x in (0, right))
+    return first, second, third, fourth
+
+
 def slowfast_size(height: int, width: int, *, short_side: int) -> tuple[int, int]:
     """Size after scaling the shorter side to ``short_side``, the fraction of the longer side cut off."""
     if min(height, width) < 1 or short_side < 1:

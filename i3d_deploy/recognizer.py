@@ -13,13 +13,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import flow_frames, reading, video
+from i3d_deploy import features, flow_frames, reading, video
 from i3d_deploy.card import Averaging, Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.features import Features, Layer, Settings
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.moments import Rate
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner, open_two_streams
 from i3d_deploy.views import Views
+from i3d_deploy.windows import Last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +268,62 @@ class Recognizer:
             if on_views is not None:
                 on_views(done, len(part.views))
         return rows
+
+    def features(
+        self,
+        source: video.Source,
+        *,
+        window: int = 16,
+        stride: int = 16,
+        layer: Layer = "pool",
+        crops: int = 1,
+        last: Last = "repeat",
+        frames_per_second: Rate | None = None,
+        crop_size: int | None = None,
+        flow: Recognizer | None = None,
+        batch: int | None = None,
+        min_decoded_share: float = video.MIN_DECODED_SHARE,
+        on_windows: Callable[[int], None] | None = None,
+    ) -> Features:
+        """Compute a vector for each window of a video, of any length.
+
+        Args:
+            source: As for :meth:`predict`. Memory does not grow with its length, but for the features themselves.
+            window: Frames a window.
+            stride: Frames from the first one of a window to that of the next.
+            layer: "pool", the vector that is classified, or "mixed_5c", the mean over the last feature maps.
+            crops: 1, the center; or 10: the corners and the center, and the same of the mirrored frame.
+            last: What becomes of frames after the last full window: "repeat", "loop", "shift" or "drop".
+            frames_per_second: Rate that the frames are counted at, or "source" for all of them; default: the card's.
+            crop_size: Side of a crop in pixels; default: the card's.
+            flow: A network of optical flow: its features follow those of this network, which is one of RGB frames.
+            batch: Crops of windows per run of a network; default: what suits the device. Only rounding depends on it.
+            min_decoded_share: As for :meth:`predict`.
+            on_windows: Called with the number of windows that are done.
+
+        Raises:
+            VideoError: No usable frame, or too few for a window; the message says why.
+            InputError: An argument is out of range, the networks do not go together, or this is an exported engine.
+            ArtifactError: A network's answer is not finite.
+        """
+        _check_batch(batch)
+        settings = Settings(
+            window=window,
+            stride=stride,
+            layer=layer,
+            crops=crops,
+            last=last,
+            frames_per_second=frames_per_second,
+            crop_size=crop_size,
+        )
+        return features.extract(
+            source,
+            [*self._runner.streams, *(flow._runner.streams if flow is not None else ())],
+            settings,
+            batch=batch,
+            min_decoded_share=min_decoded_share,
+            on_windows=on_windows,
+        )
 
     def infer(self, batch: video.Resized) -> NDArray[np.float32]:
         """Run the engine once.

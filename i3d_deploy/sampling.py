@@ -21,7 +21,10 @@ Note [Window of a clip]
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +34,7 @@ from i3d_deploy.errors import InputError, VideoError
 OutOfBound = Literal["loop", "repeat_last"]
 Starts = NDArray[np.float64]
 Indices = NDArray[np.int64]
+T = TypeVar("T")
 
 MAX_WHOLE_FRAMES = 1500
 """Of a video that is taken whole: a minute at 25 frames per second, with which a network fills several GiB."""
@@ -221,6 +225,33 @@ def frames_at_rate(num_frames: int, *, speed: float) -> Indices:
     count = max(1, int(num_frames / speed + 0.5))
     nearest = np.floor(np.arange(count) * speed + 0.5).astype(np.int64)
     return np.asarray(np.minimum(nearest, num_frames - 1))
+
+
+def stream_at_rate(frames: Iterable[T], *, speed: float) -> Iterator[T]:
+    """The frames that :func:`frames_at_rate` chooses of a video whose length is not known before its end.
+
+    Args:
+        frames: All frames of the video, in order; any kind of thing.
+        speed: Its rate over the one wanted.
+
+    Yields:
+        Those chosen, each as soon as it is sure: about ``speed / 2`` frames later. None where there is no frame.
+
+    Raises:
+        InputError: ``speed`` is not positive.
+    """
+    if not speed > 0:
+        raise InputError(f"speed ({speed}) must be > 0")
+    waiting: deque[T] = deque()
+    num_frames = num_given = 0
+    for num_frames, frame in enumerate(frames, 1):
+        while math.floor((num_given + len(waiting)) * speed + 0.5) == num_frames - 1:
+            waiting.append(frame)
+        while waiting and num_given < int(num_frames / speed + 0.5):
+            yield waiting.popleft()
+            num_given += 1
+    for _ in range(num_given, max(1, int(num_frames / speed + 0.5)) if num_frames else 0):
+        yield waiting.popleft() if waiting else frame
 
 
 def whole_indices(num_frames: int, *, frame_interval: int, min_clip_len: int) -> Indices:

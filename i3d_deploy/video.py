@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +53,10 @@ class FrameFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def image(self, index: int) -> Path:
+        """The file of a frame of the run, counted from 0."""
+        return self.path / self.image_name.format(self.offset + index + 1)
 
 
 Source = str | Path | FrameFolder | NDArray[np.uint8] | Iterable[Frame]
@@ -184,15 +188,9 @@ def collect(
         return _collect_array(source, wish)
     if not isinstance(source, (str, Path)):
         return _collect_iterable(source, wish)
-    if isinstance(source, str) and _URL.match(source):
-        address = source
-    else:
-        path = Path(source)
-        _check_file(path)
-        if path.is_dir():
-            return _collect_images(path, wish)
-        # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
-        address = str(path.absolute())
+    address = _address(source)
+    if address is None:
+        return _collect_images(Path(source), wish)
     # Training reads many videos at once, in processes of their own.
     threads = 1 if trust_count else decoder_threads
     with _opened(address, threads=threads) as capture:
@@ -208,14 +206,74 @@ def check(source: str | Path) -> None:
     Raises:
         VideoError: It cannot be opened as a video; the message says why.
     """
-    address = str(source)
-    if not _URL.match(address):
-        _check_file(Path(source))
-        if Path(source).is_dir():
-            return
-        address = str(Path(source).absolute())
-    with _opened(address):
-        pass
+    address = _address(source)
+    if address is not None:
+        with _opened(address):
+            pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """The frames of a source one after the other, for videos of any length.
+
+    Attributes:
+        frames: Each is decoded when it is asked for; to be gone through once.
+        frames_per_second: As the container says; None where it does not, or there is none.
+        warnings: What was wrong with the source, one line each; complete once the frames have ended.
+    """
+
+    frames: Iterator[Frame]
+    frames_per_second: float | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def stream(source: Source, *, min_decoded_share: float = MIN_DECODED_SHARE) -> Iterator[Stream]:
+    """Open a source to read it from its first to its last frame.
+
+    Args:
+        source: As for :func:`collect`.
+        min_decoded_share: As for :func:`collect`; where there is less, the error comes after the last frame.
+
+    Raises:
+        VideoError: There is no usable frame; the message says why.
+        InputError: An array or frame has the wrong shape or type.
+    """
+    address = _address(source) if isinstance(source, (str, Path)) else None
+    if address is None:
+        yield Stream(frames=_still(source))
+        return
+    with _opened(address) as capture:
+        warnings: list[str] = []
+        yield Stream(
+            frames=_counted(capture, address, warnings, min_decoded_share=min_decoded_share),
+            frames_per_second=_container_rate(capture),
+            warnings=warnings,
+        )
+
+
+def _still(source: Source) -> Iterator[Frame]:
+    """The frames of what is no file, one by one."""
+    if isinstance(source, FrameFolder):
+        return (read_image(source.image(index)) for index in range(source.num_frames))
+    if isinstance(source, (str, Path)):
+        return (read_image(path) for path in _run_of_images(Path(source)))
+    if isinstance(source, np.ndarray):
+        _check_array(source)
+    return _checked(source)
+
+
+def _counted(
+    capture: cv2.VideoCapture, address: str, warnings: list[str], *, min_decoded_share: float
+) -> Iterator[Frame]:
+    """The frames of a file; after the last one they are held against what the container promises."""
+    promised, num_frames = _container_count(capture), 0
+    for frame in _frames(capture):
+        num_frames += 1
+        yield frame
+    _check_count(address, num_frames, promised, min_decoded_share=min_decoded_share)
+    if num_frames != promised:
+        warnings.append(_wrong_count(num_frames, promised))
 
 
 def read(path: Path) -> Iterator[Frame]:
@@ -229,11 +287,15 @@ def read(path: Path) -> Iterator[Frame]:
     """
     _check_file(path)
     with _opened(str(path.absolute())) as capture:
-        while capture.grab():
-            is_whole, image = capture.retrieve()
-            if not is_whole:
-                return
-            yield _to_rgb(np.asarray(image, np.uint8))
+        yield from _frames(capture)
+
+
+def _frames(capture: cv2.VideoCapture) -> Iterator[Frame]:
+    while capture.grab():
+        is_whole, image = capture.retrieve()
+        if not is_whole:
+            return
+        yield _to_rgb(np.asarray(image, np.uint8))
 
 
 def frame_rate(path: Path) -> float:
@@ -296,6 +358,16 @@ def is_image_folder(path: Path) -> bool:
     return path.is_dir() and any(_IMAGE_NAME.fullmatch(entry.name) for entry in path.iterdir())
 
 
+def _address(source: str | Path) -> str | None:
+    """What FFmpeg opens; None of a folder of frames."""
+    if isinstance(source, str) and _URL.match(source):
+        return source
+    path = Path(source)
+    _check_file(path)
+    # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
+    return None if path.is_dir() else str(path.absolute())
+
+
 def _check_file(path: Path) -> None:
     try:
         # OpenCV ends the process over a name that is not UTF-8, of the file or of a folder above it.
@@ -344,6 +416,23 @@ def _second_pass(
     address: str, wish: _Wish, count: _WrongCount, *, min_decoded_share: float, threads: int | None
 ) -> Frames:
     num_frames, promised = count.num_frames, count.promised
+    _check_count(address, num_frames, promised, min_decoded_share=min_decoded_share)
+    with _opened(address, threads=threads) as capture:
+        rate = _container_rate(capture)
+        indices = wish.planned(num_frames, rate)
+        by_index, recount = _decode(capture, wish, wanted=_unique(indices), to_the_end=True)
+    if recount < num_frames:
+        raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
+    return Frames(
+        indices=indices,
+        by_index=by_index,
+        num_frames=num_frames,
+        frames_per_second=rate,
+        warnings=(_wrong_count(num_frames, promised),),
+    )
+
+
+def _check_count(address: str, num_frames: int, promised: int, *, min_decoded_share: float) -> None:
     if num_frames == 0:
         raise VideoError(f"{address}: no frame could be decoded")
     if num_frames < promised * min_decoded_share:
@@ -351,20 +440,11 @@ def _second_pass(
             f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "
             "the file is damaged; min_decoded_share (--min-decoded) sets how much is enough"
         )
-    with _opened(address, threads=threads) as capture:
-        rate = _container_rate(capture)
-        indices = wish.planned(num_frames, rate)
-        by_index, recount = _decode(capture, wish, wanted=_unique(indices), to_the_end=True)
-    if recount < num_frames:
-        raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
+
+
+def _wrong_count(num_frames: int, promised: int) -> str:
     says = f"the container says {promised} frames" if promised > 0 else "the container does not say how many frames"
-    return Frames(
-        indices=indices,
-        by_index=by_index,
-        num_frames=num_frames,
-        frames_per_second=rate,
-        warnings=(f"{says}, {num_frames} decode",),
-    )
+    return f"{says}, {num_frames} decode"
 
 
 @contextmanager
@@ -461,23 +541,24 @@ def _unique(indices: Indices) -> list[int]:
 
 
 def _collect_images(folder: Path, wish: _Wish) -> Frames:
+    images = _run_of_images(folder)
+    indices = wish.planned(len(images))
+    by_index = wish.read(indices, lambda index: read_image(images[index]))
+    return Frames(indices=indices, by_index=by_index, num_frames=len(images))
+
+
+def _run_of_images(folder: Path) -> list[Path]:
     numbered = _numbered_images(folder)
     first = min(numbered)
     missing = next((number for number in range(first, first + len(numbered)) if number not in numbered), None)
     if missing is not None:
         raise VideoError(f"{folder}: frame {missing} is missing between {first} and {max(numbered)}")
-    indices = wish.planned(len(numbered))
-    by_index = wish.read(indices, lambda index: read_image(numbered[first + index]))
-    return Frames(indices=indices, by_index=by_index, num_frames=len(numbered))
+    return [numbered[number] for number in sorted(numbered)]
 
 
 def _collect_listed_images(folder: FrameFolder, wish: _Wish) -> Frames:
     indices = wish.planned(folder.num_frames)
-
-    def read(index: int) -> Frame:
-        return read_image(folder.path / folder.image_name.format(folder.offset + index + 1))
-
-    by_index = wish.read(indices, read)
+    by_index = wish.read(indices, lambda index: read_image(folder.image(index)))
     return Frames(indices=indices, by_index=by_index, num_frames=folder.num_frames)
 
 
@@ -519,13 +600,17 @@ def read_image(path: Path) -> Frame:
 
 
 def _collect_array(array: NDArray[np.uint8], wish: _Wish) -> Frames:
+    _check_array(array)
+    indices = wish.planned(len(array))
+    by_index = wish.read(indices, lambda index: np.ascontiguousarray(array[index]))
+    return Frames(indices=indices, by_index=by_index, num_frames=len(array))
+
+
+def _check_array(array: NDArray[np.uint8]) -> None:
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
         raise InputError(f"frames must be uint8 of shape (T, H, W, 3), not {array.dtype} of shape {array.shape}")
     if array.size == 0:
         raise VideoError(f"an array of shape {array.shape} has no frame")
-    indices = wish.planned(len(array))
-    by_index = wish.read(indices, lambda index: np.ascontiguousarray(array[index]))
-    return Frames(indices=indices, by_index=by_index, num_frames=len(array))
 
 
 def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:

@@ -76,3 +76,11 @@ def test_three_crops_of_a_frame_with_another_short_side_are_refused() -> None:
 def test_center_crop_larger_than_the_frame_is_refused() -> None:
     with pytest.raises(InputError, match="center crop of 224 does not fit into 100x300"):
         geometry.center_crop(300, 100, size=224)
+
+
+def test_corner_crops_touch_both_sides() -> None:
+    expected = [(0, 0, 224, 224), (116, 0, 340, 224), (0, 32, 224, 256), (116, 32, 340, 256)]
+    assert geometry.corner_crops(256, 340, size=224) == tuple(Box(*edges) for edges in expected)
+    assert set(geometry.corner_crops(8, 8, size=8)) == {Box(0, 0, 8, 8)}
+    with pytest.raises(InputError, match="crops of 257 do not fit into 340x256"):
+        geometry.corner_crops(256, 340, size=257)

@@ -54,6 +54,7 @@ def test_the_readme_has_commands() -> None:
         "i3d-bench",
         "i3d-doctor",
         "i3d-export",
+        "i3d-features",
         "i3d-predict",
         "i3d-verify",
         "python",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,28 @@ def test_repeat_last_repeats_the_last_index_of_its_own_clip() -> None:
 def test_a_non_positive_number_is_named() -> None:
     with pytest.raises(InputError, match=r"frame_interval \(0\) must be > 0"):
         sampling.uniform_starts(10, clip_len=4, frame_interval=0, num_clips=1)
+
+
+@pytest.mark.parametrize("speed", [0.3, 0.5, 0.7, 1.0, 1.2, 29.97 / 25, 1.5, 2.0, 2.4, 3.0, 7.3])
+def test_a_stream_gives_the_frames_of_a_video_of_known_length(speed: float) -> None:
+    for num_frames in range(1, 60):
+        found = list(sampling.stream_at_rate(range(num_frames), speed=speed))
+        assert found == sampling.frames_at_rate(num_frames, speed=speed).tolist()
+
+
+def test_a_stream_keeps_few_frames_back() -> None:
+    given: list[int] = []
+
+    def frames() -> Iterator[int]:
+        for number in range(100):
+            given.append(number)
+            yield number
+
+    for frame in sampling.stream_at_rate(frames(), speed=4.0):
+        assert frame <= given[-1] <= frame + 3
+
+
+def test_a_stream_of_nothing_is_empty() -> None:
+    assert list(sampling.stream_at_rate([], speed=2.0)) == []
+    with pytest.raises(InputError, match=r"speed \(0\) must be > 0"):
+        list(sampling.stream_at_rate([1], speed=0))

@@ -561,3 +561,49 @@ def test_served_file_gives_its_frames(tmp_path: Path, address: str) -> None:
 def test_address_without_a_video_is_named(address: str) -> None:
     with pytest.raises(VideoError, match=r"/nothing\.mp4: the address does not answer with a video"):
         collect_all(f"{address}/nothing.mp4")
+
+
+def streamed(source: Any, **options: Any) -> tuple[list[Frame], video.Stream]:
+    """Every frame of a source, read as a stream."""
+    with video.stream(source, **options) as opened:
+        return list(opened.frames), opened
+
+
+def test_a_stream_gives_the_frames_of_any_source(tmp_path: Path) -> None:
+    pixels = noise(6)
+    write_images(tmp_path / "images", pixels)
+    listed = video.FrameFolder(path=tmp_path / "images", num_frames=3, offset=2, image_name="img_{:05}.png")
+    for source in (tmp_path / "images", str(tmp_path / "images"), pixels, iter(pixels)):
+        frames, opened = streamed(source)
+        np.testing.assert_array_equal(frames, pixels)
+        assert (opened.frames_per_second, opened.warnings) == (None, [])
+    np.testing.assert_array_equal(streamed(listed)[0], pixels[2:5])
+    write_avi(tmp_path / "clip.avi", pixels, promised=6)
+    frames, opened = streamed(tmp_path / "clip.avi")
+    np.testing.assert_array_equal(frames, pixels)
+    assert (opened.frames_per_second, opened.warnings) == (video.frame_rate(tmp_path / "clip.avi"), [])
+
+
+def test_a_stream_warns_of_a_wrong_count_at_its_end(tmp_path: Path) -> None:
+    write_avi(tmp_path / "clip.avi", noise(10), promised=20)
+    with video.stream(tmp_path / "clip.avi") as opened:
+        next(opened.frames)
+        assert opened.warnings == []
+        assert len(list(opened.frames)) == 9
+    assert opened.warnings == ["the container says 20 frames, 10 decode"]
+    with pytest.raises(VideoError, match="only 10 of 20 frames decode, fewer than 60%: the file is damaged"):
+        streamed(tmp_path / "clip.avi", min_decoded_share=0.6)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "part"),
+    [
+        ("/nowhere/clip.mp4", VideoError, "/nowhere/clip.mp4: no such file"),
+        (np.zeros((3, 8, 8), np.uint8), InputError, r"frames must be uint8 of shape \(T, H, W, 3\)"),
+        (np.zeros((0, 8, 8, 3), np.uint8), VideoError, "has no frame"),
+        ([np.zeros((8, 8), np.uint8)], InputError, "frame 0 must be uint8"),
+    ],
+)
+def test_a_stream_of_what_is_no_video(source: Any, error: type[Exception], part: str) -> None:
+    with pytest.raises(error, match=part):
+        streamed(source)

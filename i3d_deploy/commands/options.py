@@ -66,19 +66,29 @@ def steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(text)
 
 
+_MODEL = click.option(
+    "--model", type=click.Choice(list(NETWORKS)), help="Network, where the checkpoint leaves it open."
+)
+_ORIGIN = click.option(
+    "--origin",
+    type=click.Choice(list(ORIGINS)),
+    help="Whose checkpoint it is.  [default: by the names of its entries]",
+)
+_ALLOW_HASH_MISMATCH = click.option(
+    "--allow-hash-mismatch", is_flag=True, help="Read a zoo file whose name promises another SHA-256."
+)
+
+
+def reading_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Those of the :func:`checkpoint_options` that say how to read a checkpoint."""
+    return _MODEL(_ORIGIN(_ALLOW_HASH_MISMATCH(function)))
+
+
 def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
     """The options that say how to read a checkpoint and what to write on its card."""
     options = [
-        click.option(
-            "--model",
-            type=click.Choice(list(NETWORKS)),
-            help="Network, where the checkpoint leaves it open.",
-        ),
-        click.option(
-            "--origin",
-            type=click.Choice(list(ORIGINS)),
-            help="Whose checkpoint it is.  [default: by the names of its entries]",
-        ),
+        _MODEL,
+        _ORIGIN,
         click.option("--labels", metavar="SET|FILE", help="kinetics400, ucf101, hmdb51, or a file of one name a line."),
         click.option("--sampling", type=click.Choice(get_args(Scheme)), help="Scheme that places the clips."),
         click.option(
@@ -91,9 +101,7 @@ def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
         click.option("--short-side", type=click.IntRange(min=1), help="Pixels of a resized frame's shorter side."),
         click.option("--crop-size", type=click.IntRange(min=1), help="Pixels of a crop's side."),
         click.option("--averaging", type=click.Choice(get_args(Averaging)), help="What is averaged over the views."),
-        click.option(
-            "--allow-hash-mismatch", is_flag=True, help="Read a zoo file whose name promises another SHA-256."
-        ),
+        _ALLOW_HASH_MISMATCH,
     ]
     for option in reversed(options):
         function = option(function)
@@ -106,14 +114,14 @@ class CheckpointOptions:
 
     model: str | None
     origin: str | None
-    labels: str | None
-    sampling: Scheme | None
-    formula: Formula | None
-    clip_len: int | None
-    frame_interval: int | None
-    short_side: int | None
-    crop_size: int | None
-    averaging: Averaging | None
+    labels: str | None = None
+    sampling: Scheme | None = None
+    formula: Formula | None = None
+    clip_len: int | None = None
+    frame_interval: int | None = None
+    short_side: int | None = None
+    crop_size: int | None = None
+    averaging: Averaging | None = None
     allow_hash_mismatch: bool
 
     def read(self, path: Path) -> Checkpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors
+from i3d_deploy.commands.sources import expand
 from i3d_deploy.errors import VideoError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def main(
     from i3d_deploy.annotate import annotate as write_annotated
     from i3d_deploy.annotate import check
 
-    sources = list(_expand(videos))
+    sources = [found.source for found in expand(videos)]
     if annotate is not None:
         if len(sources) != 1:
             raise click.UsageError(f"--annotate takes one video, not {len(sources)}")
@@ -152,36 +153,6 @@ def _open(path: Path, options: CheckpointOptions, *, device: str, threads: int |
     from i3d_deploy.runners.torch_runner import TorchRunner
 
     return TorchRunner(options.read(path), device=device, threads=threads)
-
-
-def _expand(names: Sequence[str]) -> Iterator[str]:
-    """Files, URLs and frame folders as they are; other folders and lists by their contents."""
-    from i3d_deploy.flow_images import is_flow_folder
-    from i3d_deploy.video import VIDEO_SUFFIXES, is_image_folder
-
-    for name in names:
-        path = Path(name)
-        if path.suffix == ".txt" and path.is_file():
-            yield from _expand(_read_list(path))
-        elif path.is_dir() and not is_image_folder(path) and not is_flow_folder(path):
-            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in VIDEO_SUFFIXES)
-            # An empty folder is left to be reported among the others.
-            yield from map(str, found or [path])
-        else:
-            yield name
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise VideoError(f"{path}: not a text file with one video a line") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise VideoError(f"{path}: the list is empty, write one video a line")
-    if any(name.endswith(".txt") for name in names):
-        raise VideoError(f"{path}: a list names videos, not other lists")
-    return names
 
 
 class _Bar:

@@ -173,11 +173,16 @@ class Runner(ABC):
         """
         return False
 
+    @property
+    def streams(self) -> tuple[Runner, ...]:
+        """The networks that it runs: itself, or one of RGB frames and one of their flow."""
+        return (self,)
+
     def feature_maps(self, views: Resized) -> NDArray[np.float32]:
         """Run the network up to its head.
 
         Args:
-            views: As for :meth:`infer`.
+            views: (N, T, H, W, C) of the card's C and type; any N, T, H and W that the network takes.
 
         Returns:
             (N, C, T', H', W') float32, the last feature maps, owned by the caller.
@@ -232,14 +237,18 @@ class Runner(ABC):
         if self.info.device.startswith("cuda"):
             self._transfer(self._like_input(views))
 
-    def _check(self, views: Resized) -> None:
+    def _check(self, views: Resized, *, any_size: bool = False) -> None:
         self._check_open()
-        frames, *rest = self.card.view_shape
+        frames, *sides, channels = self.card.view_shape
         dtype = self.card.spatial.dtype
-        is_shaped = views.ndim == 5 and list(views.shape[2:]) == rest and len(views) > 0
-        if views.dtype != dtype or not is_shaped or (self.card.has_fixed_length and views.shape[1] != frames):
-            wanted = ", ".join(str(size) for size in ("N", frames if self.card.has_fixed_length else "T", *rest))
-            raise InputError(f"views must be {dtype} of shape ({wanted}), not {views.dtype} of shape {views.shape}")
+        wanted = ["N", frames if self.card.has_fixed_length else "T", *sides, channels]
+        if any_size:
+            wanted = ["N", "T", "H", "W", channels]
+        is_shaped = views.ndim == len(wanted) and 0 not in views.shape
+        fits = all(isinstance(size, str) or size == given for size, given in zip(wanted, views.shape, strict=False))
+        if views.dtype != dtype or not is_shaped or not fits:
+            shape = ", ".join(str(size) for size in wanted)
+            raise InputError(f"views must be {dtype} of shape ({shape}), not {views.dtype} of shape {views.shape}")
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -59,7 +59,8 @@ class TorchRunner(Runner):
 
     def feature_maps(self, views: Resized) -> NDArray[np.float32]:
         """As in any runner."""
-        return self._compute(self.model.features, self._prepare(views))
+        self._check(views, any_size=True)
+        return self._compute(self.model.features, views)
 
     def classifier(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As in any runner."""

@@ -35,6 +35,11 @@ class TwoStreamRunner(Runner):
             threads=max(first.threads, second.threads),
         )
 
+    @property
+    def streams(self) -> tuple[Runner, ...]:
+        """The network of frames, then that of flow."""
+        return self.rgb, self.flow
+
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
         frames, flow = np.ascontiguousarray(inputs[..., :3]), np.ascontiguousarray(inputs[..., 3:])
         return np.asarray(self.rgb.infer(frames) + self.flow.infer(flow), np.float32)

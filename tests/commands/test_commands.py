@@ -19,10 +19,10 @@ from click import Command
 from click.testing import CliRunner, Result
 
 from i3d_deploy import artifact, generated
-from i3d_deploy.commands import bench, doctor, export, predict, verify
+from i3d_deploy.commands import bench, doctor, export, features, predict, verify
 
 COMMANDS = {"bench": bench.main, "doctor": doctor.main, "export": export.main, "predict": predict.main}
-COMMANDS["verify"] = verify.main
+COMMANDS |= {"features": features.main, "verify": verify.main}
 
 
 def run(command: Command, *arguments: str | Path) -> Result:

@@ -1,0 +1,141 @@
+"""A video moment by moment: its frames at a rate, resized, the optical flow from each to the next, or both.
+
+Nothing is kept but the two frames between which flow is computed, so that a video may have any length.
+
+Note [Frames of the flow]
+    n frames have n - 1 flow frames, each from a frame to the next one. Where both are wanted, the last frame of the
+    video is left out: there is one flow frame for each frame.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from i3d_deploy import flow, sampling, video, views
+from i3d_deploy.card import FlowMethod, Spatial
+from i3d_deploy.errors import VideoError
+from i3d_deploy.flow_images import FlowFolder, is_flow_folder
+from i3d_deploy.video import Frame, Resized, Source
+
+Rate = float | Literal["source"]
+"""Frames per second, or "source": all frames of a video, whatever its rate."""
+
+Moment = tuple[Resized, ...]
+"""A frame, (H, W, 3), or a flow frame, (H, W, 2), or one of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted of a video.
+
+    Attributes:
+        spatial: How frames are resized.
+        rate: What frames are counted at.
+        has_rgb: Whether frames are wanted.
+        flow_method: How their flow is computed; None: it is not wanted.
+    """
+
+    spatial: Spatial
+    rate: Rate
+    has_rgb: bool
+    flow_method: FlowMethod | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """The moments of a video that is open.
+
+    Attributes:
+        moments: In order, each computed when it is asked for; to be gone through once.
+        frames_per_second: The rate that they are counted at; None where that of the video is not known.
+        warnings: What was wrong with the video, one line each; complete once the moments have ended.
+    """
+
+    moments: Iterator[Moment]
+    frames_per_second: float | None
+    warnings: list[str]
+
+
+@contextmanager
+def opened(source: Source, wanted: Wanted, *, min_decoded_share: float = video.MIN_DECODED_SHARE) -> Iterator[Moments]:
+    """Open a video.
+
+    Args:
+        source: What :func:`i3d_deploy.video.stream` takes; where flow is wanted, also a folder of flow images.
+        wanted: What of it.
+        min_decoded_share: As for :func:`i3d_deploy.video.stream`.
+
+    Raises:
+        VideoError: There is no usable frame, or frames have different sizes.
+        InputError: An array or frame has the wrong shape or type.
+        MissingExtraError: Nothing that is installed computes the flow.
+    """
+    if wanted.flow_method is not None and isinstance(source, (str, Path)) and is_flow_folder(Path(source)):
+        _, rate, warnings = _speed(None, wanted.rate)
+        yield Moments(moments=_stored(Path(source), wanted), frames_per_second=rate, warnings=warnings)
+        return
+    with video.stream(source, min_decoded_share=min_decoded_share) as stream:
+        speed, rate, warnings = _speed(stream.frames_per_second, wanted.rate)
+        stream.warnings.extend(warnings)
+        counted = sampling.stream_at_rate(stream.frames, speed=speed)
+        frames = _resized(counted, wanted.spatial, name=name_of(source))
+        yield Moments(moments=_shown(frames, wanted), frames_per_second=rate, warnings=stream.warnings)
+
+
+def name_of(source: Source) -> str:
+    """What a source is called in messages."""
+    return str(source) if isinstance(source, (str, Path, video.FrameFolder)) else "the frames given"
+
+
+def _speed(found: float | None, wanted: Rate) -> tuple[float, float | None, list[str]]:
+    """The video's rate over the one wanted, the rate that frames are counted at, and what had to be assumed."""
+    if isinstance(wanted, str):
+        return 1.0, found, []
+    if found is None:
+        return 1.0, wanted, [f"the video does not say its rate: its frames are taken to be {wanted:g} a second"]
+    return found / wanted, wanted, []
+
+
+def _resized(frames: Iterable[Frame], spatial: Spatial, *, name: str) -> Iterator[Resized]:
+    size: tuple[int, ...] | None = None
+    for frame in frames:
+        resized = views.resize(frame, spatial)
+        if size not in (None, resized.shape):
+            raise VideoError(f"{name}: the frames have different sizes")
+        size = resized.shape
+        yield resized
+
+
+def _shown(frames: Iterator[Resized], wanted: Wanted) -> Iterator[Moment]:
+    """What is wanted of each moment: Note [Frames of the flow]."""
+    if wanted.flow_method is None:
+        return ((frame,) for frame in frames)
+    if not wanted.has_rgb:
+        return ((found,) for found in _flow(frames, wanted.flow_method))
+    starts, ends = itertools.tee(frames)  # the flow is one frame ahead
+    return zip(starts, _flow(ends, wanted.flow_method), strict=False)
+
+
+def _flow(frames: Iterator[Resized], method: FlowMethod) -> Iterator[flow.FlowFrame]:
+    return flow.between((np.asarray(frame, np.uint8) for frame in frames), method=method)
+
+
+def _stored(path: Path, wanted: Wanted) -> Iterator[Moment]:
+    """Flow that was computed before, with the frames beside it where they are wanted."""
+    folder = FlowFolder(path)
+    for number in range(folder.num_flows):
+        found = views.resize(folder.read(number), wanted.spatial)
+        if not wanted.has_rgb:
+            yield (found,)
+            continue
+        frame = views.resize(video.read_image(path / f"img_{number + 1:05}.jpg"), wanted.spatial)
+        if frame.shape[:2] != found.shape[:2]:
+            raise VideoError(f"{path}: flow {number + 1} and its frame have different shapes")
+        yield frame, found
