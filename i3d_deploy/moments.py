@@ -1,6 +1,6 @@
 """A video moment by moment: its frames at a rate, resized, the optical flow from each to the next, or both.
 
-Nothing is kept but the two frames between which flow is computed, so that a video may have any length.
+Nothing is kept but the frames between which flow is being computed, so that a video may have any length.
 
 Note [Frames of the flow]
     n frames have n - 1 flow frames, each from a frame to the next one. Where both are wanted, the last frame of the
@@ -10,7 +10,10 @@ Note [Frames of the flow]
 from __future__ import annotations
 
 import itertools
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +122,25 @@ def _shown(frames: Iterator[Resized], wanted: Wanted) -> Iterator[Moment]:
         return ((frame,) for frame in frames)
     if not wanted.has_rgb:
         return ((found,) for found in _flow(frames, wanted.flow_method))
-    starts, ends = itertools.tee(frames)  # the flow is one frame ahead
+    starts, ends = itertools.tee(frames)  # the flow is a few frames ahead
     return zip(starts, _flow(ends, wanted.flow_method), strict=False)
 
 
 def _flow(frames: Iterator[Resized], method: FlowMethod) -> Iterator[flow.FlowFrame]:
-    return flow.between((np.asarray(frame, np.uint8) for frame in frames), method=method)
+    """The flow from each frame to the next; a few pairs are computed at a time, as many as there are cores."""
+    workers = len(os.sched_getaffinity(0))
+    begun: deque[Future[flow.FlowFrame]] = deque()
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
+        for first, second in itertools.pairwise(frames):
+            begun.append(pool.submit(_flow_between, first, second, method))
+            if len(begun) > workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
+
+def _flow_between(first: Resized, second: Resized, method: FlowMethod) -> flow.FlowFrame:
+    return flow.to_uint8(flow.compute(np.asarray(first, np.uint8), np.asarray(second, np.uint8), method=method))
 
 
 def _stored(path: Path, wanted: Wanted) -> Iterator[Moment]:
