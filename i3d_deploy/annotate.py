@@ -47,7 +47,7 @@ def annotate(source: Path, prediction: Prediction, output: Path, *, count: int =
         OSError: Not all frames reached the disk.
     """
     check(source, output)
-    frames = (draw(_fitted(frame), prediction, count=count) for frame in video.read(source))
+    frames = (draw(fitted(frame), prediction, count=count) for frame in video.read(source))
     video.write(output, frames, frames_per_second=video.frame_rate(source))
 
 
@@ -59,7 +59,7 @@ def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:
         prediction: What to draw.
         count: Labels to draw.
     """
-    scale = max(frame.shape[0] / 512, 0.4)
+    scale = max(min(frame.shape[:2]) / 512, 0.4)  # labels are long, and portrait frames narrow
     line_height = int(28 * scale)
     top = prediction.top(count)
     band = line_height * len(top) + int(12 * scale)
@@ -73,8 +73,12 @@ def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:
     return drawn
 
 
-def _fitted(frame: Frame) -> Frame:
-    """The frame with even sides, as video codecs want them, large enough to read labels and not larger than needed."""
+def fitted(frame: Frame) -> Frame:
+    """Resize a frame to even sides, as video codecs want them: large enough for labels and not larger than needed.
+
+    Args:
+        frame: (H, W, 3) uint8.
+    """
     height, width = frame.shape[:2]
     short_side = min(height, width)
     factor = min(max(short_side, MIN_SHORT_SIDE), MAX_SHORT_SIDE) / short_side

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import features, flow_frames, reading, video
+from i3d_deploy import evidence, features, flow_frames, reading, video
 from i3d_deploy.card import Averaging, Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.evidence import Evidence
 from i3d_deploy.features import Features, Layer, Settings
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.moments import Rate
@@ -70,6 +72,31 @@ class Outcome:
 
     source: video.Source
     result: Prediction | VideoError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What in a video speaks for a class.
+
+    Attributes:
+        prediction: What the network says about the video; logits are equal to those of :meth:`Recognizer.predict` up to
+            rounding.
+        index: The class.
+        evidence: What each view says for each class.
+        averaging: How views become one prediction.
+        notes: What to know when reading it, one line each.
+    """
+
+    prediction: Prediction
+    index: int
+    evidence: Evidence = field(repr=False)
+    averaging: Averaging
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name of the class."""
+        return self.prediction.labels[self.index]
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -221,7 +248,9 @@ class Recognizer:
         self, opened: Reading, *, batch: int | None, on_views: Callable[[int, int], None] | None
     ) -> Prediction:
         logits = self.logits(opened, batch=batch, on_views=on_views)
-        prepared = opened.views()
+        return self._prediction(logits, opened.views())
+
+    def _prediction(self, logits: NDArray[np.float32], prepared: Views) -> Prediction:
         if not np.isfinite(logits).all():
             raise ArtifactError(
                 f"{np.count_nonzero(~np.isfinite(logits))} logits are not finite: the weights are damaged, or too "
@@ -324,6 +353,62 @@ class Recognizer:
             min_decoded_share=min_decoded_share,
             on_windows=on_windows,
         )
+
+    def explain(
+        self,
+        source: video.Source,
+        label: str | int | None = None,
+        *,
+        clips: int | None = None,
+        crops: int | None = None,
+        batch: int | None = None,
+        min_decoded_share: float = video.MIN_DECODED_SHARE,
+        on_views: Callable[[int, int], None] | None = None,
+    ) -> Explanation:
+        """Recognise the action in a video, and find what in it speaks for a class; the network runs once.
+
+        Args:
+            source: As for :meth:`predict`.
+            label: A class, by name or number; default: the most probable one.
+            clips: As for :meth:`predict`.
+            crops: As for :meth:`predict`.
+            batch: As for :meth:`predict`.
+            min_decoded_share: As for :meth:`predict`.
+            on_views: As for :meth:`predict`.
+
+        Raises:
+            VideoError: No usable frame; the message says why.
+            InputError: There is no such class, an argument is out of range, or this is an exported engine.
+            ArtifactError: The network's answer is not finite.
+        """
+        _check_batch(batch)
+        evidence.head_of(self._runner)  # of a checkpoint only: say so before the video is read
+        index = None if label is None else self._number(label)
+        prepared = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share).cut(source)
+        found = evidence.gather(self._runner, prepared, batch=batch, on_views=on_views)
+        prediction = self._prediction(found.logits, prepared)
+        inexact = (
+            "the network averages the probabilities of several places: evidence adds up to the mean of their logits, "
+            "not to the logit of their mean probability"
+        )
+        return Explanation(
+            prediction=prediction,
+            index=prediction.top_indices(1)[0] if index is None else index,
+            evidence=found,
+            averaging=self.card.averaging,
+            notes=() if found.is_exact else (inexact,),
+        )
+
+    def _number(self, label: str | int) -> int:
+        """The number of a class."""
+        labels = self.card.labels
+        if label in labels:
+            return labels.index(str(label))
+        if str(label).isdecimal() and int(label) < len(labels):
+            return int(label)
+        near = difflib.get_close_matches(str(label), labels, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"no class {label!r}: give a label of the card or a number from 0 to {len(labels) - 1}{hint}")
 
     def infer(self, batch: video.Resized) -> NDArray[np.float32]:
         """Run the engine once.

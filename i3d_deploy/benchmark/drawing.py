@@ -1,4 +1,7 @@
-"""Figures as SVG text: the same drawing gives the same bytes, text stays text, nothing comes from outside."""
+"""Figures as SVG text or PNG files: the same drawing gives the same bytes, nothing comes from outside.
+
+In SVG, text stays text.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
@@ -96,22 +101,46 @@ def svg(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    stream = io.StringIO()
+    with _styled(width, height, salt=name, background=background) as figure:
+        paint(figure)
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _finish(stream.getvalue(), name, title)
+
+
+def png(path: Path, paint: Callable[[Figure], None], *, width: float, height: float) -> None:
+    """Draw a figure as a PNG file.
+
+    Args:
+        path: Overwritten.
+        paint: Draws into the empty figure.
+        width: Inches, of 160 pixels.
+        height: Inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    with _styled(width, height, salt="", background=PAPER) as figure:
+        paint(figure)
+        figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
+
+
+@contextmanager
+def _styled(width: float, height: float, *, salt: str, background: str) -> Iterator[Figure]:
+    """An empty figure, and the house style while it is drawn and saved."""
     require()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    stream = io.StringIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # Names may have letters that the font for measuring lacks; readers' fonts have them.
+        # Names may have letters that the font lacks; readers of SVG have fonts with them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()  # a reader's matplotlibrc must not change a report
-        matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": name})
+        matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": salt})
         figure = Figure(figsize=(width, height), dpi=72, facecolor=background)
-        FigureCanvasSVG(figure)
-        paint(figure)
-        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _finish(stream.getvalue(), name, title)
+        FigureCanvasSVG(figure)  # saving as PNG takes another for the while
+        yield figure
 
 
 def _finish(document: str, name: str, title: str) -> str:

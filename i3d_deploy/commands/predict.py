@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from i3d_deploy.commands.sources import expand
 from i3d_deploy.errors import VideoError
 
 if TYPE_CHECKING:
-    from i3d_deploy.recognizer import Prediction, Recognizer
+    from i3d_deploy.recognizer import Explanation, Prediction, Recognizer
     from i3d_deploy.runners import Runner
 
 
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 @click.option("--crops", type=click.Choice(["1", "3"]), help="Crops per clip.  [default: the card's]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per video and line.")
 @click.option("--annotate", type=click.Path(path_type=Path), metavar="OUT.mp4", help="Draw the labels on a copy.")
+@click.option(
+    "--explain",
+    type=click.Path(path_type=Path),
+    metavar="OUT.mp4",
+    help="Draw on a copy what speaks for the first label, and a chart over time as OUT.png.  (checkpoints only)",
+)
+@click.option("--explain-class", metavar="LABEL|NUMBER", help="Another class for --explain.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
 @click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
@@ -61,6 +69,8 @@ def main(
     crops: str | None,
     as_json: bool,
     annotate: Path | None,
+    explain: Path | None,
+    explain_class: str | None,
     device: str,
     threads: int | None,
     batch: int | None,
@@ -75,13 +85,16 @@ def main(
     go on, and the exit code is 1. The last options are for checkpoints.
     """
     from i3d_deploy.annotate import annotate as write_annotated
-    from i3d_deploy.annotate import check
+    from i3d_deploy.recognizer import Explanation
 
     sources = [found.source for found in expand(videos)]
-    if annotate is not None:
-        if len(sources) != 1:
-            raise click.UsageError(f"--annotate takes one video, not {len(sources)}")
-        check(sources[0], annotate)
+    _check_copies(sources, annotate=annotate, explain=explain, explain_class=explain_class)
+    settings = {
+        "clips": clips,
+        "crops": None if crops is None else int(crops),
+        "batch": batch,
+        "min_decoded_share": min_decoded,
+    }
     has_failed = False
     bar = _Bar(sources)
     with ExitStack() as opened:
@@ -97,27 +110,47 @@ def main(
         )
         for note in recognizer.notes:
             click.echo(f"Note: {note}", err=True)
-        outcomes = recognizer.predict_many(
-            sources,
-            clips=clips,
-            crops=None if crops is None else int(crops),
-            batch=batch,
-            min_decoded_share=min_decoded,
-            on_views=bar.show,
-        )
-        opened.enter_context(closing(outcomes))
-        for source, outcome in zip(sources, outcomes, strict=True):
+        if explain is None:
+            results = _predicted(recognizer, sources, settings, bar)
+        else:
+            results = _explained(recognizer, sources, settings, bar, label=explain_class)
+        opened.enter_context(closing(results))
+        for source, result in zip(sources, results, strict=True):
             bar.hide()
-            if isinstance(outcome.result, VideoError):
+            if isinstance(result, VideoError):
                 has_failed = True
-                _print_error(source, outcome.result, as_json=as_json)
+                _print_error(source, result, as_json=as_json)
                 continue
-            _print(source, outcome.result, recognizer, top=top, as_json=as_json)
+            prediction = result.prediction if isinstance(result, Explanation) else result
+            _print(source, prediction, recognizer, top=top, as_json=as_json)
             if annotate is not None:
-                write_annotated(Path(source), outcome.result, annotate, count=min(top, 3))
+                write_annotated(Path(source), prediction, annotate, count=min(top, 3))
                 click.echo(f"{annotate} written", err=True)
+            if explain is not None and isinstance(result, Explanation):
+                _write_explained(source, result, explain, count=top)
     if has_failed:
         raise SystemExit(1)
+
+
+def _check_copies(
+    sources: Sequence[str], *, annotate: Path | None, explain: Path | None, explain_class: str | None
+) -> None:
+    """Tell before any work whether the copies of a video can be written."""
+    from i3d_deploy import annotate as annotating
+    from i3d_deploy import explain as explaining
+
+    for option, output, check in (
+        ("--annotate", annotate, annotating.check),
+        ("--explain", explain, explaining.check),
+    ):
+        if output is not None:
+            if len(sources) != 1:
+                raise click.UsageError(f"{option} takes one video, not {len(sources)}")
+            check(sources[0], output)
+    if annotate is not None and explain is not None and annotate.resolve() == explain.resolve():
+        raise click.UsageError(f"--annotate and --explain cannot both write {explain}")
+    if explain_class is not None and explain is None:
+        raise click.UsageError("--explain-class goes with --explain OUT.mp4")
 
 
 def _load(
@@ -153,6 +186,34 @@ def _open(path: Path, options: CheckpointOptions, *, device: str, threads: int |
     from i3d_deploy.runners.torch_runner import TorchRunner
 
     return TorchRunner(options.read(path), device=device, threads=threads)
+
+
+def _predicted(
+    recognizer: Recognizer, sources: Sequence[str], settings: dict[str, Any], bar: _Bar
+) -> Generator[Prediction | Explanation | VideoError, None, None]:
+    with closing(recognizer.predict_many(sources, **settings, on_views=bar.show)) as outcomes:
+        for outcome in outcomes:
+            yield outcome.result
+
+
+def _explained(
+    recognizer: Recognizer, sources: Sequence[str], settings: dict[str, Any], bar: _Bar, *, label: str | None
+) -> Generator[Prediction | Explanation | VideoError, None, None]:
+    for number, source in enumerate(sources):
+        try:
+            yield recognizer.explain(source, label, **settings, on_views=partial(bar.show, number))
+        except VideoError as error:
+            yield error
+
+
+def _write_explained(source: str, explanation: Explanation, output: Path, *, count: int) -> None:
+    from i3d_deploy import explain
+
+    for note in explanation.notes:
+        click.echo(f"Note: {note}", err=True)
+    explain.write(Path(source), explanation, output, count=count)
+    for path in (output, explain.chart_path(output)):
+        click.echo(f"{path} written", err=True)
 
 
 class _Bar:

@@ -328,6 +328,47 @@ class TestPredict:
         result = run(predict.main, tiny_exports / "tiny.onnx", clip, clip, "--annotate", "out.mp4")
         assert_one_line(result, "--annotate takes one video, not 2", code=2)
 
+    def test_explain_writes_a_video_and_a_chart(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        checkpoint, output = tiny_exports / "tiny.safetensors", tmp_path / "out.mp4"
+        result = run(predict.main, checkpoint, clip, "--explain", output, "--explain-class", "jump", "--json")
+        assert result.exit_code == 0, result.output
+        assert result.stderr.splitlines()[-2:] == [f"{output} written", f"{tmp_path / 'out.png'} written"]
+        assert int(cv2.VideoCapture(str(output)).get(cv2.CAP_PROP_FRAME_COUNT)) == 40
+        assert cv2.imread(str(tmp_path / "out.png")) is not None
+        explained = json.loads(result.stdout)
+        usual = json.loads(run(predict.main, checkpoint, clip, "--json").stdout)
+        assert [entry["label"] for entry in explained["top"]] == [entry["label"] for entry in usual["top"]]
+        probabilities = [[entry["probability"] for entry in record["top"]] for record in (explained, usual)]
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("options", "part", "code"),
+        [
+            (["--explain", "out.gif"], "explained videos are written as .mp4", 1),
+            (["--explain", "out.mp4", "--explain-class", "jumps"], "no class 'jumps'", 1),
+            (["--explain-class", "jump"], "--explain-class goes with --explain", 2),
+            (["--explain", "out.mp4", "--annotate", "out.mp4"], "cannot both write out.mp4", 2),
+        ],
+    )
+    def test_misuse_of_explain_is_one_line(
+        self, tiny_exports: Path, clip: Path, options: Sequence[str], part: str, code: int
+    ) -> None:
+        result = run(predict.main, tiny_exports / "tiny.safetensors", clip, *options)
+        assert_one_line(result, part, code=code)
+        assert not Path("out.mp4").exists()
+
+    def test_explain_takes_one_video_and_a_checkpoint(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out.mp4"
+        two = run(predict.main, tiny_exports / "tiny.safetensors", clip, clip, "--explain", output)
+        assert_one_line(two, "--explain takes one video, not 2", code=2)
+        engine = run(predict.main, tiny_exports / "tiny.onnx", clip, "--explain", output)
+        assert_one_line(engine, "give the checkpoint instead")
+        broken = tmp_path / "broken.mp4"
+        broken.write_bytes(b"no video")
+        unread = run(predict.main, tiny_exports / "tiny.safetensors", broken, "--explain", output)
+        assert_one_line(unread, "broken.mp4: no video stream that can be decoded")
+        assert list(tmp_path.iterdir()) == [broken]
+
     @pytest.mark.parametrize(
         ("name", "content", "part"),
         [

@@ -1,0 +1,141 @@
+"""A copy of a video that shows what speaks for a class: evidence over the frames, with a strip chart beside it.
+
+Note [Colours of evidence]
+    Only what speaks for the class is drawn, in the colours of "inferno": they grow brighter evenly, for every kind of
+    colour blindness. Stronger evidence hides more of the frame, which has no colours of its own, lest they be taken for
+    evidence. One scale holds for the whole video, so that its frames can be compared: the brightest is the highest
+    evidence on any frame that a clip takes. What no view saw is dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from i3d_deploy import annotate, timeline, video
+from i3d_deploy.benchmark import drawing
+from i3d_deploy.errors import InputError
+from i3d_deploy.recognizer import Explanation
+from i3d_deploy.video import Frame
+
+MAX_OPACITY = 0.8
+UNSEEN_BRIGHTNESS = 0.4
+_LEVELS = np.arange(256, dtype=np.uint8)[:, None]
+_COLORS = np.asarray(cv2.cvtColor(cv2.applyColorMap(_LEVELS, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB), np.uint8)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def chart_path(output: Path) -> Path:
+    """Where the strip chart of a video is written."""
+    return output.with_suffix(".png")
+
+
+def check(source: str | Path, output: Path) -> None:
+    """Tell before any work whether a video can be explained.
+
+    Raises:
+        InputError: ``output`` is no ``.mp4`` or is the video itself, or the source is no file.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if output.suffix.lower() != ".mp4":
+        raise InputError(f"{output}: explained videos are written as .mp4, with a .png beside it")
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{source}: only a video file can be explained")
+    if output.exists() and output.samefile(path):
+        raise InputError(f"{output} is the video itself: give another file")
+    drawing.require()
+
+
+def write(source: Path, explanation: Explanation, output: Path, *, count: int = 5) -> None:
+    """Write a video with the evidence on its frames, and a strip chart of the classes beside it.
+
+    Args:
+        source: The video file that was explained; it is read once more.
+        explanation: What speaks for the class.
+        output: An ``.mp4`` file; the chart has its name with ``.png``. Each is replaced as a whole. Frames are resized
+            as by :func:`i3d_deploy.annotate.annotate`.
+        count: Classes of the chart; three of them are drawn on the frames.
+
+    Raises:
+        InputError: As :func:`check`.
+        MissingExtraError: As :func:`check`.
+        VideoError: The video cannot be read.
+        OSError: Not all frames reached the disk.
+    """
+    check(source, output)
+    video.write(
+        output, draw(video.read(source), explanation, count=min(count, 3)), frames_per_second=video.frame_rate(source)
+    )
+    timeline.write(chart_path(output), explanation, title=source.name, count=count)
+
+
+def draw(frames: Iterator[Frame], explanation: Explanation, *, count: int) -> Iterator[Frame]:
+    """Draw evidence and labels on frames.
+
+    Args:
+        frames: The video from its first frame on, (H, W, 3) uint8 RGB.
+        explanation: What to draw.
+        count: Labels to draw.
+
+    Yields:
+        Frames of the size that :func:`i3d_deploy.annotate.fitted` gives them.
+    """
+    evidence = explanation.evidence.on_frames(explanation.index)
+    highest = evidence.highest()
+    text = f"evidence for {explanation.label}" if highest > 0 else f"nothing speaks for {explanation.label}"
+    text += "" if evidence.sees_everything else "; dark: not seen"
+    for number, frame in enumerate(frames):
+        fitted = annotate.fitted(frame)
+        found = evidence.at(number)
+        if found is None:
+            found = np.full((1, 1), np.nan, np.float32)
+        # Of a class that nothing speaks for, nothing is drawn.
+        shown = overlay(fitted, found / highest if highest > 0 else np.minimum(found, 0))
+        yield _legend(annotate.draw(shown, explanation.prediction, count=count), text)
+
+
+def overlay(frame: Frame, strength: NDArray[np.float32]) -> Frame:
+    """Colour a frame: Note [Colours of evidence].
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        strength: Of any size: up to 1, where colours end; nothing is drawn from 0 down, NaN is dark.
+
+    Returns:
+        A new frame.
+    """
+    size = frame.shape[1], frame.shape[0]
+    is_unseen = np.isnan(strength)
+    level = np.clip(np.where(is_unseen, 0, strength), 0, 1).astype(np.float32)
+    level = np.asarray(cv2.resize(level, size, interpolation=cv2.INTER_LINEAR))
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    if is_unseen.any():
+        brightness = np.where(is_unseen, UNSEEN_BRIGHTNESS, 1).astype(np.float32)
+        gray = (gray * cv2.resize(brightness, size, interpolation=cv2.INTER_NEAREST)).astype(np.uint8)
+    colors = _COLORS[:, 0][(level * 255).astype(np.uint8)]
+    opacity = MAX_OPACITY * level
+    return np.asarray(cv2.blendLinear(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), colors, 1 - opacity, opacity), np.uint8)
+
+
+def _legend(frame: Frame, text: str) -> Frame:
+    """Write in a band at the bottom what the colours mean, on the frame itself."""
+    height, width = frame.shape[:2]
+    scale = max(min(height, width) / 512, 0.4)
+    band = int(30 * scale)
+    frame[-band:] = (frame[-band:] * 0.35).astype(np.uint8)
+    left, bar, middle = int(10 * scale), int(90 * scale), height - band // 2
+    half = int(7 * scale)
+    ramp = _COLORS[np.linspace(0, 255, bar).astype(int), 0]
+    frame[middle - half : middle + half, left : left + bar] = ramp
+    font = 0.6 * scale
+    room = width - 2 * left - bar - int(8 * scale)
+    (needed, _), _ = cv2.getTextSize(text, _FONT, font, 1)
+    font *= min(1.0, room / needed)
+    origin = (left + bar + int(8 * scale), middle + int(12 * font))
+    cv2.putText(frame, text, origin, _FONT, font, (230, 230, 230), max(1, round(1.2 * scale)), cv2.LINE_AA)
+    return frame
