@@ -178,10 +178,8 @@ def _draw(axes: Axes, timeline: Timeline, index: int, *, row: int, scale: float,
         return np.asarray(row + bottom - (bottom - top) * probabilities / scale, np.float64)
 
     edges, means = timeline.means()
-    curve = height(means[:, index])
-    axes.fill_between(
-        edges / rate, np.append(curve, curve[-1:]), row + bottom, step="post", color=color, alpha=0.35, linewidth=0
-    )
+    area = height(means[:, index])
+    axes.stairs(area, edges / rate, baseline=row + bottom, fill=True, color=color, alpha=0.35, linewidth=0)
     levels = height(timeline.probabilities[:, index])
     starts, ends = timeline.start_frames / rate, timeline.end_frames / rate
     axes.hlines(levels, starts, ends, color=color, linewidth=1.2)

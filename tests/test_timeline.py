@@ -83,6 +83,18 @@ def test_the_chart_is_a_picture_that_is_the_same_each_time(tmp_path: Path, frame
     assert blue.min() > 150
 
 
+def test_clips_with_gaps_between_them_have_areas(tmp_path: Path) -> None:
+    found = explained.evidence(np.ones((3, 1, 1, 1)), indices=[[0, 1], [4, 5], [8, 9]], num_frames=10)
+    timeline.write(tmp_path / "out.png", explained.explanation(found), title="clip.mp4", count=1)
+    picture = cv2.imread(str(tmp_path / "out.png"))
+    assert picture is not None
+    # Axes begin 0.8 inches from the left and end 0.2 from the right, 160 pixels each.
+    middles = [round(160 * (0.8 + 6.2 * (place + 0.5) / 10)) for place in range(10)]
+    is_light_blue = np.abs(picture.astype(int) - (227, 205, 165)).sum(2) < 12
+    has_area = is_light_blue.sum(0)[np.array(middles)] > 20
+    assert has_area.tolist() == [True, True, False, False, True, True, False, False, True, True]
+
+
 def test_a_missing_extra_gives_the_pip_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = explained.evidence(np.ones((1, 1, 1, 1)), indices=[[0]], num_frames=1)
