@@ -16,7 +16,6 @@ from i3d_deploy import model, to_onnx
 from i3d_deploy.artifact import read_card
 from i3d_deploy.card import Engine, normalize
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.network import NETWORKS
 from tests import narrowed
 
 
@@ -32,7 +31,7 @@ def test_folding_keeps_the_answer(tiny_checkpoint: Checkpoint) -> None:
         torch.testing.assert_close(folded(inputs), net(inputs), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", narrowed.DISTINCT)
 def test_every_network_folds_and_exports(name: str) -> None:
     numbers = narrowed.small(name, 7)
     net = model.build(numbers)

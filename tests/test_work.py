@@ -90,11 +90,7 @@ def zoo_card(network: ResNet | Inception) -> Card:
     )
 
 
-EXPORTED = sorted({*NETWORKS} - {"i3d_inception_flow", "i3d_r50_8x8_pytorchvideo", *narrowed.DOT_PRODUCTS})
-"""Others have the same layers as one of these, or a stem of fewer channels."""
-
-
-@pytest.fixture(scope="module", params=EXPORTED)
+@pytest.fixture(scope="module", params=narrowed.DISTINCT)
 def exported(request: pytest.FixtureRequest) -> Exported:
     """Every network of the zoo, converted; the weights are whatever the memory held."""
     card = zoo_card(NETWORKS[request.param](400))
