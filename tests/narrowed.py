@@ -11,9 +11,9 @@ from i3d_deploy.resnet import I3DResNet
 RESNETS = sorted(name for name, build in NETWORKS.items() if isinstance(build(400), ResNet))
 
 
-DOT_PRODUCTS = sorted(name for name in NETWORKS if "dot_product" in name)
-
-DISTINCT = sorted({*NETWORKS} - {"i3d_inception_flow", "i3d_r50_8x8_pytorchvideo", *DOT_PRODUCTS})
+DISTINCT = sorted(
+    {*NETWORKS} - {"i3d_inception_flow", "i3d_r50_8x8_pytorchvideo", "i3d_r50_8x8_nl_dot_product_slowfast"}
+)
 """Others have the same layers as one of these, or a stem of fewer channels."""
 
 SMALL_BLOCK = (4, 3, 5, 2, 4, 3)
