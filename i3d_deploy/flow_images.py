@@ -88,6 +88,7 @@ class FlowFolder:
 
     Args:
         path: A folder with ``x_00001.jpg``, ``y_00001.jpg`` and so on.
+        num_flows: Pairs in it, as a list says; None: the folder is searched, and none may be missing.
 
     Attributes:
         path: The folder.
@@ -98,9 +99,9 @@ class FlowFolder:
         VideoError: There is no pair, one is not complete, numbers are missing, or the first pair cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, num_flows: int | None = None) -> None:
         self.path = path
-        self.num_flows = _count(path)
+        self.num_flows = _count(path) if num_flows is None else num_flows
         first = _decoded(path / image_name("x", 1))
         self.size = (first.shape[0], first.shape[1])
 

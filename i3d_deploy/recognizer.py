@@ -17,6 +17,7 @@ from i3d_deploy import flow_frames, reading, video
 from i3d_deploy.card import Averaging, Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner, open_two_streams
 from i3d_deploy.views import Views
@@ -120,6 +121,11 @@ class Recognizer:
         self.info: RunnerInfo = runner.info
         self.notes: tuple[str, ...] = runner.notes
 
+    @property
+    def flow(self) -> Wanted | None:
+        """The optical flow that the network is shown; None of a network of frames."""
+        return flow_frames.wanted_of(self.card, cache=self._flow_cache)
+
     def predict(
         self,
         source: video.Source,
@@ -208,7 +214,7 @@ class Recognizer:
         return Cutting(
             sampling=self.card.sampling,
             spatial=self.card.spatial,
-            flow=flow_frames.wanted_of(self.card, cache=self._flow_cache),
+            flow=self.flow,
             clips=clips,
             crops=crops,
             min_decoded_share=min_decoded_share,

@@ -17,7 +17,7 @@ STEPS_PER_EPOCH = 5
 def shares(spec: Schedule, *, epochs: int = EPOCHS, steps_per_epoch: int = STEPS_PER_EPOCH) -> list[float]:
     """The learning rate of every step of a run."""
     return [
-        optimization.lr_share(spec, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        optimization.lr_share(spec, step=step, steps_per_epoch=steps_per_epoch, total_steps=epochs * steps_per_epoch)
         for step in range(epochs * steps_per_epoch)
     ]
 
