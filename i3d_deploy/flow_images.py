@@ -75,12 +75,22 @@ def write_pairs(folder: Path, flows: Iterable[FlowFrame], *, quality: int = QUAL
         count += 1
         x_and_y = (folder / image_name("x", count), folder / image_name("y", count))
         with files.replacing(*x_and_y) as targets:
-            for plane, target in enumerate(targets):
-                target.write_bytes(_encoded(flow[..., plane], quality=quality))
+            for data, target in zip(encode(flow, quality=quality), targets, strict=True):
+                target.write_bytes(data)
     if count == 0:
         raise InputError(f"{folder}: no flow to write: a video of one frame has none")
     _remove_later(folder, count)
     return count
+
+
+def encode(flow: FlowFrame, *, quality: int = QUALITY) -> tuple[bytes, bytes]:
+    """The two JPEG files of a flow, x and y.
+
+    Args:
+        flow: (H, W, 2) uint8.
+        quality: 1 to 100.
+    """
+    return _encoded(flow[..., 0], quality=quality), _encoded(flow[..., 1], quality=quality)
 
 
 class FlowFolder:
