@@ -14,7 +14,7 @@ from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import Wanted
-from i3d_deploy.video import Frame
+from i3d_deploy.video import Frame, FrameFolder
 
 DIS = Wanted(method="dis")
 EVERY = Sampling(scheme="whole", clip_len=4, frame_interval=1, num_clips=1)
@@ -127,6 +127,49 @@ def test_a_folder_with_frames_and_flow_gives_both(tmp_path: Path) -> None:
     (tmp_path / "img_00002.jpg").unlink()
     with pytest.raises(VideoError, match=r"img_00002\.jpg: no such file"):
         flow_frames.collect(tmp_path, Wanted(method="dis", with_rgb=True), choose=EVERY.flow_indices, resize=as_it_is)
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Path:
+    """Five pairs, the number of each is ten times its x."""
+    flows = [np.full((16, 16, 2), 10 * number, np.uint8) for number in range(1, 6)]
+    flow_images.write_pairs(tmp_path, flows, quality=100)
+    return tmp_path
+
+
+def test_a_list_says_which_flow_images_of_a_folder(numbered: Path) -> None:
+    listed = FrameFolder(path=numbered, num_frames=3, offset=1)
+    found = flow_frames.collect(listed, DIS, choose=EVERY.flow_indices, resize=as_it_is)
+    assert found.num_frames == 3
+    assert [int(found.by_index[number][0, 0, 0]) for number in range(3)] == [20, 30, 40]
+
+
+def test_a_list_that_counts_frames_is_told_from_one_that_counts_pairs(numbered: Path) -> None:
+    listed = FrameFolder(path=numbered, num_frames=6)
+    with pytest.raises(
+        VideoError, match=r"x_00006\.jpg, the last one by the list, is missing: it counts pairs of flow"
+    ):
+        flow_frames.collect(listed, DIS, choose=EVERY.flow_indices, resize=as_it_is)
+
+
+def test_a_folder_with_neither_says_what_was_looked_for(tmp_path: Path) -> None:
+    listed = FrameFolder(path=tmp_path, num_frames=6)
+    message = r"neither flow images \(x_00001\.jpg, y_00001\.jpg \.\.\.\) nor frames \(img_00001\.jpg"
+    with pytest.raises(VideoError, match=message):
+        flow_frames.collect(listed, DIS, choose=EVERY.flow_indices, resize=as_it_is)
+
+
+def test_flow_images_are_transformed_in_place_of_being_resized(numbered: Path) -> None:
+    def halved(frame: Frame) -> Frame:
+        return frame[::2, ::2]
+
+    found = flow_frames.collect(numbered, DIS, choose=EVERY.flow_indices, resize=as_it_is, transform=halved)
+    assert found.by_index[0].shape == (8, 8, 2)
+    # Of frames, the flow between whole ones.
+    frames = moving(3)
+    found = flow_frames.collect(frames, DIS, choose=EVERY.flow_indices, resize=as_it_is, transform=halved)
+    expected = flow.to_uint8(flow.compute(frames[0], frames[1], method="dis"))
+    np.testing.assert_array_equal(found.by_index[0], expected[::2, ::2])
 
 
 def test_views_of_flow_are_cut_from_resized_flow() -> None:

@@ -76,3 +76,12 @@ def test_three_crops_of_a_frame_with_another_short_side_are_refused() -> None:
 def test_center_crop_larger_than_the_frame_is_refused() -> None:
     with pytest.raises(InputError, match="center crop of 224 does not fit into 100x300"):
         geometry.center_crop(300, 100, size=224)
+
+
+def test_a_random_crop_reaches_every_place() -> None:
+    draws = random.Random(0)
+    found = {geometry.random_crop(5, 6, size=4, random=draws) for _ in range(200)}
+    assert found == {Box(left, top, left + 4, top + 4) for left in range(3) for top in range(2)}
+    assert geometry.random_crop(4, 4, size=4, random=draws) == Box(0, 0, 4, 4)
+    with pytest.raises(InputError, match="a crop of 7 does not fit into 8x6"):
+        geometry.random_crop(6, 8, size=7, random=draws)
