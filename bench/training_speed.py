@@ -453,14 +453,14 @@ def main(
     # Blocks end with a record; one epoch, so that none ends in between. The learning rate, which no step's time depends
     # on, is one that keeps the loss of fresh weights finite.
     slow = spec.optimizer.replaced(lr=1e-5)
-    spec = spec.replaced(epochs=1, log_every=num_steps, checkpoint_steps=None, optimizer=slow)
+    spec = spec.replaced(epochs=1, steps=None, log_every=num_steps, checkpoint_steps=None, optimizer=slow)
     with distributed.joined(device) as process:
         device = str(process.device)
     protocol = Protocol(
         recipe=Path(recipe_name).stem,
         settings=settings,
         videos_per_step=spec.batch.videos * spec.batch.accumulate,
-        clip=spec.train.shape,
+        clip=spec.train.shape(spec.network.in_channels),
         autocast=spec.compute.autocast,
         device=device,
         threads=torch.get_num_threads(),

@@ -119,8 +119,7 @@ class Sampling(Part):
             VideoError: A video is too long to be taken whole.
         """
         num_clips = self.num_clips if num_clips is None else num_clips
-        rate = self.frames_per_second
-        speed = 1.0 if rate is None or frames_per_second is None else frames_per_second / rate
+        speed = sampling.speed(frames_per_second, counted_at=self.frames_per_second)
         if self.scheme == "uniform" and self.formula == "slowfast":
             return sampling.slowfast_indices(
                 num_frames,
@@ -150,8 +149,7 @@ class Sampling(Part):
         Raises:
             VideoError: There is one frame only; or as :meth:`frame_indices`.
         """
-        rate = self.frames_per_second
-        speed = 1.0 if rate is None or frames_per_second is None else frames_per_second / rate
+        speed = sampling.speed(frames_per_second, counted_at=self.frames_per_second)
         counted = sampling.frames_at_rate(num_frames, speed=speed)
         if len(counted) < 2:
             raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the card's rate")

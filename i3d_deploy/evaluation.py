@@ -8,14 +8,15 @@ result, so that a killed evaluation goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from i3d_deploy import artifact, reading, untracked
+from i3d_deploy import artifact, reading, two_stream, untracked
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.journal import Entry, Journal
@@ -23,8 +24,9 @@ from i3d_deploy.network import NETWORKS
 from i3d_deploy.origins import ORIGINS
 from i3d_deploy.processes import Processes
 from i3d_deploy.reading import Cutting, Reading
-from i3d_deploy.recognizer import Recognizer, load
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.results import OF_THE_CARD, AverageClips, Plan, Result, average, check_out
+from i3d_deploy.runners import Runner, TwoStreamRunner, open_runner
 from i3d_deploy.training.recipe import Recipe, Split, flat
 
 
@@ -64,9 +66,13 @@ def open_recognizer(
     *,
     device: str = "auto",
     threads: int | None = None,
+    flow_cache: Path | None = None,
     processes: Processes | None = None,
 ) -> Recognizer:
     """Load a network and hold it against the recipe. The views that a checkpoint takes become those of the plan.
+
+    Of two streams, the one that is shown what the recipe's network is shown is held against the recipe; the other one
+    has to take the same frames and pixels.
 
     Args:
         path: What :func:`i3d_deploy.load` takes.
@@ -74,39 +80,77 @@ def open_recognizer(
         plan: What is evaluated.
         device: As for :func:`i3d_deploy.load`; of several processes each takes its own GPU.
         threads: CPU threads; default: the backend's choice.
+        flow_cache: As for :func:`i3d_deploy.load`.
         processes: Those that share the list.
 
     Returns:
         The recognizer; its notes say where the file's card differs from the recipe.
 
     Raises:
-        InputError: The network has other classes, or the engine takes other views than the recipe makes.
+        InputError: The network has other classes or is shown something else, or the engine takes other views than the
+            recipe makes.
         I3DError: As :func:`i3d_deploy.load`.
     """
+    open_one = partial(
+        _open, recipe=recipe, plan=plan, device=device, threads=threads, processes=processes or Processes()
+    )
+    if artifact.identify(path).kind != "two-stream":
+        runner = open_one(path, stream=recipe.network.stream)
+        if runner.card.modality != recipe.network.stream:
+            runner.close()
+            raise InputError(
+                f"{path} is shown {runner.card.modality}, the network of the recipe {recipe.network.stream}: take the "
+                "recipe that it was trained by"
+            )
+        return Recognizer(runner, flow_cache=flow_cache)
+    pair = two_stream.read(path)
+    with ExitStack() as opened:
+        rgb = opened.enter_context(open_one(pair.rgb, stream="rgb"))
+        flow = opened.enter_context(open_one(pair.flow, stream="flow"))
+        both = TwoStreamRunner(rgb, flow)
+        opened.pop_all()
+    return Recognizer(both, flow_cache=flow_cache)
+
+
+def _open(
+    path: Path,
+    *,
+    stream: str,
+    recipe: Recipe,
+    plan: Plan,
+    device: str,
+    threads: int | None,
+    processes: Processes,
+) -> Runner:
+    """Load one network; its notes say where it differs from the recipe."""
     kind = artifact.identify(path).kind
-    device = _device(device, kind, processes or Processes())
+    device = _device(device, kind, processes)
     if kind not in ("safetensors", "checkpoint"):
-        recognizer = load(path, device=device, threads=threads)
+        runner = open_runner(path, device=device, threads=threads)
         try:
-            _check_engine(path, recognizer.card, plan)
+            _check_engine(path, runner.card, recipe, plan)
         except InputError:
-            recognizer.close()
+            runner.close()
             raise
-        recognizer.notes = (*recognizer.notes, *_differences(recognizer.card, recipe, plan))
-        return recognizer
+        runner.notes = (*runner.notes, *_differences(runner.card, recipe, plan))
+        return runner
     from i3d_deploy import checkpoint
     from i3d_deploy.runners.torch_runner import TorchRunner
 
-    name = recipe.network.name if kind == "checkpoint" and recipe.network.name in NETWORKS else None
-    found = checkpoint.load(path, network=name)
+    is_named = kind == "checkpoint" and recipe.network.name in NETWORKS and recipe.network.stream == stream
+    found = checkpoint.load(path, network=recipe.network.name if is_named else None)
     _check_classes(path, found.card, plan)
     # A checkpoint of the zoo has no card: what had to be assumed is overruled by the recipe and differs from nothing.
     is_assumed = kind == "checkpoint" and found.card.provenance.origin in ORIGINS
     differences = _network_differences(found.card, recipe) if is_assumed else _differences(found.card, recipe, plan)
-    card = found.card.replaced(**{part: getattr(plan, part) for part in ("sampling", "spatial", "pixels")})
-    recognizer = Recognizer(TorchRunner(replace(found, card=card, notes=()), device=device, threads=threads))
-    recognizer.notes = tuple(differences)
-    return recognizer
+    parts = ["sampling", "spatial"] + (["pixels"] if _is_of(found.card, recipe) else [])
+    card = found.card.replaced(**{part: getattr(plan, part) for part in parts})
+    return TorchRunner(replace(found, card=card, notes=tuple(differences)), device=device, threads=threads)
+
+
+def _is_of(card: Card, recipe: Recipe) -> bool:
+    """Whether a network is shown what that of the recipe is shown."""
+    return card.modality == recipe.network.stream
 
 
 def _device(device: str, kind: artifact.Kind, processes: Processes) -> str:
@@ -135,16 +179,17 @@ def _check_classes(path: Path, card: Card, plan: Plan) -> None:
         raise InputError(f"{path} has {card.network.num_classes} classes, the recipe has {len(plan.labels)}")
 
 
-def _check_engine(path: Path, card: Card, plan: Plan) -> None:
+def _check_engine(path: Path, card: Card, recipe: Recipe, plan: Plan) -> None:
     _check_classes(path, card, plan)
-    if card.view_shape != plan.view_shape:
-        (ours, our_side), (theirs, their_side) = (shape[:2] for shape in (plan.view_shape, card.view_shape))
+    ours, theirs = (shape[:2] for shape in (plan.view_shape, card.view_shape))
+    if ours != theirs or (card.has_fixed_length and plan.sampling.scheme == "whole"):
+        length = "any number of" if plan.sampling.scheme == "whole" else ours[0]
         raise InputError(
-            f"{path} takes views of {theirs} frames of {their_side}x{their_side}, the recipe makes views of {ours} "
-            f"frames of {our_side}x{our_side}: export the checkpoint again for these, or --set test.sampling.clip_len "
+            f"{path} takes views of {theirs[0]} frames of {theirs[1]}x{theirs[1]}, the recipe makes views of {length} "
+            f"frames of {ours[1]}x{ours[1]}: export the checkpoint again for these, or --set test.sampling.clip_len "
             "and test.spatial.crop_size to what it takes"
         )
-    if card.pixels != plan.pixels:
+    if _is_of(card, recipe) and card.pixels != plan.pixels:
         raise InputError(
             f"{path} scales pixels by mean {card.pixels.mean} and std {card.pixels.std}, the recipe by "
             f"{plan.pixels.mean} and {plan.pixels.std}: an engine does it inside, so export one from the recipe's run"
@@ -152,6 +197,8 @@ def _check_engine(path: Path, card: Card, plan: Plan) -> None:
 
 
 def _network_differences(card: Card, recipe: Recipe) -> Iterator[str]:
+    if not _is_of(card, recipe):
+        return
     theirs, ours = card.network.model_dump(), recipe.network.model_dump()
     for name in theirs:
         if theirs[name] != ours.get(name):
@@ -161,9 +208,11 @@ def _network_differences(card: Card, recipe: Recipe) -> Iterator[str]:
 def _differences(card: Card, recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Where a card says something else than the recipe, a line each."""
     yield from _network_differences(card, recipe)
+    if _is_of(card, recipe) and card.flow_method != recipe.data.flow_method:
+        yield f"flow is computed by {card.flow_method} as the card says; the recipe says {recipe.data.flow_method}"
     for part in ("sampling", "spatial", "pixels"):
         theirs, ours = dict(flat(getattr(card, part).model_dump())), dict(flat(getattr(plan, part).model_dump()))
-        for name in theirs:
+        for name in theirs if part != "pixels" or _is_of(card, recipe) else ():
             if theirs[name] != ours[name]:
                 yield f"{part}.{name} is {ours[name]} as the recipe says; the card says {theirs[name]}"
     averaging = OF_THE_CARD.get(plan.averaging)
@@ -231,7 +280,7 @@ def _run_share(
         listener.note(f"{len(finished)} of {len(share)} videos are in {journal.folder}, it goes on with the others")
     waiting = sorted(set(share).difference(entry.index for entry in finished))
     sources = (plan.annotations[index].source for index in waiting)
-    cutting = Cutting(sampling=plan.sampling, spatial=plan.spatial)
+    cutting = Cutting(sampling=plan.sampling, spatial=plan.spatial, flow=recognizer.flow)
     with journal.writing(processes.rank) as writer, closing(reading.one_ahead(sources, cutting)) as started:
         for done, (index, opened) in enumerate(zip(waiting, started, strict=True), len(finished) + 1):
             entry = _answer(recognizer, plan, index, opened, batch=batch)
@@ -273,6 +322,7 @@ def run(
     device: str = "auto",
     threads: int | None = None,
     batch: int | None = None,
+    flow_cache: Path | None = None,
     skip_broken: bool = False,
     fresh: bool = False,
     processes: Processes | None = None,
@@ -291,6 +341,7 @@ def run(
         device: As for :func:`i3d_deploy.load`; of several processes each takes its own GPU.
         threads: CPU threads; default: the backend's choice.
         batch: Views per run of the engine; default: what suits the device.
+        flow_cache: As for :func:`i3d_deploy.load`.
         skip_broken: Write a result with rows of zeros for videos that cannot be read.
         fresh: Start anew where a journal is left.
         processes: Those that share the list, from :func:`i3d_deploy.processes.joined`.
@@ -317,7 +368,9 @@ def run(
             journal.remove()
         journal.read()
     processes.wait()  # nobody writes before the journal is known to be the right one
-    with open_recognizer(path, recipe, plan, device=device, threads=threads, processes=processes) as recognizer:
+    with open_recognizer(
+        path, recipe, plan, device=device, threads=threads, flow_cache=flow_cache, processes=processes
+    ) as recognizer:
         listener.note(f"videos: {len(plan.annotations)}, views per video: {plan.num_views}, {recognizer.info}")
         for note in recognizer.notes:
             listener.note(note)

@@ -1,6 +1,6 @@
-"""Videos as folders of JPEG frames, and windows of a few long videos to fine-tune on.
+"""Videos as folders of JPEG frames or flow images, and windows of a few long videos to fine-tune on.
 
-A folder of frames is written beside its place and renamed when it is whole, so that a run that was interrupted goes on
+A folder of images is written beside its place and renamed when it is whole, so that a run that was interrupted goes on
 with the videos that are missing.
 """
 
@@ -9,20 +9,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from i3d_deploy import files, geometry, preparation, video
+from i3d_deploy import files, flow, flow_images, geometry, lists, preparation, sampling, video
+from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import InputError
+from i3d_deploy.lists import Annotation
 from i3d_deploy.preparation import Finding, Limits, OnFile, Report
+from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame
 
-_RECORD = "frames.json"
+_FRAMES_RECORD, _FLOW_RECORD = "frames.json", "flow.json"
+_MAX_CLASSES = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,25 @@ class Resize:
         return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """What flow is extracted.
+
+    Attributes:
+        method: How it is computed.
+        frames_per_second: Between frames of this rate; None: between all frames of a video.
+        with_rgb: Whether these frames are stored beside it.
+    """
+
+    method: FlowMethod
+    frames_per_second: float | None = 25.0
+    with_rgb: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frames_per_second is not None and not 0 < self.frames_per_second <= 1000:
+            raise InputError(f"frames_per_second ({self.frames_per_second}) must be above 0, and 1000 at most")
+
+
 def extract_all(videos: Path, *, output: Path, resize: Resize, limits: Limits, on_file: OnFile | None = None) -> Report:
     """Extract every video of a folder: ``a/b.avi`` becomes ``a/b/img_00001.jpg`` and so on, beside ``report.json``.
 
@@ -67,14 +92,117 @@ def extract_all(videos: Path, *, output: Path, resize: Resize, limits: Limits, o
         InputError: There is no video, two would get the same folder, or ``output`` has frames of another size.
         OSError: A frame cannot be written.
     """
-    found = sorted(path for path in videos.rglob("*") if path.suffix.lower() in video.VIDEO_SUFFIXES)
-    if not found:
-        raise InputError(f"{videos}: no videos: give the folder of the videos")
-    names = {str(path.relative_to(videos)): path for path in found}
+    names = _videos_in(videos)
     folders = {name: output / Path(name).with_suffix("") for name in names}
-    judged = _extract(names, folders, output=output, resize=resize, limits=limits, on_file=on_file)
+    judged = _extract_frames(names, folders, output=output, resize=resize, limits=limits, on_file=on_file)
     report = Report(findings=judged)
     preparation.write(report, output=output, texts={})
+    return report
+
+
+def _videos_in(folder: Path) -> dict[str, Path]:
+    """The videos of a folder and its subfolders, by their path under it."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in video.VIDEO_SUFFIXES)
+    if not found:
+        raise InputError(f"{folder}: no videos: give the folder of the videos")
+    return {str(path.relative_to(folder)): path for path in found}
+
+
+def extract_flow(
+    sources: Sequence[Path],
+    *,
+    output: Path,
+    wanted: Flow,
+    resize: Resize,
+    limits: Limits,
+    root: Path | None = None,
+    on_file: OnFile | None = None,
+) -> Report:
+    """Extract the optical flow of videos: ``a/b.avi`` becomes ``a/b/x_00001.jpg``, ``a/b/y_00001.jpg`` and so on.
+
+    Who computed it is in ``flow.json``. Of each list of videos a list of the same name is written (``folder num_flows
+    label``, paths starting from ``output``), with the ``labels.txt`` that lies beside the lists.
+
+    Args:
+        sources: Folders that are searched with their subfolders, and lists of labelled video files.
+        output: Folder. Videos whose flow is there already are left out.
+        wanted: What flow.
+        resize: What is done to frames before the flow is computed.
+        limits: What a video needs; too short ones are not extracted.
+        root: Folder that the paths in lists start from; None: that of each list.
+        on_file: Told the progress.
+
+    Raises:
+        InputError: There is no video, a list is malformed, two videos would get the same folder, or ``output`` has
+            other flow or would lose a list.
+        MissingExtraError: Nothing that is installed computes the flow.
+        OSError: An image cannot be written.
+    """
+    implementation = flow.implementation(wanted.method)
+    listed = {path: _read_list(path, root=root or path.parent) for path in sources if not path.is_dir()}
+    _check_lists(list(listed), output=output)
+    names: dict[str, Path] = {}
+    for found in [*(_videos_in(path) for path in sources if path.is_dir()), *map(_sources_of, listed.values())]:
+        other = next((name for name in found if names.get(name, found[name]) != found[name]), None)
+        if other is not None:
+            raise InputError(f"{names[other]} and {found[other]} would get the same folder: extract them into two")
+        names |= found
+    folders = {name: output / Path(name).with_suffix("") for name in names}
+    for folder in folders.values():
+        if folder.exists() and not flow_images.is_flow_folder(folder):
+            raise InputError(f"{folder} is there and holds no flow images: give another folder")
+    judged = _extract(
+        names,
+        folders,
+        output=output,
+        record=(_FLOW_RECORD, {**asdict(wanted), "implementation": implementation, **asdict(resize)}),
+        function=partial(extract_flow_of, wanted=wanted, resize=resize, limits=limits),
+        limits=limits,
+        on_file=on_file,
+    )
+    return _write_flow_lists(listed, judged, output=output)
+
+
+def _read_list(path: Path, *, root: Path) -> tuple[Annotation, ...]:
+    entries = lists.read(path, kind="video", root=root, num_classes=_MAX_CLASSES)
+    paths = (Path(entry.name) for entry in entries)
+    outside = next((path for path in paths if path.is_absolute() or ".." in path.parts), None)
+    if outside is not None:
+        raise InputError(f"list {path}: {outside} is not below the folder that paths start from: give that with --root")
+    return entries
+
+
+def _sources_of(entries: Sequence[Annotation]) -> dict[str, Path]:
+    return {entry.name: entry.source for entry in entries if isinstance(entry.source, Path)}
+
+
+def _check_lists(paths: Sequence[Path], *, output: Path) -> None:
+    """Lists are written under their names."""
+    names = [path.with_suffix(".txt").name for path in paths]
+    if len(set(names)) < len(names):
+        raise InputError(f"two lists have the same name ({', '.join(names)}): extract them into two folders")
+    if any(path.parent.resolve() == output.resolve() for path in paths):
+        raise InputError(f"the lists in {output} would be replaced by those of the flow: give another folder")
+
+
+def _write_flow_lists(
+    listed: Mapping[Path, tuple[Annotation, ...]], judged: Sequence[Finding], *, output: Path
+) -> Report:
+    usable = {finding.name: finding for finding in judged if finding.verdict == "ok"}
+    rows = {
+        path.with_suffix(".txt").name: [
+            (str(Path(entry.name).with_suffix("")), usable[entry.name].num_frames, *entry.labels)
+            for entry in entries
+            if entry.name in usable
+        ]
+        for path, entries in listed.items()
+    }
+    texts = {name: "".join(" ".join(map(str, row)) + "\n" for row in some) for name, some in rows.items()}
+    labels = next((path.parent / preparation.LABELS for path in listed), None)
+    if labels is not None and labels.is_file():
+        texts[preparation.LABELS] = labels.read_text(encoding="utf-8")
+    report = Report(findings=tuple(judged), lists={name: len(some) for name, some in rows.items()})
+    preparation.write(report, output=output, texts=texts)
     return report
 
 
@@ -115,7 +243,7 @@ def write_windows(
     if len(names) < len(videos):
         raise InputError("two videos have the same name, which is their class: rename one")
     folders = {name: output / path.stem for name, path in names.items()}
-    extracted = _extract(names, folders, output=output, resize=resize, limits=limits, on_file=on_file)
+    extracted = _extract_frames(names, folders, output=output, resize=resize, limits=limits, on_file=on_file)
     judged = [_judge_windows(finding, windows(finding.num_frames), window=window) for finding in extracted]
     usable = [
         (folders[finding.name].name, windows(finding.num_frames)) for finding in judged if finding.verdict == "ok"
@@ -168,12 +296,33 @@ def window_starts(num_frames: int, *, train_share: float, window: int, stride: i
     return train, test
 
 
-def _extract(
+def _extract_frames(
     names: dict[str, Path],
     folders: dict[str, Path],
     *,
     output: Path,
     resize: Resize,
+    limits: Limits,
+    on_file: OnFile | None,
+) -> tuple[Finding, ...]:
+    return _extract(
+        names,
+        folders,
+        output=output,
+        record=(_FRAMES_RECORD, asdict(resize)),
+        function=partial(extract, resize=resize, limits=limits),
+        limits=limits,
+        on_file=on_file,
+    )
+
+
+def _extract(
+    names: dict[str, Path],
+    folders: dict[str, Path],
+    *,
+    output: Path,
+    record: tuple[str, dict[str, Any]],
+    function: Callable[[str, Path, Path], Finding],
     limits: Limits,
     on_file: OnFile | None,
 ) -> tuple[Finding, ...]:
@@ -186,9 +335,9 @@ def _extract(
         inside = next((owners[parent] for parent in folder.parents if parent in owners), None)
         if inside is not None:
             raise InputError(f"the frames of {name} would lie among those of {inside}: rename one")
-    _record(output, resize)
-    calls = [(name, source, folders[name], resize, limits) for name, source in names.items()]
-    found = tuple(preparation.findings(extract, calls, limits=limits, on_file=on_file))
+    _record(output, *record)
+    calls = [(name, source, folders[name]) for name, source in names.items()]
+    found = tuple(preparation.findings(function, calls, limits=limits, on_file=on_file))
     for finding in found:
         if finding.verdict != "ok":
             shutil.rmtree(_scratch(folders[finding.name]), ignore_errors=True)  # of a process that was killed
@@ -196,17 +345,32 @@ def _extract(
 
 
 def _scratch(folder: Path) -> Path:
-    """Where a folder of frames is written until it is whole."""
+    """Where a folder of images is written until it is whole."""
     return folder.with_name(f".writing-{folder.name}")
 
 
-def _record(output: Path, resize: Resize) -> None:
-    """Note the size of the frames, so that a later run cannot mix sizes."""
-    path = output / _RECORD
-    text = json.dumps(asdict(resize)) + "\n"
+@contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """Write a folder of images, which is there when it is whole."""
+    scratch = _scratch(folder)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _record(output: Path, name: str, document: dict[str, Any]) -> None:
+    """Note how the images are made, so that a later run cannot mix them with others."""
+    path = output / name
+    text = json.dumps(document) + "\n"
     if path.is_file():
         if path.read_text(encoding="utf-8") != text:
-            raise InputError(f"{output} has frames of another size ({_RECORD}): give another folder or remove this one")
+            what = "frames of another size" if name == _FRAMES_RECORD else "flow that was made in another way"
+            raise InputError(f"{output} has {what} ({name}): give another folder or remove this one")
         return
     with files.replacing(path) as (target,):
         target.write_text(text, encoding="utf-8")
@@ -227,21 +391,77 @@ def extract(name: str, source: Path, folder: Path, resize: Resize, limits: Limit
     """
     if (folder / preparation.IMAGE_NAME.format(1)).is_file():
         return preparation.of_length(name, sum(1 for _ in folder.glob("img_*.jpg")), limits=limits)
-    judged = preparation.judge(source.name, source.parent, "video", limits)
+    judged = _judge(name, source, limits)
     if judged.verdict != "ok":
-        return Finding(name=name, verdict=judged.verdict, reason=judged.reason, num_frames=judged.num_frames)
-    scratch = _scratch(folder)
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    scratch.mkdir(parents=True)
-    try:
-        count = 0
+        return judged
+    count = 0
+    with _writing(folder) as scratch:
         for count, frame in enumerate(video.read(source), 1):
             _write_image(scratch / preparation.IMAGE_NAME.format(count), resize.apply(frame))
-        scratch.rename(folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return preparation.of_length(name, count, limits=limits)
+
+
+def extract_flow_of(name: str, source: Path, folder: Path, wanted: Flow, resize: Resize, limits: Limits) -> Finding:
+    """Extract the flow of one video.
+
+    Args:
+        name: What to call it.
+        source: The file.
+        folder: For its images; where it is there, it is whole and left as it is.
+        wanted: What flow.
+        resize: What is done to frames.
+        limits: What the video needs.
+
+    Returns:
+        What became of it, with the number of pairs.
+
+    Raises:
+        OSError: An image cannot be written.
+    """
+    if flow_images.is_flow_folder(folder):
+        return preparation.of_pairs(name, sum(1 for _ in folder.glob("x_*.jpg")), limits=limits)
+    judged = _judge(name, source, limits)
+    if judged.verdict != "ok":
+        return judged
+    speed = sampling.speed(video.frame_rate(source), counted_at=wanted.frames_per_second)
+    counted = sampling.frames_at_rate(judged.num_frames, speed=speed)
+    found = preparation.of_pairs(name, len(counted) - 1, limits=limits)
+    if found.verdict != "ok" or not found.num_frames:
+        return dataclasses.replace(found, verdict="short", reason=found.reason or "1 frame has no flow")
+    try:
+        with _writing(folder) as scratch:
+            frames = map(resize.apply, _chosen(video.read(source), counted))
+            _write_flow(scratch, frames, wanted)
+    except InputError as error:  # frames of several sizes, or too small ones
+        return Finding(name=name, verdict="broken", reason=str(error))
+    return found
+
+
+def _judge(name: str, source: Path, limits: Limits) -> Finding:
+    return dataclasses.replace(preparation.judge(source.name, source.parent, "video", limits), name=name)
+
+
+def _chosen(frames: Iterable[Frame], counted: Indices) -> Iterator[Frame]:
+    """The frames of some numbers, which ascend and may be equal."""
+    left = iter(counted.tolist())
+    wanted = next(left, None)
+    for number, frame in enumerate(frames):
+        while wanted == number:
+            yield frame
+            wanted = next(left, None)
+
+
+def _write_flow(folder: Path, frames: Iterable[Frame], wanted: Flow) -> None:
+    def kept() -> Iterator[Frame]:
+        for number, frame in enumerate(frames, 1):
+            if wanted.with_rgb:
+                _write_image(folder / preparation.IMAGE_NAME.format(number), frame)
+            yield frame
+
+    for number, found in enumerate(flow.between(kept(), method=wanted.method), 1):
+        x, y = flow_images.encode(found)
+        (folder / flow_images.image_name("x", number)).write_bytes(x)
+        (folder / flow_images.image_name("y", number)).write_bytes(y)
 
 
 def _write_image(path: Path, frame: Frame) -> None:

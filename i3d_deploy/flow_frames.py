@@ -2,7 +2,11 @@
 
 Flow is computed between frames that were resized as the card says, since that is how the data of two-stream networks
 was made, and in 8 bits. A folder with ``x_00001.jpg``, ``y_00001.jpg`` and so on holds flow that was computed before;
-where colours are wanted too, ``img_00001.jpg`` and so on lie beside it.
+where colours are wanted too, ``img_00001.jpg`` and so on lie beside it. Of such a folder a list gives the number of
+pairs.
+
+Values are pixels of the frames that the flow was computed between. They stay as they are when flow is resized, so what
+a network is trained on should be as large as what it will be shown.
 """
 
 from __future__ import annotations
@@ -16,12 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from i3d_deploy import files, flow, flow_cache, video
-from i3d_deploy.card import Card, FlowMethod, Sampling
+from i3d_deploy.card import Card, FlowMethod
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
-from i3d_deploy.flow_images import FlowFolder, is_flow_folder
+from i3d_deploy.flow_images import FlowFolder, image_name, is_flow_folder
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame, Frames, Resized, Source
+from i3d_deploy.video import Frame, FrameFolder, Frames, Resized, Source
+
+Choose = Callable[[int, float | None], tuple[Indices, Indices]]
+"""From the number of frames, and of frames per second where that is known, to the flow frames wanted and the frames
+that these lie between: :meth:`i3d_deploy.card.Sampling.flow_indices`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +63,24 @@ def collect(
     source: Source,
     wanted: Wanted,
     *,
-    sampling: Sampling,
+    choose: Choose,
     resize: Callable[[Frame], Frame],
-    num_clips: int | None = None,
+    transform: Callable[[Frame], Frame] | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,
+    trust_count: bool = False,
     decoder_threads: int | None = None,
     watcher: video.Watcher | None = None,
 ) -> Frames:
     """Read or compute the flow frames wanted of a source.
 
     Args:
-        source: What :func:`i3d_deploy.video.collect` takes, or a folder of flow images.
+        source: What :func:`i3d_deploy.video.collect` takes, or a folder of flow images, listed or not.
         wanted: What flow.
-        sampling: Which frames.
+        choose: Which frames. N flow images are those of N + 1 frames of unknown rate.
         resize: Applied to the frames before the flow is computed, and to flow images.
-        num_clips: Another number of clips than that of ``sampling``.
+        transform: Applied to flow that was computed, and to flow images in place of ``resize``; None: nothing is.
         min_decoded_share: As for :func:`i3d_deploy.video.collect`.
+        trust_count: As for :func:`i3d_deploy.video.collect`; flow is then computed in one thread as well.
         decoder_threads: As for :func:`i3d_deploy.video.collect`.
         watcher: Told of the flow frames as they come.
 
@@ -82,25 +92,29 @@ def collect(
         MissingExtraError: Nothing that is installed computes the flow.
     """
     watcher = watcher or video.Nobody()
-    if isinstance(source, (str, Path)) and is_flow_folder(Path(source)):
-        return _read(FlowFolder(Path(source)), wanted, sampling, resize, num_clips=num_clips, watcher=watcher)
+    listed = _listed_flow(source)
+    if listed is not None:
+        return _read(listed, wanted, choose, transform or resize, watcher=watcher)
     flow.implementation(wanted.method)  # before the long steps
-    plan = _Plan(sampling, num_clips)
+    plan = _Plan(choose)
     frames = video.collect(
         source,
         choose=plan.choose,
         transform=resize,
         min_decoded_share=min_decoded_share,
+        trust_count=trust_count,
         decoder_threads=decoder_threads,
         watcher=_Stopping(watcher),
     )
     watcher.planned(plan.indices)
     by_index: dict[int, Resized] = {}
     numbers = np.unique(plan.indices).tolist()
-    for number, computed in zip(numbers, _computed(source, frames, plan, numbers, wanted), strict=True):
+    workers = 1 if trust_count else len(os.sched_getaffinity(0))
+    for number, computed in zip(numbers, _computed(source, frames, plan, numbers, wanted, workers), strict=True):
         watcher.before_frame()
-        colours = [frames.by_index[int(plan.counted[number])]] if wanted.with_rgb else []
-        by_index[number] = np.concatenate([*colours, computed], axis=2) if colours else computed
+        colours = [np.asarray(frames.by_index[int(plan.counted[number])], np.uint8)] if wanted.with_rgb else []
+        found = np.concatenate([*colours, computed], axis=2) if colours else computed
+        by_index[number] = found if transform is None else transform(found)
         watcher.decoded(number, by_index[number])
     return Frames(
         indices=plan.indices,
@@ -114,17 +128,16 @@ def collect(
 class _Plan:
     """The flow frames wanted, once the frames of the video are counted."""
 
-    def __init__(self, sampling: Sampling, num_clips: int | None) -> None:
-        self._sampling, self._num_clips = sampling, num_clips
+    def __init__(self, choose: Choose) -> None:
+        self._choose = choose
         self.indices: Indices = np.empty((0, 0), np.int64)
         self.counted: Indices = np.empty(0, np.int64)
 
     def choose(self, num_frames: int, frames_per_second: float | None) -> Indices:
         """The frames between which flow is wanted: one line for each end."""
-        indices, counted = self._sampling.flow_indices(num_frames, frames_per_second, num_clips=self._num_clips)
-        self.indices, self.counted = indices, counted
-        numbers = np.unique(indices)
-        return np.stack([counted[numbers], counted[numbers + 1]])
+        self.indices, self.counted = self._choose(num_frames, frames_per_second)
+        numbers = np.unique(self.indices)
+        return np.stack([self.counted[numbers], self.counted[numbers + 1]])
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ class _Stopping:
 
 
 def _computed(
-    source: Source, frames: Frames, plan: _Plan, numbers: list[int], wanted: Wanted
+    source: Source, frames: Frames, plan: _Plan, numbers: list[int], wanted: Wanted, workers: int
 ) -> Iterator[flow.FlowFrame]:
     """The flow frames of some numbers, in order; a few pairs of frames are computed at a time."""
     height, width = next(iter(frames.by_index.values())).shape[:2]
@@ -159,7 +172,6 @@ def _computed(
             wanted.cache.put(key, number, found)
         return found
 
-    workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
         for first in range(0, len(numbers), 4 * workers):  # so that a reader who stops does not wait for all
             yield from pool.map(compute, numbers[first : first + 4 * workers])
@@ -180,27 +192,62 @@ def _cache_key(source: Source, wanted: Wanted, plan: _Plan, *, height: int, widt
     )
 
 
+@dataclass(frozen=True)
+class _ListedFlow:
+    """A run of flow images."""
+
+    folder: FlowFolder
+    num_flows: int
+    offset: int = 0
+    image_name: str = FrameFolder.image_name
+
+
+def _listed_flow(source: Source) -> _ListedFlow | None:
+    """The flow images that a source is; None where it is something else."""
+    if isinstance(source, FrameFolder):
+        if is_flow_folder(source.path):
+            last = source.offset + source.num_frames
+            if not (source.path / image_name("x", last)).exists():
+                raise VideoError(
+                    f"{source.path}: {image_name('x', last)}, the last one by the list, is missing: it counts pairs of "
+                    "flow images, one less than frames"
+                )
+            return _ListedFlow(
+                FlowFolder(source.path, num_flows=last), source.num_frames, source.offset, source.image_name
+            )
+        first = source.path / source.image_name.format(source.offset + 1)
+        if not first.exists():
+            raise VideoError(
+                f"{source.path}: neither flow images ({image_name('x', 1)}, {image_name('y', 1)} ...) nor frames "
+                f"({first.name} ...)"
+            )
+    elif isinstance(source, (str, Path)) and is_flow_folder(Path(source)):
+        folder = FlowFolder(Path(source))
+        return _ListedFlow(folder, folder.num_flows)
+    return None
+
+
 def _read(
-    folder: FlowFolder,
+    listed: _ListedFlow,
     wanted: Wanted,
-    sampling: Sampling,
+    choose: Choose,
     resize: Callable[[Frame], Frame],
     *,
-    num_clips: int | None,
     watcher: video.Watcher,
 ) -> Frames:
     """Read flow that was computed before; its rate is not known, and it is taken as it is."""
-    indices = sampling.frame_indices(folder.num_flows, num_clips=num_clips)
+    indices, _ = choose(listed.num_flows + 1, None)
     watcher.planned(indices)
     by_index: dict[int, Resized] = {}
     for number in np.unique(indices).tolist():
         watcher.before_frame()
-        frame = resize(folder.read(number))
+        place = listed.offset + number
+        frame = resize(listed.folder.read(place))
         if wanted.with_rgb:
-            colours = resize(video.read_image(folder.path / f"img_{number + 1:05}.jpg"))
+            colours = resize(video.read_image(listed.folder.path / listed.image_name.format(place + 1)))
             if colours.shape[:2] != frame.shape[:2]:
-                raise VideoError(f"{folder.path}: flow {number + 1} and its frame have different shapes")
+                raise VideoError(f"{listed.folder.path}: flow {place + 1} and its frame have different shapes")
             frame = np.concatenate([colours, frame], axis=2)
         by_index[number] = frame
         watcher.decoded(number, frame)
-    return Frames(indices=indices, by_index=by_index, num_frames=folder.num_flows)
+    return Frames(indices=indices, by_index=by_index, num_frames=listed.num_flows)

@@ -75,12 +75,22 @@ def write_pairs(folder: Path, flows: Iterable[FlowFrame], *, quality: int = QUAL
         count += 1
         x_and_y = (folder / image_name("x", count), folder / image_name("y", count))
         with files.replacing(*x_and_y) as targets:
-            for plane, target in enumerate(targets):
-                target.write_bytes(_encoded(flow[..., plane], quality=quality))
+            for data, target in zip(encode(flow, quality=quality), targets, strict=True):
+                target.write_bytes(data)
     if count == 0:
         raise InputError(f"{folder}: no flow to write: a video of one frame has none")
     _remove_later(folder, count)
     return count
+
+
+def encode(flow: FlowFrame, *, quality: int = QUALITY) -> tuple[bytes, bytes]:
+    """The two JPEG files of a flow, x and y.
+
+    Args:
+        flow: (H, W, 2) uint8.
+        quality: 1 to 100.
+    """
+    return _encoded(flow[..., 0], quality=quality), _encoded(flow[..., 1], quality=quality)
 
 
 class FlowFolder:
@@ -88,6 +98,7 @@ class FlowFolder:
 
     Args:
         path: A folder with ``x_00001.jpg``, ``y_00001.jpg`` and so on.
+        num_flows: Pairs in it, as a list says; None: the folder is searched, and none may be missing.
 
     Attributes:
         path: The folder.
@@ -98,9 +109,9 @@ class FlowFolder:
         VideoError: There is no pair, one is not complete, numbers are missing, or the first pair cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, num_flows: int | None = None) -> None:
         self.path = path
-        self.num_flows = _count(path)
+        self.num_flows = _count(path) if num_flows is None else num_flows
         first = _decoded(path / image_name("x", 1))
         self.size = (first.shape[0], first.shape[1])
 

@@ -160,6 +160,24 @@ def multi_scale_crop(
     return Box(left, top, left + crop_width, top + crop_height)
 
 
+def random_crop(height: int, width: int, *, size: int, random: python_random.Random) -> Box:
+    """Draw a square window anywhere, all places alike.
+
+    Args:
+        height: Frame height.
+        width: Frame width.
+        size: Side of the window.
+        random: Source of the draws: the column, then the row.
+
+    Raises:
+        InputError: The frame is smaller than the window.
+    """
+    if min(height, width) < size:
+        raise InputError(f"a crop of {size} does not fit into {width}x{height}")
+    left, top = random.randint(0, width - size), random.randint(0, height - size)
+    return Box(left, top, left + size, top + size)
+
+
 def random_resized_crop(
     height: int,
     width: int,

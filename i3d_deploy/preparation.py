@@ -12,7 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NoAnswerError
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -21,11 +21,14 @@ import numpy as np
 
 from i3d_deploy import files, labels, lists, video
 from i3d_deploy.errors import InputError, MissingExtraError, VideoError
-from i3d_deploy.lists import ListKind
+from i3d_deploy.flow_images import FlowFolder
 from i3d_deploy.official_splits import Entry
 from i3d_deploy.video import FrameFolder
 
 T = TypeVar("T")
+
+Kind = Literal["video", "frames", "flow"]
+"""What a folder of videos holds: files, or folders of frames or of flow images."""
 
 Verdict = Literal["ok", "missing", "broken", "short", "no answer in time"]
 OnFile = Callable[[int, int], None]
@@ -38,6 +41,9 @@ REPORT = "report.json"
 LABELS = "labels.txt"
 IMAGE_NAME = "img_{:05}.jpg"
 """Frames in folders, numbered from 1."""
+
+_ENDINGS: dict[Kind, str] = {"video": "videos", "frames": "rawframes", "flow": "flow"}
+"""Last words of the lists' names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,7 @@ class Finding:
         name: Its path under the folder of videos.
         verdict: Whether it is used, and if not, why.
         reason: The same in words; empty where it is ok.
-        num_frames: Frames that decode; 0 where that is not known.
+        num_frames: Frames that decode, or pairs of flow images; 0 where that is not known.
     """
 
     name: str
@@ -138,7 +144,7 @@ def prepare(
     *,
     class_names: tuple[str, ...],
     output: Path,
-    kind: ListKind,
+    kind: Kind,
     limits: Limits,
     on_file: OnFile | None = None,
 ) -> dict[str, Report]:
@@ -148,8 +154,8 @@ def prepare(
         parts: Which video is in which list, and in which folder.
         class_names: By label.
         output: Folder for the lists.
-        kind: Whether the folders of videos hold "video" files, or folders of "frames" named ``img_00001.jpg`` and so
-            on.
+        kind: Whether the folders of videos hold "video" files, folders of "frames" named ``img_00001.jpg`` and so on,
+            or folders of "flow" images named ``x_00001.jpg``, ``y_00001.jpg`` and so on.
         limits: What a video needs to be used.
         on_file: Told the progress.
 
@@ -174,7 +180,7 @@ def prepare(
             wanted: _missing(wanted, kind=kind) if source is None else judged[source]
             for wanted, source in names.items()
         }
-        ending = "videos" if kind == "video" else "rawframes"
+        ending = _ENDINGS[kind]
         rows = {f"{name}_{ending}.txt": _rows(entries, found, kind=kind) for name, entries in part.lists.items()}
         counts = {name: len(listed) for name, listed in rows.items()}
         reports[part.report] = Report(findings=tuple(found.values()), lists=counts)
@@ -211,7 +217,7 @@ def _check_labels(path: Path, class_names: tuple[str, ...]) -> None:
         )
 
 
-def _locate(part: Part, *, kind: ListKind) -> dict[tuple[str, ...], Source | None]:
+def _locate(part: Part, *, kind: Kind) -> dict[tuple[str, ...], Source | None]:
     """Where each video is; None where it is missing."""
     folder = _Folder(part.videos, kind=kind)
     wanted = dict.fromkeys(entry.names for entries in part.lists.values() for entry in entries)
@@ -219,25 +225,25 @@ def _locate(part: Part, *, kind: ListKind) -> dict[tuple[str, ...], Source | Non
     return {names: None if name is None else (name, part.videos) for names, name in found.items()}
 
 
-def _missing(wanted: tuple[str, ...], *, kind: ListKind) -> Finding:
-    what = "no such file" if kind == "video" else "no such folder of frames"
+def _missing(wanted: tuple[str, ...], *, kind: Kind) -> Finding:
+    what = "no such file" if kind == "video" else f"no such folder of {kind}"
     others = f", nor under {len(wanted) - 1} other names" if len(wanted) > 1 else ""
     return Finding(name=wanted[0], verdict="missing", reason=what + others)
 
 
 def _rows(
-    entries: Sequence[Entry], found: Mapping[tuple[str, ...], Finding], *, kind: ListKind
+    entries: Sequence[Entry], found: Mapping[tuple[str, ...], Finding], *, kind: Kind
 ) -> list[tuple[str, int]] | list[tuple[str, int, int]]:
     usable = [(entry, found[entry.names]) for entry in entries if found[entry.names].verdict == "ok"]
-    if kind == "frames":
-        return [(finding.name, finding.num_frames, entry.label) for entry, finding in usable]
-    return [(finding.name, entry.label) for entry, finding in usable]
+    if kind == "video":
+        return [(finding.name, entry.label) for entry, finding in usable]
+    return [(finding.name, finding.num_frames, entry.label) for entry, finding in usable]
 
 
 class _Folder:
-    """A folder of videos, or of folders of frames, in which names are looked up; each folder is listed once."""
+    """A folder of videos, or of folders of images, in which names are looked up; each folder is listed once."""
 
-    def __init__(self, root: Path, *, kind: ListKind) -> None:
+    def __init__(self, root: Path, *, kind: Kind) -> None:
         self._root = root
         self._kind = kind
         self._listed: dict[PurePosixPath, dict[str, str]] = {}
@@ -255,7 +261,7 @@ class _Folder:
         return None
 
     def _list(self, folder: PurePosixPath) -> dict[str, str]:
-        """File names by themselves and by what stands before their ending; of frames, names of folders."""
+        """File names by themselves and by what stands before their ending; of images, names of folders."""
         if not (self._root / folder).is_dir():
             return {}
         names = sorted(entry.name for entry in os.scandir(self._root / folder) if self._is_wanted(entry))
@@ -263,7 +269,7 @@ class _Folder:
         return stems | {name: name for name in names}
 
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
-        if self._kind == "frames":
+        if self._kind != "video":
             return entry.is_dir()
         return PurePosixPath(entry.name).suffix.lower() in video.VIDEO_SUFFIXES
 
@@ -274,13 +280,13 @@ def _without_suffix(name: str) -> str:
 
 
 def judge_all(
-    sources: Sequence[Source], *, kind: ListKind, limits: Limits, on_file: OnFile | None = None
+    sources: Sequence[Source], *, kind: Kind, limits: Limits, on_file: OnFile | None = None
 ) -> dict[Source, Finding]:
     """Decode videos to their end, in parallel.
 
     Args:
         sources: Each once.
-        kind: Whether they are "video" files or folders of "frames".
+        kind: Whether they are "video" files, or folders of "frames" or "flow".
         limits: What a video needs.
         on_file: Told the progress.
 
@@ -291,16 +297,27 @@ def judge_all(
     return dict(zip(sources, findings(judge, calls, limits=limits, on_file=on_file), strict=True))
 
 
-def judge(name: str, root: Path, kind: ListKind, limits: Limits) -> Finding:
+def judge(name: str, root: Path, kind: Kind, limits: Limits) -> Finding:
     """Decode one video, a path under ``root``, to its end; the rest as for :func:`judge_all`."""
     path = root / name
     try:
-        num_frames = _count_video(path, limits) if kind == "video" else _count_images(path)
+        num_frames = _count(path, kind, limits)
     except (VideoError, cv2.error) as error:
         # Without the folder: reports are passed on.
         reason = str(error).replace(str(path.absolute()), name).replace(str(path), name).removeprefix(f"{name}: ")
         return Finding(name=name, verdict="broken", reason=" ".join(reason.split()))
-    return of_length(name, num_frames, limits=limits)
+    return of_pairs(name, num_frames, limits=limits) if kind == "flow" else of_length(name, num_frames, limits=limits)
+
+
+def _count(path: Path, kind: Kind, limits: Limits) -> int:
+    if kind == "video":
+        return _count_video(path, limits)
+    return _count_images(path) if kind == "frames" else _count_flow(path)
+
+
+def of_pairs(name: str, num_flows: int, *, limits: Limits) -> Finding:
+    """What is known of a video by its flow, which leads from each of its frames to the next."""
+    return replace(of_length(name, num_flows + 1, limits=limits), num_frames=num_flows)
 
 
 def of_length(name: str, num_frames: int, *, limits: Limits) -> Finding:
@@ -331,6 +348,14 @@ def _count_images(path: Path) -> int:
         transform=lambda frame: frame[:1, :1].copy(),
     )
     return count
+
+
+def _count_flow(path: Path) -> int:
+    """Decode all pairs of a folder, which must be numbered from 1 without a gap."""
+    folder = FlowFolder(path)
+    for index in range(folder.num_flows):
+        folder.read(index)
+    return folder.num_flows
 
 
 def findings(

@@ -20,6 +20,7 @@ from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.evidence import Evidence
 from i3d_deploy.features import Features, Layer, Settings
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.moments import Rate
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner, open_two_streams
@@ -150,6 +151,11 @@ class Recognizer:
         self.info: RunnerInfo = runner.info
         self.notes: tuple[str, ...] = runner.notes
 
+    @property
+    def flow(self) -> Wanted | None:
+        """The optical flow that the network is shown; None of a network of frames."""
+        return flow_frames.wanted_of(self.card, cache=self._flow_cache)
+
     def predict(
         self,
         source: video.Source,
@@ -238,7 +244,7 @@ class Recognizer:
         return Cutting(
             sampling=self.card.sampling,
             spatial=self.card.spatial,
-            flow=flow_frames.wanted_of(self.card, cache=self._flow_cache),
+            flow=self.flow,
             clips=clips,
             crops=crops,
             min_decoded_share=min_decoded_share,

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import __version__, files, metrics
+from i3d_deploy import __version__, files, metrics, two_stream
 from i3d_deploy.card import Averaging, Pixels, Sampling, Spatial
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.journal import Entry
@@ -33,6 +33,18 @@ OF_THE_CARD: dict[AverageClips, Averaging] = {"prob": "probabilities", "score": 
 """What a card calls the zoo's words."""
 
 _MAX_NAMED_VIDEOS = 10
+
+
+def _parts(path: Path) -> Iterator[tuple[str, Path]]:
+    """The files that a network is in, each with a name that does not depend on where they are."""
+    suffix = path.suffix.lower()
+    yield suffix, path
+    if suffix == ".xml":
+        yield ".bin", path.with_suffix(".bin")
+    elif suffix == ".json":
+        pair = two_stream.read(path)
+        for stream, file in (("rgb", pair.rgb), ("flow", pair.flow)):
+            yield from ((stream + name, part) for name, part in _parts(file))
 
 
 def average(logits: NDArray[np.float32], *, over: AverageClips) -> NDArray[np.float32]:
@@ -106,8 +118,8 @@ class Plan:
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, 3) of one view."""
-        return (self.sampling.clip_len, self.spatial.crop_size, self.spatial.crop_size, 3)
+        """(T, H, W, C) of one view; of whole videos, T is that of one of the usual length."""
+        return (self.sampling.clip_len, self.spatial.crop_size, self.spatial.crop_size, len(self.pixels.mean))
 
     @property
     def num_views(self) -> int:
@@ -120,9 +132,8 @@ class Plan:
 
     def identity(self, path: Path) -> dict[str, Any]:
         """Everything that the result depends on, for a file with a network: equal ones give equal results."""
-        artifacts = [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
         return {
-            "artifact": {file.suffix.lower(): files.sha256(file) for file in artifacts},
+            "artifact": {name: files.sha256(file) for name, file in _parts(path)},
             "list": files.sha256(self.listed),
             "videos": self.source,
             "pipeline": self.pipeline(),

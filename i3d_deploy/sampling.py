@@ -204,6 +204,16 @@ def frame_indices(
     return np.where(inside, indices, last_inside).astype(np.int64)
 
 
+def speed(frames_per_second: float | None, *, counted_at: float | None) -> float:
+    """How much faster the frames of a video follow each other than those that are counted.
+
+    Args:
+        frames_per_second: Of the video; None where it is not known: the rate that is counted at.
+        counted_at: That rate; None: the video's.
+    """
+    return 1.0 if frames_per_second is None or counted_at is None else frames_per_second / counted_at
+
+
 def frames_at_rate(num_frames: int, *, speed: float) -> Indices:
     """The frames of a video as if it had another rate: of each moment the nearest one.
 

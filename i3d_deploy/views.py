@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -92,7 +93,7 @@ class Buffer:
     """Memory that one part after the other is cut into, made when first used."""
 
     def __init__(self) -> None:
-        self._array: Resized = np.empty((0, 0, 0, 0, 3), np.uint8)
+        self._array: Resized = np.empty((0, 0, 0, 0, 0), np.uint8)
 
     def cut(self, part: Part) -> Resized:
         """Cut the views of a part.
@@ -267,9 +268,8 @@ def cut(
         frames = flow_frames.collect(
             source,
             flow,
-            sampling=sampling,
-            resize=lambda frame: resize_short_side(frame, short_side=spatial.short_side),
-            num_clips=clips,
+            choose=partial(sampling.flow_indices, num_clips=clips),
+            resize=partial(resize_short_side, short_side=spatial.short_side),
             min_decoded_share=min_decoded_share,
             decoder_threads=decoder_threads,
             watcher=watcher,

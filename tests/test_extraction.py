@@ -9,9 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import extraction, generated, lists, preparation, video
+from i3d_deploy import extraction, flow, generated, lists, preparation, video
 from i3d_deploy.errors import InputError
 from i3d_deploy.extraction import Resize
+from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_images import FlowFolder
+from i3d_deploy.training import clips
+from i3d_deploy.training.clips import TrainViews
 from tests.test_preparation import QUICK, UCF101, bad_files, place, run, write_files
 
 
@@ -126,6 +130,140 @@ def test_names_that_cannot_be_folders_are_refused(
     with pytest.raises(InputError, match=message):
         extraction.extract_all(tmp_path / "videos", output=tmp_path / "out", resize=Resize(), limits=QUICK)
     assert not (tmp_path / "out").exists()
+
+
+LISTED = {"train.txt": "one/a.mp4 0\ntwo words.mp4 1\n", "val.txt": "one/a.mp4 0\nbroken.mp4 1\n"}
+
+
+@pytest.fixture
+def listed(tmp_path: Path, clip20: Path) -> list[Path]:
+    """Two lists of a video that is in both, one of its own each, and labels."""
+    videos = tmp_path / "videos"
+    place(clip20, videos, "one/a.mp4", "two words.mp4")
+    (videos / "broken.mp4").write_text("nothing")
+    write_files(videos, {**LISTED, "labels.txt": "run\njump\n"})
+    return [videos / name for name in LISTED]
+
+
+def test_flow_of_lists_is_written_as_pairs_and_listed(tmp_path: Path, clip20: Path, listed: list[Path]) -> None:
+    output = tmp_path / "flow"
+    done = run("flow", *listed, "--output", output, "--method", "dis", "--short-side", "24", "--rgb")
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
+        "train.txt": "one/a 19 0\ntwo words 19 1\n",
+        "val.txt": "one/a 19 0\n",
+        "labels.txt": "run\njump\n",
+    }
+    assert "Warning: broken.mp4: broken: no video stream that can be decoded\n" in done.stderr
+    assert "train.txt: 2 videos\n" in done.stderr
+    assert json.loads((output / "flow.json").read_text()) == {
+        "method": "dis",
+        "frames_per_second": 25.0,
+        "with_rgb": True,
+        "implementation": flow.implementation("dis"),
+        "short_side": 24,
+        "size": None,
+    }
+    # 20 frames of 48x32 become 36x24, with flow from each to the next.
+    frames = [Resize(short_side=24).apply(frame) for frame in video.read(clip20)]
+    assert frames[0].shape == (24, 36, 3)
+    folder = FlowFolder(output / "one" / "a")
+    assert (folder.num_flows, folder.size) == (19, (24, 36))
+    assert len(list(folder.path.glob("img_*.jpg"))) == 20
+    for number in (0, 18):
+        expected = flow.to_uint8(flow.compute(frames[number], frames[number + 1], method="dis"))
+        assert np.abs(folder.read(number).astype(int) - expected).mean() < 1  # JPEG
+    read = lists.read(output / "train.txt", kind="frames", root=output, num_classes=2)
+    assert clips.draw(read[1].source, TrainViews(crop_size=16), seed=0, flow=Wanted(method="dis")).shape == (
+        32,
+        16,
+        16,
+        2,
+    )
+
+
+def test_flow_is_computed_between_frames_of_the_asked_rate(tmp_path: Path, clip20: Path) -> None:
+    # The clip has 25 frames a second: 10 at 12.5, and the eighth flow leads from frame 14 to frame 16.
+    place(clip20, tmp_path / "videos", "a.mp4")
+    for rate, count in (("12.5", 9), ("50", 39)):
+        done = run(
+            *("flow", tmp_path / "videos", "--output", tmp_path / rate, "--method", "dis", "--size", "48x32"),
+            *("--fps", rate, "--min-frames", "10"),
+        )
+        assert done.exit_code == 0, done.output
+        assert FlowFolder(tmp_path / rate / "a").num_flows == count
+    frames = list(video.read(clip20))
+    expected = flow.to_uint8(flow.compute(frames[14], frames[16], method="dis"))
+    assert np.abs(FlowFolder(tmp_path / "12.5" / "a").read(7).astype(int) - expected).mean() < 1
+    # At 50 each frame but the first comes twice, and between the same frame nothing moves.
+    assert np.unique(FlowFolder(tmp_path / "50" / "a").read(1)).tolist() == [127]
+
+
+def test_flow_goes_on_where_it_was_and_does_not_mix(tmp_path: Path, listed: list[Path]) -> None:
+    options = ("flow", listed[0], "--output", tmp_path / "flow", "--method", "dis")
+    assert run(*options).exit_code == 0
+    kept = tmp_path / "flow" / "one" / "a" / "x_00001.jpg"
+    when = kept.stat().st_mtime_ns
+    # What a run leaves that was killed in the middle of a video.
+    half = tmp_path / "flow" / ".writing-two words"
+    (tmp_path / "flow" / "two words").rename(half)
+    (half / "y_00019.jpg").unlink()
+    done = run(*options)
+    assert done.exit_code == 0, done.output
+    assert kept.stat().st_mtime_ns == when
+    assert not half.exists()
+    assert FlowFolder(tmp_path / "flow" / "two words").num_flows == 19
+    done = run(*options, "--short-side", "16")
+    assert done.exit_code == 1
+    assert "has flow that was made in another way (flow.json): give another folder or remove this one" in done.stderr
+
+
+def test_official_splits_list_folders_of_flow(tmp_path: Path, clip20: Path) -> None:
+    videos, folder, output = tmp_path / "videos", tmp_path / "flow", tmp_path / "lists"
+    place(clip20, videos, "Archery/v_a.avi", "BabyCrawling/v_b.avi", "BabyCrawling/v_c.avi")
+    done = run("flow", videos, "--output", folder, "--method", "dis", "--short-side", "16", "--workers", "1")
+    assert done.exit_code == 0, done.output
+    assert not list(folder.glob("*.txt"))
+    (folder / "BabyCrawling" / "v_c" / "y_00007.jpg").unlink()
+    splits = write_files(tmp_path / "splits", UCF101)
+    (splits / "testlist01.txt").write_text("Archery/v_a.avi\nBabyCrawling/v_c.avi\n")
+    done = run("ucf101", "--splits", splits, "--videos", folder, "--output", output, "--kind", "flow")
+    assert done.exit_code == 1
+    (splits / "trainlist02.txt").write_text("BabyCrawling/v_b.avi 2\n")
+    done = run("ucf101", "--splits", splits, "--videos", folder, "--output", output, "--kind", "flow")
+    assert done.exit_code == 0, done.output
+    assert (output / "ucf101_train_split_1_flow.txt").read_text() == "Archery/v_a 19 0\nBabyCrawling/v_b 19 1\n"
+    (bad,) = json.loads((output / "report.json").read_text())["bad"]
+    assert (bad["name"], bad["verdict"]) == ("BabyCrawling/v_c", "broken")
+    assert bad["reason"].startswith("y_00007.jpg missing")
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        ("a.mp4 0\n", ("--output", "."), "would be replaced by those of the flow: give another folder"),
+        ("../a.mp4 0\n", (), r"../a.mp4 is not below the folder that paths start from: give that with --root"),
+        ("a.mp4 0\na.avi 1\n", (), "a.mp4 and a.avi would get the same folder of frames: rename one"),
+        ("a.mp4\n", (), "line 1 is 'a.mp4' instead of 'path label'"),
+    ],
+)
+def test_lists_without_a_place_for_their_flow_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, options: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text(lines)
+    done = run("flow", "list.txt", "--method", "dis", *(options or ("--output", "out")))
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert not Path("out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, clip20: Path) -> None:
+    place(clip20, tmp_path / "videos", "a.mp4")
+    write_files(tmp_path / "out" / "a", {"notes.txt": "mine"})
+    done = run("flow", tmp_path / "videos", "--output", tmp_path / "out", "--method", "dis")
+    assert done.exit_code == 1
+    assert "is there and holds no flow images: give another folder" in done.stderr
 
 
 def test_window_starts_lie_wholly_on_one_side() -> None:

@@ -14,7 +14,7 @@ from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import Wanted
-from i3d_deploy.video import Frame
+from i3d_deploy.video import Frame, FrameFolder
 
 DIS = Wanted(method="dis")
 EVERY = Sampling(scheme="whole", clip_len=4, frame_interval=1, num_clips=1)
@@ -35,7 +35,7 @@ def moving(num_frames: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def test_a_flow_frame_leads_from_a_frame_to_the_next() -> None:
     frames = moving(5)
-    found = flow_frames.collect(frames, DIS, sampling=EVERY, resize=as_it_is)
+    found = flow_frames.collect(frames, DIS, choose=EVERY.flow_indices, resize=as_it_is)
     assert sorted(found.by_index) == [0, 1, 2, 3]
     assert found.indices.tolist() == [[0, 1, 2, 3]]
     assert found.num_frames == 5
@@ -53,7 +53,7 @@ def test_flow_spans_the_frames_that_are_counted(tmp_path: Path) -> None:
     video.write(tmp_path / "fast.mp4", iter(frames), frames_per_second=50)
     decoded = list(video.read(tmp_path / "fast.mp4"))
     sampling = EVERY.replaced(frames_per_second=25.0)
-    found = flow_frames.collect(tmp_path / "fast.mp4", DIS, sampling=sampling, resize=as_it_is)
+    found = flow_frames.collect(tmp_path / "fast.mp4", DIS, choose=sampling.flow_indices, resize=as_it_is)
     assert sorted(found.by_index) == list(range(9))
     expected = flow.to_uint8(flow.compute(decoded[4], decoded[6], method="dis"))
     np.testing.assert_array_equal(found.by_index[2], expected)
@@ -62,8 +62,8 @@ def test_flow_spans_the_frames_that_are_counted(tmp_path: Path) -> None:
 def test_colours_come_before_the_flow_that_starts_from_them() -> None:
     frames = moving(4)
     both = Wanted(method="dis", with_rgb=True)
-    found = flow_frames.collect(frames, both, sampling=EVERY, resize=as_it_is)
-    alone = flow_frames.collect(frames, DIS, sampling=EVERY, resize=as_it_is)
+    found = flow_frames.collect(frames, both, choose=EVERY.flow_indices, resize=as_it_is)
+    alone = flow_frames.collect(frames, DIS, choose=EVERY.flow_indices, resize=as_it_is)
     for number in range(3):
         np.testing.assert_array_equal(found.by_index[number][..., :3], frames[number])
         np.testing.assert_array_equal(found.by_index[number][..., 3:], alone.by_index[number])
@@ -71,7 +71,7 @@ def test_colours_come_before_the_flow_that_starts_from_them() -> None:
 
 def test_one_frame_has_no_flow() -> None:
     with pytest.raises(VideoError, match="a video of 1 frames has no optical flow: it takes two"):
-        flow_frames.collect(moving(1), DIS, sampling=EVERY, resize=as_it_is)
+        flow_frames.collect(moving(1), DIS, choose=EVERY.flow_indices, resize=as_it_is)
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def test_the_cache_gives_the_same_flow_and_computes_nothing(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = Wanted(method="dis", cache=FlowCache(tmp_path / "cache"))
-    plain = flow_frames.collect(clip, DIS, sampling=EVERY, resize=as_it_is)
-    first = flow_frames.collect(clip, cached, sampling=EVERY, resize=as_it_is)
+    plain = flow_frames.collect(clip, DIS, choose=EVERY.flow_indices, resize=as_it_is)
+    first = flow_frames.collect(clip, cached, choose=EVERY.flow_indices, resize=as_it_is)
     monkeypatch.setattr(flow, "compute", None)
-    second = flow_frames.collect(clip, cached, sampling=EVERY, resize=as_it_is)
+    second = flow_frames.collect(clip, cached, choose=EVERY.flow_indices, resize=as_it_is)
     for number in range(5):
         np.testing.assert_array_equal(first.by_index[number], plain.by_index[number])
         np.testing.assert_array_equal(second.by_index[number], plain.by_index[number])
@@ -96,8 +96,8 @@ def test_the_cache_gives_the_same_flow_and_computes_nothing(
 def test_another_rate_or_size_is_another_entry_of_the_cache(clip: Path, tmp_path: Path) -> None:
     cached = Wanted(method="dis", cache=FlowCache(tmp_path / "cache"))
     for sampling in (EVERY, EVERY.replaced(frames_per_second=50.0)):
-        plain = flow_frames.collect(clip, DIS, sampling=sampling, resize=as_it_is)
-        kept = flow_frames.collect(clip, cached, sampling=sampling, resize=as_it_is)
+        plain = flow_frames.collect(clip, DIS, choose=sampling.flow_indices, resize=as_it_is)
+        kept = flow_frames.collect(clip, cached, choose=sampling.flow_indices, resize=as_it_is)
         assert len(kept.by_index) == len(plain.by_index)
         for number, frame in plain.by_index.items():
             np.testing.assert_array_equal(kept.by_index[number], frame)
@@ -107,7 +107,7 @@ def test_a_folder_of_flow_images_is_read_as_it_is(tmp_path: Path) -> None:
     random = np.random.RandomState(0)
     flows = [random.randint(0, 256, (24, 32, 2)).astype(np.uint8) for _ in range(3)]
     flow_images.write_pairs(tmp_path, flows, quality=100)
-    found = flow_frames.collect(tmp_path, DIS, sampling=EVERY, resize=as_it_is)
+    found = flow_frames.collect(tmp_path, DIS, choose=EVERY.flow_indices, resize=as_it_is)
     assert found.indices.tolist() == [[0, 1, 2]]
     for number in range(3):
         for plane, axis in enumerate("xy"):
@@ -120,11 +120,56 @@ def test_a_folder_with_frames_and_flow_gives_both(tmp_path: Path) -> None:
     flow_images.write_pairs(tmp_path, flow.between(iter(frames), method="dis"), quality=100)
     for number, frame in enumerate(frames, 1):
         cv2.imwrite(str(tmp_path / f"img_{number:05}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    found = flow_frames.collect(tmp_path, Wanted(method="dis", with_rgb=True), sampling=EVERY, resize=as_it_is)
+    found = flow_frames.collect(
+        tmp_path, Wanted(method="dis", with_rgb=True), choose=EVERY.flow_indices, resize=as_it_is
+    )
     assert [frame.shape for frame in found.by_index.values()] == [(64, 80, 5)] * 2
     (tmp_path / "img_00002.jpg").unlink()
     with pytest.raises(VideoError, match=r"img_00002\.jpg: no such file"):
-        flow_frames.collect(tmp_path, Wanted(method="dis", with_rgb=True), sampling=EVERY, resize=as_it_is)
+        flow_frames.collect(tmp_path, Wanted(method="dis", with_rgb=True), choose=EVERY.flow_indices, resize=as_it_is)
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Path:
+    """Five pairs, the number of each is ten times its x."""
+    flows = [np.full((16, 16, 2), 10 * number, np.uint8) for number in range(1, 6)]
+    flow_images.write_pairs(tmp_path, flows, quality=100)
+    return tmp_path
+
+
+def test_a_list_says_which_flow_images_of_a_folder(numbered: Path) -> None:
+    listed = FrameFolder(path=numbered, num_frames=3, offset=1)
+    found = flow_frames.collect(listed, DIS, choose=EVERY.flow_indices, resize=as_it_is)
+    assert found.num_frames == 3
+    assert [int(found.by_index[number][0, 0, 0]) for number in range(3)] == [20, 30, 40]
+
+
+def test_a_list_that_counts_frames_is_told_from_one_that_counts_pairs(numbered: Path) -> None:
+    listed = FrameFolder(path=numbered, num_frames=6)
+    with pytest.raises(
+        VideoError, match=r"x_00006\.jpg, the last one by the list, is missing: it counts pairs of flow"
+    ):
+        flow_frames.collect(listed, DIS, choose=EVERY.flow_indices, resize=as_it_is)
+
+
+def test_a_folder_with_neither_says_what_was_looked_for(tmp_path: Path) -> None:
+    listed = FrameFolder(path=tmp_path, num_frames=6)
+    message = r"neither flow images \(x_00001\.jpg, y_00001\.jpg \.\.\.\) nor frames \(img_00001\.jpg"
+    with pytest.raises(VideoError, match=message):
+        flow_frames.collect(listed, DIS, choose=EVERY.flow_indices, resize=as_it_is)
+
+
+def test_flow_images_are_transformed_in_place_of_being_resized(numbered: Path) -> None:
+    def halved(frame: Frame) -> Frame:
+        return frame[::2, ::2]
+
+    found = flow_frames.collect(numbered, DIS, choose=EVERY.flow_indices, resize=as_it_is, transform=halved)
+    assert found.by_index[0].shape == (8, 8, 2)
+    # Of frames, the flow between whole ones.
+    frames = moving(3)
+    found = flow_frames.collect(frames, DIS, choose=EVERY.flow_indices, resize=as_it_is, transform=halved)
+    expected = flow.to_uint8(flow.compute(frames[0], frames[1], method="dis"))
+    np.testing.assert_array_equal(found.by_index[0], expected[::2, ::2])
 
 
 def test_views_of_flow_are_cut_from_resized_flow() -> None:

@@ -84,3 +84,12 @@ def test_corner_crops_touch_both_sides() -> None:
     assert set(geometry.corner_crops(8, 8, size=8)) == {Box(0, 0, 8, 8)}
     with pytest.raises(InputError, match="crops of 257 do not fit into 340x256"):
         geometry.corner_crops(256, 340, size=257)
+
+
+def test_a_random_crop_reaches_every_place() -> None:
+    draws = random.Random(0)
+    found = {geometry.random_crop(5, 6, size=4, random=draws) for _ in range(200)}
+    assert found == {Box(left, top, left + 4, top + 4) for left in range(3) for top in range(2)}
+    assert geometry.random_crop(4, 4, size=4, random=draws) == Box(0, 0, 4, 4)
+    with pytest.raises(InputError, match="a crop of 7 does not fit into 8x6"):
+        geometry.random_crop(6, 8, size=7, random=draws)

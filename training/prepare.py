@@ -6,15 +6,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from i3d_deploy.commands.options import reports_errors
 
 if TYPE_CHECKING:
+    from i3d_deploy.card import FlowMethod
     from i3d_deploy.extraction import Resize
-    from i3d_deploy.preparation import Limits, OnFile, Part, Report
+    from i3d_deploy.preparation import Kind, Limits, OnFile, Part, Report
 
 Command = Callable[..., None]
 
@@ -80,10 +81,11 @@ list_options = together(
     path_option("--output", "Folder for lists, labels.txt and reports."),
     click.option(
         "--kind",
-        type=click.Choice(["video", "frames"]),
+        type=click.Choice(["video", "frames", "flow"]),
         default="video",
         show_default=True,
-        help="What the folder holds: files, or folders of frames img_00001.jpg and so on.",
+        help="What the folder holds: files, or folders of frames img_00001.jpg and so on, or of flow images "
+        "x_00001.jpg, y_00001.jpg and so on.",
     ),
     limit_options(timeout_seconds=60),
 )
@@ -200,6 +202,61 @@ def frames(videos: Path, output: Path, short_side: int | None, size: str | None,
 
 
 @main.command(
+    epilog="Example: prepare.py flow data/motion/train.txt data/motion/val.txt data/motion/test.txt --method dis "
+    "--short-side 64 --output data/motion_flow"
+)
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@path_option("--output", "Folder for the folders of flow images; paths in the lists start from it.")
+@click.option(
+    "--method",
+    type=click.Choice(["tvl1", "dis"]),
+    required=True,
+    help="tvl1 as in the I3D paper, or dis, about a hundred times as fast.",
+)
+@path_option("--root", "Folder that the paths in lists start from.  [default: the list's]", required=False)
+@click.option("--fps", type=click.FloatRange(0, 1000, min_open=True), default=25.0, show_default=True, help="Rate.")
+@click.option("--every-frame", is_flag=True, help="Flow between all frames, whatever rate a video has.")
+@click.option("--rgb", is_flag=True, help="Store the frames beside the flow, img_00001.jpg and so on.")
+@resize_options
+@limit_options(timeout_seconds=3600)
+@reports_errors
+def flow(
+    videos: tuple[Path, ...],
+    output: Path,
+    method: FlowMethod,
+    root: Path | None,
+    fps: float,
+    every_frame: bool,
+    rgb: bool,
+    short_side: int | None,
+    size: str | None,
+    **limits: Any,
+) -> None:
+    """Extract the optical flow of VIDEOS, folders or lists, into folders of images x_00001.jpg and y_00001.jpg.
+
+    A list gives a list to train from. Flow is computed between frames with a short side of 256, unless --short-side or
+    --size say otherwise. A run that was interrupted goes on where it was.
+    """
+    from i3d_deploy import extraction
+
+    if short_side is None and size is None:
+        short_side = 256
+    resize = _resize(short_side, size)
+    wanted = extraction.Flow(method=method, frames_per_second=None if every_frame else fps, with_rgb=rgb)
+    with _bar("videos") as on_file:
+        report = extraction.extract_flow(
+            videos,
+            output=output,
+            wanted=wanted,
+            resize=resize,
+            limits=_limits(**limits),
+            root=root,
+            on_file=on_file,
+        )
+    _summarise({"report.json": report}, output)
+
+
+@main.command(
     epilog="Example: prepare.py windows knead.mp4 slice.mp4 --train-share 0.6 --short-side 256 --output data/kitchen"
 )
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -241,7 +298,7 @@ def windows(
             limits=_limits(**limits),
             on_file=on_file,
         )
-    _summarise({"report.json": report}, output)
+    _summarise({"report.json": report}, output, what="windows")
 
 
 @main.command(epilog="Example: prepare.py motion --output data/motion")
@@ -266,7 +323,7 @@ def _make_lists(
     *,
     class_names: tuple[str, ...],
     output: Path,
-    kind: Literal["video", "frames"],
+    kind: Kind,
     **limits: Any,
 ) -> None:
     from i3d_deploy import preparation
@@ -308,7 +365,7 @@ def _bar(what: str) -> Iterator[OnFile]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _summarise(reports: Mapping[str, Report], output: Path) -> None:
+def _summarise(reports: Mapping[str, Report], output: Path, *, what: str = "videos") -> None:
     """Say what became of the videos; fails where none is left."""
     for name, report in reports.items():
         # The same name may be in two folders.
@@ -322,7 +379,6 @@ def _summarise(reports: Mapping[str, Report], output: Path) -> None:
     _fail_where_none_is_left(reports, output)
     for report in reports.values():
         for name, count in report.lists.items():
-            what = "windows" if name in ("train.txt", "test.txt") else "videos"
             click.echo(f"{output / name}: {count} {what}", err=True)
 
 

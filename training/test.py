@@ -71,6 +71,12 @@ def _repeated(arguments: Sequence[str]) -> Iterator[str]:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
 @click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
+@click.option(
+    "--flow-cache",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the optical flow of videos here, for networks that take flow.",
+)
 @click.option("--skip-broken", is_flag=True, help="Leave out videos that cannot be read; their scores are zeros.")
 @click.option("--fresh", is_flag=True, help="Start anew instead of going on where a killed evaluation stopped.")
 @reports_errors
@@ -86,14 +92,18 @@ def main(
     device: str,
     threads: int | None,
     batch: int | None,
+    flow_cache: Path | None,
     skip_broken: bool,
     fresh: bool,
 ) -> None:
-    """Evaluate CHECKPOINT (.safetensors, .pth, .onnx, .xml or .engine) on the test list of RECIPE.
+    """Evaluate CHECKPOINT (.safetensors, .pth, .onnx, .xml, .engine, or the .json of two streams) on the test list of
+    RECIPE.
 
-    RECIPE is a name in training/recipes, or a .py file. The views are the recipe's, whatever the checkpoint's card
-    says. Under torchrun the processes share the list. A killed evaluation goes on where it stopped when it is started
-    again.
+    RECIPE is a name in training/recipes, or a .py file; of two streams, that of either. The views are the recipe's,
+    whatever the checkpoint's card says. Optical flow is read where the list names folders of flow images, and else
+    computed.
+
+    Under torchrun the processes share the list. A killed evaluation goes on where it stopped when it is started again.
     """
     from i3d_deploy import evaluation
     from i3d_deploy import processes as all_processes
@@ -115,6 +125,7 @@ def main(
             device=device,
             threads=threads,
             batch=batch,
+            flow_cache=flow_cache,
             skip_broken=skip_broken,
             fresh=fresh,
             processes=processes,

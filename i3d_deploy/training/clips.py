@@ -6,13 +6,21 @@ workers and any resumed run see the same pixels.
 The *lazy* forms cut the crop from the source frame first and resize once, so that fewer pixels are touched; the pixels
 differ slightly from those of resizing first.
 
+Optical flow goes the same ways as frames do, with two channels in place of three.
+
 Source: mmaction2 0.24.1, the train and val pipelines of configs/recognition/i3d/*. With both of the original's
 generators seeded alike, these functions give its tensors.
+
+Note [Mirrored flow]
+    In a mirrored clip what moved to the right moves to the left, so x becomes 255 - x; y stays. The inversion is
+    mmaction2's ``Flip``, which leaves it out of its lazy form. No motion, which is stored as 127, becomes 128: -0.08
+    pixels become 0.08.
 """
 
 from __future__ import annotations
 
 import random as python_random
+from functools import partial
 from typing import Annotated, Literal
 
 import cv2
@@ -20,14 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from i3d_deploy import geometry, sampling, video, views
-from i3d_deploy.card import Count, Part, Sampling, Scheme, Spatial
+from i3d_deploy import flow_frames, geometry, sampling, video, views
+from i3d_deploy.card import Count, Part, Sampling, Spatial
 from i3d_deploy.errors import VideoError
+from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.geometry import Box, LazyWindow
 from i3d_deploy.video import Frame
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
 class TrainViews(Part):
@@ -38,32 +48,39 @@ class TrainViews(Part):
         clip_len: T, frames of the clip.
         frame_interval: Distance of two of its frames.
         sample_range: Frames per window of the dense scheme.
+        frames_per_second: The rate that the frames of videos are counted at, as in :class:`Sampling`.
         out_of_bound: What follows the last frame of a short video.
         short_side: The shorter side is resized to this many pixels first.
         crop: "multi_scale": a share of the shorter side at one of five positions; "random_resized": any area and
-            aspect ratio.
+            aspect ratio; "random": ``crop_size`` anywhere.
         scales: The shares of "multi_scale".
         crop_size: The crop is resized to a square of this side.
-        flip: Probability of mirroring the whole clip. 0 where left and right mean something.
+        flip: Probability of mirroring the whole clip, see Note [Mirrored flow]. 0 where left and right mean something.
         lazy: Cut from the source and resize once.
     """
 
-    scheme: Scheme = "uniform"
+    scheme: Literal["uniform", "dense"] = "uniform"
     clip_len: Count = 32
     frame_interval: Count = 2
     sample_range: Count = 64
+    frames_per_second: Rate | None = None
     out_of_bound: sampling.OutOfBound = "loop"
     short_side: Count = 256
-    crop: Literal["multi_scale", "random_resized"] = "multi_scale"
+    crop: Literal["multi_scale", "random_resized", "random"] = "multi_scale"
     scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (1.0, 0.8)
     crop_size: Count = 224
     flip: Probability = 0.5
     lazy: bool = False
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, 3) of the clip."""
-        return (self.clip_len, self.crop_size, self.crop_size, 3)
+    @model_validator(mode="after")
+    def _check_crop(self) -> TrainViews:
+        if self.crop == "random" and self.crop_size > self.short_side:
+            raise ValueError(f"crop_size ({self.crop_size}) must be <= short_side ({self.short_side})")
+        return self
+
+    def shape(self, channels: int) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of the clip."""
+        return (self.clip_len, self.crop_size, self.crop_size, channels)
 
 
 class ValidationViews(Part):
@@ -91,22 +108,33 @@ class ValidationViews(Part):
         return self
 
 
-def draw(source: video.Source, spec: TrainViews, *, seed: int) -> NDArray[np.uint8]:
+def draw(source: video.Source, spec: TrainViews, *, seed: int, flow: Wanted | None = None) -> NDArray[np.uint8]:
     """Draw one clip for training.
 
     Args:
-        source: What :func:`i3d_deploy.video.collect` takes.
+        source: What :func:`i3d_deploy.video.collect` or :func:`i3d_deploy.flow_frames.collect` takes.
         spec: How.
         seed: In [0, 2**32).
+        flow: The optical flow that is wanted in place of the frames.
 
     Returns:
-        (T, H, W, 3) uint8 RGB.
+        (T, H, W, 3) uint8 RGB, or (T, H, W, 2) of flow.
 
     Raises:
         VideoError: No usable frame.
     """
     drawn = _Draw(spec, seed=seed)
-    frames = video.collect(source, choose=drawn.choose, transform=drawn.cut, trust_count=True)
+    if flow is None:
+        frames = video.collect(source, choose=drawn.choose, transform=drawn.cut, trust_count=True)
+    else:
+        frames = flow_frames.collect(
+            source,
+            flow,
+            choose=drawn.choose_flow,
+            resize=partial(views.resize_short_side, short_side=spec.short_side),
+            transform=drawn.cut,
+            trust_count=True,
+        )
     return np.stack([frames.by_index[int(index)] for index in frames.indices[0]])
 
 
@@ -124,6 +152,23 @@ class _Draw:
 
     def choose(self, num_frames: int, frames_per_second: float | None = None) -> sampling.Indices:
         """Choose the frames; called again where the container's count proved wrong, which starts over."""
+        counted = self._count(num_frames, frames_per_second)
+        return np.asarray(counted[self._draw_frames(len(counted))])
+
+    def choose_flow(
+        self, num_frames: int, frames_per_second: float | None = None
+    ) -> tuple[sampling.Indices, sampling.Indices]:
+        """Choose flow frames, as :meth:`i3d_deploy.card.Sampling.flow_indices`."""
+        counted = self._count(num_frames, frames_per_second)
+        if len(counted) < 2:
+            raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the recipe's rate")
+        return self._draw_frames(len(counted) - 1), counted
+
+    def _count(self, num_frames: int, frames_per_second: float | None) -> sampling.Indices:
+        speed = sampling.speed(frames_per_second, counted_at=self._spec.frames_per_second)
+        return sampling.frames_at_rate(num_frames, speed=speed)
+
+    def _draw_frames(self, num_frames: int) -> sampling.Indices:
         spec = self._spec
         self._numpy = np.random.RandomState(self._seed)
         self._python = python_random.Random(self._seed)
@@ -157,7 +202,7 @@ class _Draw:
         elif frame.shape != self._frame_shape:
             raise VideoError(f"the frames have different sizes: {self._frame_shape[:2]} and {frame.shape[:2]}")
         crop = _cut_lazily(frame, self._window) if self._spec.lazy else self._cut_resized(frame)
-        return np.asarray(cv2.flip(crop, 1), np.uint8) if self._is_flipped else crop
+        return _mirrored(crop) if self._is_flipped else crop
 
     def _draw_window(self, height: int, width: int) -> LazyWindow:
         """The crop, in coordinates of the resized frame and of the source."""
@@ -167,6 +212,8 @@ class _Draw:
             self._box = geometry.multi_scale_crop(
                 *resized, size=spec.crop_size, random=self._python, scales=spec.scales
             )
+        elif spec.crop == "random":
+            self._box = geometry.random_crop(*resized, size=spec.crop_size, random=self._python)
         else:
             self._box = geometry.random_resized_crop(*resized, random=self._python, numpy_random=self._numpy)
         window = LazyWindow.whole(height, width).resize(*resized).crop(self._box)
@@ -177,25 +224,42 @@ class _Draw:
         return _resize(_crop(resized, self._box), self._spec.crop_size, self._spec.crop_size)
 
 
-def validation_views(source: video.Source, spec: ValidationViews) -> NDArray[np.uint8]:
+def _mirrored(frame: Frame) -> Frame:
+    """A frame, or flow: Note [Mirrored flow]."""
+    mirrored = np.asarray(cv2.flip(frame, 1), np.uint8)
+    if mirrored.shape[2] == 2:
+        mirrored[..., 0] = 255 - mirrored[..., 0]
+    return mirrored
+
+
+def validation_views(source: video.Source, spec: ValidationViews, *, flow: Wanted | None = None) -> NDArray[np.uint8]:
     """Cut the fixed views of a video.
 
     Args:
-        source: What :func:`i3d_deploy.video.collect` takes.
+        source: As for :func:`draw`.
         spec: Which.
+        flow: As for :func:`draw`.
 
     Returns:
-        (V, T, H, W, 3) uint8 RGB, crop-major.
+        (V, T, H, W, 3) uint8 RGB, or (V, T, H, W, 2) of flow, crop-major.
 
     Raises:
         VideoError: No usable frame.
     """
     if not spec.lazy:
-        prepared = views.cut(source, sampling=spec.sampling, spatial=spec.spatial)
+        prepared = views.cut(source, sampling=spec.sampling, spatial=spec.spatial, flow=flow)
         return np.asarray(next(prepared.batches(len(prepared))), np.uint8)
-    frames = video.collect(
-        source, choose=spec.sampling.frame_indices, transform=lambda frame: _lazy_center(frame, spec.spatial)
-    )
+    center = partial(_lazy_center, spatial=spec.spatial)
+    if flow is None:
+        frames = video.collect(source, choose=spec.sampling.frame_indices, transform=center)
+    else:
+        frames = flow_frames.collect(
+            source,
+            flow,
+            choose=spec.sampling.flow_indices,
+            resize=partial(views.resize_short_side, short_side=spec.spatial.short_side),
+            transform=center,
+        )
     return np.stack([np.stack([frames.by_index[int(index)] for index in clip]) for clip in frames.indices])
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from i3d_deploy.errors import TrainingError, VideoError
+from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.lists import Annotation
 from i3d_deploy.training import clips
 from i3d_deploy.training.clips import TrainViews, ValidationViews
@@ -97,7 +98,7 @@ class ClipBatch:
     """Clips for one forward pass.
 
     Attributes:
-        clips: (N, T, H, W, 3) uint8.
+        clips: (N, T, H, W, C) uint8, C of RGB or of flow.
         targets: (N,) int64 class numbers, or (N, K) float32 of 0 and 1 where a video has several classes.
         names: Of the videos, as the list has them.
         failures: Videos that could not be read and were replaced.
@@ -125,12 +126,16 @@ class ClipDataset(Dataset[tuple[NDArray[np.uint8], Annotation, list[Failure]]]):
         entries: The list.
         spec: How a clip is drawn.
         seed: Of the run.
+        flow: The optical flow that is wanted in place of the frames.
     """
 
-    def __init__(self, entries: Sequence[Annotation], spec: TrainViews, *, seed: int) -> None:
+    def __init__(
+        self, entries: Sequence[Annotation], spec: TrainViews, *, seed: int, flow: Wanted | None = None
+    ) -> None:
         self._entries = entries
         self._spec = spec
         self._seed = seed
+        self._flow = flow
 
     def __getitem__(self, key: Key) -> tuple[NDArray[np.uint8], Annotation, list[Failure]]:
         epoch, index = key
@@ -140,7 +145,7 @@ class ClipDataset(Dataset[tuple[NDArray[np.uint8], Annotation, list[Failure]]]):
             chosen = index if attempt == 0 else np.random.RandomState(seed).randint(len(self._entries))
             entry = self._entries[chosen]
             try:
-                return clips.draw(entry.source, self._spec, seed=seed), entry, failures
+                return clips.draw(entry.source, self._spec, seed=seed, flow=self._flow), entry, failures
             except VideoError as error:
                 failures.append(Failure(name=entry.name, reason=str(error)))
         raise TrainingError(
@@ -178,16 +183,17 @@ class Collate:
 
 
 class ValidationDataset(Dataset[tuple[int, NDArray[np.uint8] | Failure]]):
-    """The fixed views of each video of a list, (V, T, H, W, 3) uint8, or why it cannot be read."""
+    """The fixed views of each video of a list, (V, T, H, W, C) uint8, or why it cannot be read."""
 
-    def __init__(self, entries: Sequence[Annotation], spec: ValidationViews) -> None:
+    def __init__(self, entries: Sequence[Annotation], spec: ValidationViews, *, flow: Wanted | None = None) -> None:
         self._entries = entries
         self._spec = spec
+        self._flow = flow
 
     def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | Failure]:
         entry = self._entries[index]
         try:
-            return index, clips.validation_views(entry.source, self._spec)
+            return index, clips.validation_views(entry.source, self._spec, flow=self._flow)
         except VideoError as error:
             return index, Failure(name=entry.name, reason=str(error))
 

@@ -63,9 +63,9 @@ class ClipsToLogits(nn.Module):
         self.register_buffer("scale", scale.float(), persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Map (N, T, H, W, 3) uint8 to logits (N, K) float32."""
+        """Map (N, T, H, W, C) uint8 to logits (N, K) float32."""
         # What is permuted is channels last already.
-        scaled = ((clips.float() - self.mean) * self.scale).permute(0, 4, 1, 2, 3)  # N 3 T H W
+        scaled = ((clips.float() - self.mean) * self.scale).permute(0, 4, 1, 2, 3)  # N C T H W
         scaled = scaled.contiguous(memory_format=self.memory_format)
         with torch.autocast(clips.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits: Tensor = self.network(scaled)

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from i3d_deploy import checkpoint, files, model
+from i3d_deploy import checkpoint, files, flow_frames, model
 from i3d_deploy.artifact import CARD_KEY
 from i3d_deploy.card import Accuracy, Card
 from i3d_deploy.errors import InputError, TrainingError
@@ -202,6 +202,7 @@ class _Run:
     def __init__(self, spec: Recipe, options: Options, process: Process) -> None:
         self._spec, self._options, self._process = spec, options, process
         self._card = spec.card()
+        self._flow = flow_frames.wanted_of(self._card)
         self._train_entries = spec.data.read("train", num_classes=spec.network.num_classes)
         self._val_entries = spec.data.read("val", num_classes=spec.network.num_classes) if options.validate else ()
         self._snapshots = Snapshots(options.work_dir / CHECKPOINTS_FOLDER)
@@ -215,7 +216,7 @@ class _Run:
             slices=spec.batch.accumulate * process.world_size,
             seed=self._seed,
         )
-        self._total_steps = self._order.steps_per_epoch * spec.epochs
+        self._total_steps = spec.total_steps(self._order.steps_per_epoch)
         self._peak_lr = optimization.peak_lr(spec, videos_per_step=self._order.videos_per_step)
         self._step = 0
         self._best: dict[str, Any] | None = None
@@ -304,7 +305,8 @@ class _Run:
         yield (
             f"{order.num_videos} videos, {order.videos_per_step} a step "
             f"({spec.batch.videos} x {spec.batch.accumulate} passes x {self._process.world_size} processes), "
-            f"{order.steps_per_epoch} steps an epoch, {spec.epochs} epochs; seed {self._seed}; {self._process.device}"
+            f"{order.steps_per_epoch} steps an epoch, {self._total_steps / order.steps_per_epoch:g} epochs; "
+            f"seed {self._seed}; {self._process.device}"
         )
         scaled = " (scaled to the batch)" if spec.batch.scale_lr else ""
         yield f"learning rate {self._peak_lr:.6g}{scaled}; the recipe's {spec.optimizer.lr:g} is for " + (
@@ -344,7 +346,7 @@ class _Run:
     def _lr(self, step: int) -> float:
         steps_per_epoch = self._order.steps_per_epoch
         share = optimization.lr_share(
-            self._spec.schedule, step=step, steps_per_epoch=steps_per_epoch, epochs=self._spec.epochs
+            self._spec.schedule, step=step, steps_per_epoch=steps_per_epoch, total_steps=self._total_steps
         )
         return self._peak_lr * share
 
@@ -368,7 +370,7 @@ class _Run:
     def _load_clips(self, keys: Iterator[list[dataset.Key]]) -> Iterator[ClipBatch]:
         several = self._spec.network.num_classes if self._spec.data.multi_class else None
         return dataset.read(
-            ClipDataset(self._train_entries, self._spec.train, seed=self._seed),
+            ClipDataset(self._train_entries, self._spec.train, seed=self._seed, flow=self._flow),
             batches=keys,
             collate=Collate(num_classes=several),
             name=lambda key: self._train_entries[key[1]].name,
@@ -424,6 +426,7 @@ class _Run:
             self._learner.evaluated,
             self._val_entries,
             self._spec.validation,
+            flow=self._flow,
             averaging=self._spec.test.averaging,
             multi_class=self._spec.data.multi_class,
             max_failed=self._spec.data.max_failed,

@@ -30,19 +30,21 @@ def peak_lr(spec: Recipe, *, videos_per_step: int) -> float:
     return spec.optimizer.lr * factor
 
 
-def lr_share(spec: recipe.Schedule, *, step: int, steps_per_epoch: int, epochs: int) -> float:
+def lr_share(spec: recipe.Schedule, *, step: int, steps_per_epoch: int, total_steps: int) -> float:
     """The learning rate of a step as a share of its height.
 
     Args:
         spec: The schedule.
         step: Counted from 0 over the whole run.
         steps_per_epoch: Steps of an epoch.
-        epochs: Epochs of the run.
+        total_steps: Steps of the run.
     """
     if spec.kind == "step":
         share = spec.gamma ** sum(step // steps_per_epoch >= milestone for milestone in spec.milestones)
+    elif spec.kind == "table":
+        share = next(share for first, share in reversed(spec.table) if step >= first)
     else:
-        progress = step / (steps_per_epoch * epochs)
+        progress = step / total_steps
         share = spec.floor + (1 - spec.floor) * (1 + math.cos(math.pi * progress)) / 2
     warmup_steps = spec.warmup_epochs * steps_per_epoch
     if step < warmup_steps:

@@ -18,7 +18,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from i3d_deploy import __version__, labels, lists
-from i3d_deploy.card import Averaging, Card, Count, Part, Pixels, Provenance, Sampling, Spatial, first_problem
+from i3d_deploy.card import (
+    Averaging,
+    Card,
+    Count,
+    FlowMethod,
+    Part,
+    Pixels,
+    Provenance,
+    Sampling,
+    Spatial,
+    first_problem,
+)
 from i3d_deploy.errors import InputError
 from i3d_deploy.lists import Annotation, ListKind
 from i3d_deploy.network import OneNetwork
@@ -33,7 +44,10 @@ class Data(Part):
     """Which videos, and what their classes are called.
 
     Attributes:
-        kind: Whether the lists name "video" files or folders of "frames".
+        kind: Whether the lists name "video" files or folders of "frames". Of these, a network of frames reads
+            ``image_name``, and one of optical flow ``x_00001.jpg`` and ``y_00001.jpg``, whose pairs its lists count.
+        flow_method: How that flow was computed, and how it is where there are videos or frames alone; None for a
+            network of frames.
         folder: Where the data set is; the other paths start from it.
         train_list: The list trained on. ``{split}`` in a list's path stands for ``split``.
         val_list: The list validated on.
@@ -50,6 +64,7 @@ class Data(Part):
     """
 
     kind: ListKind = "frames"
+    flow_method: FlowMethod | None = None
     folder: str = "."
     train_list: str
     val_list: str
@@ -185,20 +200,30 @@ class Schedule(Part):
     """How the learning rate changes.
 
     Attributes:
-        kind: "step" multiplies it by ``gamma`` at every epoch of ``milestones``; "cosine" lets it fall to ``floor``.
+        kind: "step" multiplies it by ``gamma`` at every epoch of ``milestones``; "table" sets it by ``table``; "cosine"
+            lets it fall to ``floor``.
         milestones: Epochs, counted from 0, at whose beginning "step" acts.
         gamma: Factor of "step".
+        table: Rows of "table": a step, counted from 0, and the share of the learning rate from there on.
         floor: Share of the learning rate that "cosine" ends with.
         warmup_epochs: It rises linearly over this many epochs.
         warmup_start: Share of the learning rate that it rises from.
     """
 
-    kind: Literal["step", "cosine"] = "step"
+    kind: Literal["step", "table", "cosine"] = "step"
     milestones: tuple[int, ...] = (40, 80)
     gamma: Positive = 0.1
+    table: tuple[tuple[int, Positive], ...] = ()
     floor: Probability = 0.0
     warmup_epochs: NonNegative = 0.0
     warmup_start: Probability = 0.1
+
+    @model_validator(mode="after")
+    def _check_table(self) -> Schedule:
+        steps = [step for step, _ in self.table]
+        if self.kind == "table" and (steps[:1] != [0] or steps != sorted(set(steps))):
+            raise ValueError(f"the steps of table {steps} must begin with 0 and ascend")
+        return self
 
 
 class Compute(Part):
@@ -247,6 +272,7 @@ class Recipe(Part):
         pixels: Their scaling.
         batch: Videos per step.
         epochs: Times that the list is gone through.
+        steps: Steps of the run, in place of ``epochs``.
         optimizer: What a step does.
         schedule: How the learning rate changes.
         compute: How the network is run.
@@ -269,6 +295,7 @@ class Recipe(Part):
     pixels: Pixels = Pixels()
     batch: Batch = Batch()
     epochs: Annotated[int, Field(ge=1)] = 100
+    steps: Annotated[int, Field(ge=1)] | None = None
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     compute: Compute = Compute()
@@ -295,6 +322,30 @@ class Recipe(Part):
                 raise ValueError(f"{name}: {problem}")
         return self
 
+    @model_validator(mode="after")
+    def _check_modality(self) -> Recipe:
+        color = {"rgb": "rgb", "flow": "xy"}[self.network.stream]
+        if self.pixels.color != color:
+            raise ValueError(
+                f"pixels.color {self.pixels.color} is not what {self.network.name} is shown: its {len(color)} channels "
+                f"are {color}, each with a mean and std"
+            )
+        if (self.data.flow_method is not None) != (self.network.stream == "flow"):
+            problem = "say how: tvl1 or dis" if self.data.flow_method is None else "leave it out"
+            raise ValueError(
+                f"data.flow_method is {self.data.flow_method} and {self.network.name} is shown {self.network.stream}: "
+                f"{problem}"
+            )
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the run.
+
+        Args:
+            steps_per_epoch: Steps that go once through the list.
+        """
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
+
     def card(self) -> Card:
         """The card of what the recipe trains, without provenance of the weights.
 
@@ -311,6 +362,8 @@ class Recipe(Part):
             network=self.network,
             label_set=label_set,
             labels=names,
+            modality=self.network.stream,
+            flow_method=self.data.flow_method,
             sampling=self.test.sampling,
             spatial=self.test.spatial,
             pixels=self.pixels,

@@ -13,6 +13,7 @@ from torch import nn
 from i3d_deploy import metrics
 from i3d_deploy.card import Averaging
 from i3d_deploy.errors import TrainingError
+from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.lists import Annotation
 from i3d_deploy.recognizer import average_views
 from i3d_deploy.training import dataset
@@ -49,6 +50,7 @@ def validate(
     entries: Sequence[Annotation],
     spec: ValidationViews,
     *,
+    flow: Wanted | None = None,
     averaging: Averaging,
     multi_class: bool,
     max_failed: float,
@@ -59,9 +61,10 @@ def validate(
     """Evaluate a network; each process takes a share of the list, and all get the result.
 
     Args:
-        network: From (N, T, H, W, 3) uint8 to logits (N, K); put into eval mode.
+        network: From (N, T, H, W, C) uint8 to logits (N, K); put into eval mode.
         entries: The list.
         spec: The views.
+        flow: The optical flow that is wanted in place of the frames.
         averaging: What is averaged over the views.
         multi_class: Whether videos have several classes.
         max_failed: Share of the list that may fail to read.
@@ -74,9 +77,10 @@ def validate(
     """
     network.eval()
     share = range(process.rank, len(entries), process.world_size)
-    videos_at_once = max(1, batch // spec.num_views)
+    # Whole videos are as long as they are.
+    videos_at_once = 1 if spec.sampling.scheme == "whole" else max(1, batch // spec.num_views)
     groups = dataset.read(
-        ValidationDataset(entries, spec),
+        ValidationDataset(entries, spec, flow=flow),
         batches=[list(share[first : first + videos_at_once]) for first in range(0, len(share), videos_at_once)],
         collate=list,
         name=lambda index: entries[index].name,

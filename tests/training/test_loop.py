@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact, checkpoint, lists
+from i3d_deploy import artifact, checkpoint, extraction, lists, preparation
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CheckpointError, InputError, TrainingError
 from i3d_deploy.training import clips, loop, snapshots
@@ -161,6 +161,49 @@ def test_a_run_killed_within_an_epoch_goes_on_there(
     # How often checkpoints are written may change.
     loop.train(small_recipe, options(work_dir, resume=True))
     assert_bitwise_equal(work_dir / LAST, finished / LAST)
+
+
+def test_a_run_of_so_many_steps_by_a_table_goes_on_exactly(
+    small_recipe: Recipe, recipe_file: Path, tmp_path: Path
+) -> None:
+    # Seven steps of four to the epoch; it is killed within the second, behind a row of the table.
+    table = ["steps=7", "schedule.kind=table", "schedule.table=[[0,1],[3,0.1],[6,0.5]]", "schedule.warmup_epochs=0"]
+    spec = small_recipe.overridden([*table, "checkpoint_steps=1", "log_every=1"])
+    loop.train(spec, options(tmp_path / "whole"))
+    recipe_file.write_text(spec.to_json())
+    kill(recipe_file, tmp_path / "killed", place="i3d_deploy.training.learner:Learner.step", count=5)
+    loop.train(spec, options(tmp_path / "killed", resume=True))
+    last = "checkpoints/step_00000007.pth"
+    assert_bitwise_equal(tmp_path / "killed" / last, tmp_path / "whole" / last)
+    for run in ("whole", "killed"):
+        rates = [entry["lr"] for entry in read_records(tmp_path / run) if entry["kind"] == "train"]
+        assert rates == pytest.approx([0.05, 0.05, 0.05, 0.005, 0.005, 0.005, 0.025], rel=1e-12)
+
+
+def test_a_network_of_flow_trains_from_images_as_from_videos(
+    small_recipe: Recipe, motion_data: Path, tmp_path: Path
+) -> None:
+    lists_of_videos = [motion_data / f"{name}.txt" for name in ("train", "val", "test")]
+    wanted = extraction.Flow(method="dis")
+    resize, limits = extraction.Resize(short_side=36), preparation.Limits(workers=1)
+    extraction.extract_flow(lists_of_videos, output=tmp_path / "flow", wanted=wanted, resize=resize, limits=limits)
+    of_flow = ["network.in_channels=2", "data.flow_method=dis", "pixels.color=xy", "steps=4"]
+    scale = [f"pixels.{name}=[127.5,127.5]" for name in ("mean", "std")]
+    spec = small_recipe.overridden([*of_flow, *scale, "validation.spatial.short_side=36", "test.spatial.short_side=36"])
+    images = spec.overridden(["data.kind=frames", f"data.folder={tmp_path / 'flow'}"])
+    losses = []
+    for name, chosen in (("videos", spec), ("images", images)):
+        published = loop.train(chosen, options(tmp_path / name, validate=name == "images"))
+        card = artifact.read_card(published)
+        assert (card.modality, card.flow_method, card.pixels.color, card.view_shape) == (
+            "flow",
+            "dis",
+            "xy",
+            (8, 32, 32, 2),
+        )
+        losses.append([entry["loss"] for entry in read_records(tmp_path / name) if entry["kind"] == "train"])
+    # JPEG changes a flow by 0.05 of the 256 levels on average.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from torch.optim import SGD, AdamW, lr_scheduler
 from i3d_deploy.training import optimization, recipe
 from i3d_deploy.training.recipe import Batch, Recipe, Schedule
 
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 EPOCHS = 12
 STEPS_PER_EPOCH = 5
 
@@ -17,7 +20,7 @@ STEPS_PER_EPOCH = 5
 def shares(spec: Schedule, *, epochs: int = EPOCHS, steps_per_epoch: int = STEPS_PER_EPOCH) -> list[float]:
     """The learning rate of every step of a run."""
     return [
-        optimization.lr_share(spec, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        optimization.lr_share(spec, step=step, steps_per_epoch=steps_per_epoch, total_steps=epochs * steps_per_epoch)
         for step in range(epochs * steps_per_epoch)
     ]
 
@@ -72,6 +75,37 @@ def test_warm_up_scales_what_the_schedule_says() -> None:
     spec = Schedule(kind="cosine", warmup_epochs=2, warmup_start=0.0)
     expected = [0, 0.5 * 0.8535533905932737, 0.5, 0.14644660940672624]
     assert shares(spec, epochs=4, steps_per_epoch=1) == pytest.approx(expected, rel=1e-12)
+
+
+# What the authors of the I3D paper published: the first step of each learning rate, and the length of the run.
+PAPER = {
+    "rgb": ([(0, 0.1), (97_000, 0.01), (108_000, 0.001)], 115_000),
+    "flow": ([(0, 0.1), (97_000, 0.01), (104_500, 0.001), (115_000, 0.1), (140_000, 0.01), (150_000, 0.001)], 155_000),
+}
+
+
+@pytest.mark.parametrize("stream", PAPER)
+def test_the_recipes_of_the_paper_have_its_learning_rates(stream: str) -> None:
+    spec = recipe.load(f"i3d_inception_{stream}_64x1x1_kinetics400", folder=RECIPES)
+    rows, total_steps = PAPER[stream]
+    assert spec.total_steps(steps_per_epoch=625) == total_steps
+    assert spec.batch.videos * 64 == spec.batch.lr_reference == 384
+    ends = [first - 1 for first, _ in rows[1:]] + [total_steps - 1]
+    for (first, rate), last in zip(rows, ends, strict=True):
+        for step in (first, last):
+            share = optimization.lr_share(spec.schedule, step=step, steps_per_epoch=625, total_steps=total_steps)
+            assert share * optimization.peak_lr(spec, videos_per_step=384) == pytest.approx(rate, rel=1e-12)
+
+
+def test_a_table_goes_by_steps_and_not_by_epochs() -> None:
+    spec = Schedule(kind="table", table=((0, 1), (2, 0.5), (7, 2)))
+    assert shares(spec, epochs=2, steps_per_epoch=5) == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 2, 2, 2]
+
+
+@pytest.mark.parametrize("table", [(), ((1, 1.0),), ((0, 1.0), (5, 0.1), (3, 0.01)), ((0, 1.0), (0, 0.1))])
+def test_a_table_begins_with_the_first_step_and_ascends(table: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(ValueError, match=r"the steps of table \[.*\] must begin with 0 and ascend"):
+        Schedule(kind="table", table=table)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from i3d_deploy import checkpoint, labels, motion
+from i3d_deploy import checkpoint, flow_images, labels, motion, network, origins
 from i3d_deploy.errors import InputError
 from i3d_deploy.training import loop, recipe
 from i3d_deploy.training.recipe import Recipe
@@ -82,6 +82,26 @@ def test_zoo_recipes_have_the_numbers_of_the_zoo(name: str) -> None:
     assert found["data.kind"] == ("video" if "video" in name else "frames")
 
 
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_the_original_i3d_is_tested_as_its_authors_do(stream: str) -> None:
+    spec = load(f"i3d_inception_{stream}_64x1x1_kinetics400")
+    usual = origins.usual_conventions(network.NETWORKS[f"i3d_inception_{stream}"](400))
+    assert (spec.test.sampling, spec.test.spatial, spec.test.averaging) == (
+        usual.sampling,
+        usual.spatial,
+        usual.averaging,
+    )
+    assert (spec.pixels, spec.data.flow_method) == (usual.pixels, usual.flow_method)
+    sgd = (spec.optimizer.kind, spec.optimizer.momentum, spec.optimizer.weight_decay, spec.optimizer.clip_norm)
+    assert sgd == ("sgd", 0.9, 1e-7, None)
+
+
+def test_both_streams_of_the_motion_data_are_shown_the_same_clips() -> None:
+    frames, flow = load("motion_tiny"), load("motion_tiny_flow")
+    assert frames.test == flow.test
+    assert frames.train == flow.train
+
+
 @pytest.mark.parametrize("split", [1, 2, 3])
 @pytest.mark.parametrize("name", ["ucf101", "hmdb51"])
 def test_fine_tuning_has_all_official_splits(name: str, split: int) -> None:
@@ -96,10 +116,13 @@ def example_data(spec: Recipe, folder: Path) -> list[str]:
         motion.write_dataset(folder, train=2, val=1, test=1)
         rows = ["train/00000.mp4 0", "train/00001.mp4 1"]
     else:
+        pixels = np.random.RandomState(0).randint(0, 256, (20, 48, 64, 3)).astype(np.uint8)
         (folder / "clip").mkdir()
-        for number in range(1, 21):
-            pixels = np.random.RandomState(number).randint(0, 256, (48, 64, 3)).astype(np.uint8)
-            assert cv2.imwrite(str(folder / "clip" / spec.data.image_name.format(number)), pixels)
+        if spec.network.stream == "flow":
+            flow_images.write_pairs(folder / "clip", pixels[..., :2])
+        else:
+            for number, frame in enumerate(pixels, 1):
+                assert cv2.imwrite(str(folder / "clip" / spec.data.image_name.format(number)), frame)
         offset = " 0" if spec.data.with_offset else ""
         rows = [f"clip{offset} 20 0", f"clip{offset} 20 1"]
     (folder / "list.txt").write_text("\n".join(rows) + "\n")
@@ -117,13 +140,17 @@ def example_data(spec: Recipe, folder: Path) -> list[str]:
 def test_every_recipe_takes_a_step_on_an_example_list(name: str, tmp_path: Path) -> None:
     spec = load(name)
     settings = example_data(spec, tmp_path)
-    # Whole but small: one step of two videos at the smallest crop that a non-local block takes.
-    settings += ["epochs=1", "batch.videos=2", "batch.workers=0", "train.crop_size=64", "train.short_side=72"]
+    # Whole but small: one step of two videos at the smallest crop that a non-local block takes, or an Inception.
+    side, clip_len = (193, 9) if name.startswith("i3d_inception") else (64, spec.train.clip_len)
+    settings += ["epochs=1", "steps=1", "batch.videos=2", "batch.workers=0", f"train.clip_len={clip_len}"]
+    settings += [f"train.crop_size={side}", f"train.short_side={side + 8}"]
     published = loop.train(spec.overridden(settings), loop.Options(work_dir=tmp_path / "run", seed=0))
     trained = checkpoint.load(published)
     assert trained.card.network == spec.network
+    assert (trained.card.modality, trained.card.flow_method) == (spec.network.stream, spec.data.flow_method)
     torch.manual_seed(0)
-    logits = trained.model(torch.randn(1, 3, spec.train.clip_len, 64, 64))
+    with torch.inference_mode():
+        logits = trained.model(torch.randn(1, spec.network.in_channels, clip_len, side, side))
     assert logits.shape == (1, spec.network.num_classes)
     assert torch.isfinite(logits).all()
 
@@ -154,11 +181,22 @@ def test_settings_override_named_fields(small_recipe: Recipe) -> None:
         ("data.image_name=img.jpg", r"image_name 'img.jpg' has no place for the number"),
         ("train.clip_len=1", r"train: clip_len \(1\) is too short"),
         ("validation.spatial.crop_size=40", r"crop_size \(40\) must be <= short_side \(32\)"),
+        ("train.scheme=whole", r"train.scheme: Input should be 'uniform' or 'dense'"),
+        ("steps=0", r"--set: steps: .*greater than or equal to 1"),
+        ("schedule.kind=table", r"schedule: the steps of table \[\] must begin with 0 and ascend"),
+        ("network.in_channels=2", r"pixels.color rgb is not what small is shown: its 2 channels are xy, each with a"),
+        ("data.flow_method=dis", r"data.flow_method is dis and small is shown rgb: leave it out"),
     ],
 )
 def test_wrong_settings_are_refused(small_recipe: Recipe, setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         small_recipe.overridden([setting])
+
+
+def test_a_recipe_of_flow_says_how_it_is_computed() -> None:
+    message = "data.flow_method is None and motion_tiny_flow is shown flow: say how: tvl1 or dis"
+    with pytest.raises(InputError, match=message):
+        load("motion_tiny_flow").overridden(["data.flow_method=null"])
 
 
 def test_a_recipe_survives_its_json(small_recipe: Recipe) -> None:
