@@ -141,7 +141,7 @@ class Recognizer:
 
     Args:
         runner: The loaded network.
-        flow_cache: Folder where the optical flow of files is kept, for networks that take flow.
+        flow_cache: Folder where optical flow is kept, for networks that take flow.
     """
 
     def __init__(self, runner: Runner, *, flow_cache: Path | None = None) -> None:
@@ -357,6 +357,7 @@ class Recognizer:
             settings,
             batch=batch,
             min_decoded_share=min_decoded_share,
+            flow_cache=self._flow_cache if flow is None or self._flow_cache else flow._flow_cache,
             on_windows=on_windows,
         )
 
@@ -462,7 +463,7 @@ def load(
             logits are added up.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; default: the backend's choice.
-        flow_cache: Folder where the optical flow of files is kept, made if need be; for networks that take flow.
+        flow_cache: Folder where optical flow is kept, made if need be; for networks that take flow.
 
     Raises:
         ArtifactError: The file is missing, damaged or of an unknown kind.
