@@ -121,6 +121,7 @@ def collect(
         by_index=by_index,
         num_frames=frames.num_frames,
         frames_per_second=frames.frames_per_second,
+        counted=plan.counted,
         warnings=frames.warnings,
     )
 
