@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -149,7 +149,7 @@ class Recognizer:
         self._flow_cache = None if flow_cache is None else FlowCache(flow_cache)
         self.card: Card = runner.card
         self.info: RunnerInfo = runner.info
-        self.notes: tuple[str, ...] = runner.notes
+        self.notes: tuple[str, ...] = (*runner.notes, *_meaning(runner.card))
 
     @property
     def flow(self) -> Wanted | None:
@@ -439,6 +439,11 @@ class Recognizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _meaning(card: Card) -> Iterator[str]:
+    if card.provenance.origin.startswith("random weights"):
+        yield "the weights are random: the time that this takes means something, the labels do not"
 
 
 def _check_batch(batch: int | None) -> None:
