@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from i3d_deploy import files, lists, video, views
-from i3d_deploy.card import Calibration, Card, Sampling, Spatial
+from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.measurements import Calibration
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.video import Resized
 
 DEFAULT_VIEWS = 32

@@ -29,7 +29,7 @@ from i3d_deploy.video import Frame, FrameFolder, Frames, Resized, Source
 
 Choose = Callable[[int, float | None], tuple[Indices, Indices]]
 """From the number of frames, and of frames per second where that is known, to the flow frames wanted and the frames
-that these lie between: :meth:`i3d_deploy.card.Sampling.flow_indices`."""
+that these lie between: :meth:`i3d_deploy.preprocessing.Sampling.flow_indices`."""
 
 
 @dataclass(frozen=True, kw_only=True)

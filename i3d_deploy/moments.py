@@ -22,9 +22,10 @@ from typing import Literal
 import numpy as np
 
 from i3d_deploy import flow, sampling, video, views
-from i3d_deploy.card import FlowMethod, Spatial
+from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_images import FlowFolder, is_flow_folder
+from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.video import Frame, Resized, Source
 
 Rate = float | Literal["source"]

@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 
 from i3d_deploy import video, views
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import FrameFolder, Resized, Source
 from i3d_deploy.views import Part, Views

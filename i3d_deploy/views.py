@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 
 from i3d_deploy import flow_frames, geometry, video
-from i3d_deploy.card import Card, Sampling, Spatial
+from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.geometry import Box
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Frame, Resized
 

@@ -24,9 +24,11 @@ from i3d_deploy import (
     video,
 )
 from i3d_deploy.accuracy import Wanted
-from i3d_deploy.card import Accuracy, Engine, normalize
+from i3d_deploy.card import Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.measurements import Accuracy
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import narrowed

@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from i3d_deploy import features, flow, generated, model, video
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial, normalize
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.features import Settings
 from i3d_deploy.head import I3D
 from i3d_deploy.network import Inception
+from i3d_deploy.preprocessing import Sampling, Spatial, normalize
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import Runner, TwoStreamRunner
 from i3d_deploy.runners.torch_runner import TorchRunner

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from i3d_deploy import flow, flow_frames, flow_images, generated, video, views
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.video import Frame, FrameFolder
 
 DIS = Wanted(method="dis")

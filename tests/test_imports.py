@@ -16,7 +16,9 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
-    {"errors", "files", "network", "untracked"},
+    {"errors", "files", "untracked"},
+    {"document"},
+    {"measurements", "network"},
     {
         "caffe2_files",
         "class_maps",
@@ -33,7 +35,8 @@ FLOORS = [
         "tensorrt_flavor",
         "windows",
     },
-    {"card", "confusion", "inception", "resnet", "video"},
+    {"confusion", "inception", "preprocessing", "resnet", "video"},
+    {"card"},
     {"model", "origins"},
     {"flow", "generated", "known_motion", "lists", "official_splits"},
     {"two_stream"},

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from i3d_deploy import flow, flow_images, generated, moments, video
-from i3d_deploy.card import Spatial
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.moments import Moment, Rate, Wanted
+from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.video import Source
 
 SPATIAL = Spatial(short_side=32, crop_size=32)

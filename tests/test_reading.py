@@ -359,7 +359,8 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 import numpy as np
 from i3d_deploy import model
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Provenance
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.network import ResNet
 from i3d_deploy.recognizer import Recognizer

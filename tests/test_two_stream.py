@@ -11,9 +11,10 @@ import pytest
 
 import i3d_deploy as i3d
 from i3d_deploy import artifact, checkpoint, export, generated, model, network, origins, two_stream, video
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, CardError, InputError
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.runners import open_runner, open_two_streams
 from i3d_deploy.two_stream import Pair
 from tests import narrowed

@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from i3d_deploy import geometry, views
-from i3d_deploy.card import Card, Pixels, Provenance, Sampling, Spatial, normalize
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.geometry import Box, LazyWindow
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial, normalize
 from i3d_deploy.video import Resized, Source
 from i3d_deploy.views import Views
 from tests import goldens

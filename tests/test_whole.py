@@ -10,9 +10,10 @@ import pytest
 
 import i3d_deploy as i3d
 from i3d_deploy import checkpoint, export, model, origins, sampling, video, views
-from i3d_deploy.card import Card, Engine, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, InputError, VideoError
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner

@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 
 from i3d_deploy import doctor, video, views
 from i3d_deploy.benchmark import meters
-from i3d_deploy.card import Spatial, Work
 from i3d_deploy.errors import I3DError, VideoError
+from i3d_deploy.measurements import Work
+from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, open_runner
 from i3d_deploy.views import Buffer, Views

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args
 import click
 
 from i3d_deploy import labels
-from i3d_deploy.card import Averaging, Formula, Sampling, Scheme
+from i3d_deploy.card import Averaging
 from i3d_deploy.errors import I3DError
 from i3d_deploy.network import NETWORKS
 from i3d_deploy.origins import ORIGINS
+from i3d_deploy.preprocessing import Formula, Sampling, Scheme
 
 if TYPE_CHECKING:
     from i3d_deploy.checkpoint import Checkpoint

@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from i3d_deploy import flow_frames, geometry, sampling, video, views
-from i3d_deploy.card import Count, Part, Sampling, Spatial
+from i3d_deploy.document import Count, Part
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_frames import Wanted
 from i3d_deploy.geometry import Box, LazyWindow
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.video import Frame
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -158,7 +159,7 @@ class _Draw:
     def choose_flow(
         self, num_frames: int, frames_per_second: float | None = None
     ) -> tuple[sampling.Indices, sampling.Indices]:
-        """Choose flow frames, as :meth:`i3d_deploy.card.Sampling.flow_indices`."""
+        """Choose flow frames, as :meth:`i3d_deploy.preprocessing.Sampling.flow_indices`."""
         counted = self._count(num_frames, frames_per_second)
         if len(counted) < 2:
             raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the recipe's rate")

@@ -18,21 +18,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from i3d_deploy import __version__, labels, lists
-from i3d_deploy.card import (
-    Averaging,
-    Card,
-    Count,
-    FlowMethod,
-    Part,
-    Pixels,
-    Provenance,
-    Sampling,
-    Spatial,
-    first_problem,
-)
+from i3d_deploy.card import Averaging, Card, FlowMethod, Provenance
+from i3d_deploy.document import Count, Part, first_problem
 from i3d_deploy.errors import InputError
 from i3d_deploy.lists import Annotation, ListKind
 from i3d_deploy.network import OneNetwork
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.training.clips import Probability, TrainViews, ValidationViews
 
 Positive = Annotated[float, Field(gt=0)]

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from i3d_deploy import builders, export, model, parity, quantize_openvino, to_openvino, views
 from i3d_deploy.artifact import read_card
-from i3d_deploy.card import Engine, Precision, Sampling
+from i3d_deploy.card import Engine, Precision
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Sampling
 from i3d_deploy.recognizer import Prediction, Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner

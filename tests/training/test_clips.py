@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from i3d_deploy import flow, flow_images, video
-from i3d_deploy.card import Pixels, Sampling, Spatial, normalize
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial, normalize
 from i3d_deploy.training import clips
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.video import FrameFolder
