@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from i3d_deploy import video
+from i3d_deploy import video_files
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Frame
 from i3d_deploy.recognizer import Prediction
-from i3d_deploy.video import Frame
 
 MIN_SHORT_SIDE, MAX_SHORT_SIDE = 256, 720
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -47,8 +47,8 @@ def annotate(source: Path, prediction: Prediction, output: Path, *, count: int =
         OSError: Not all frames reached the disk.
     """
     check(source, output)
-    frames = (draw(fitted(frame), prediction, count=count) for frame in video.read(source))
-    video.write(output, frames, frames_per_second=video.frame_rate(source))
+    frames = (draw(fitted(frame), prediction, count=count) for frame in video_files.read(source))
+    video_files.write(output, frames, frames_per_second=video_files.frame_rate(source))
 
 
 def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:

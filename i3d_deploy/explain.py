@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import annotate, timeline, video
+from i3d_deploy import annotate, timeline, video_files
 from i3d_deploy.benchmark import drawing
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Frame
 from i3d_deploy.recognizer import Explanation
-from i3d_deploy.video import Frame
 
 MAX_OPACITY = 0.8
 UNSEEN_BRIGHTNESS = 0.4
@@ -68,9 +68,8 @@ def write(source: Path, explanation: Explanation, output: Path, *, count: int = 
         OSError: Not all frames reached the disk.
     """
     check(source, output)
-    video.write(
-        output, draw(video.read(source), explanation, count=min(count, 3)), frames_per_second=video.frame_rate(source)
-    )
+    frames = draw(video_files.read(source), explanation, count=min(count, 3))
+    video_files.write(output, frames, frames_per_second=video_files.frame_rate(source))
     timeline.write(chart_path(output), explanation, title=source.name, count=count)
 
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from i3d_deploy import files
+from i3d_deploy import files, images
 from i3d_deploy.errors import InputError
-from i3d_deploy.video import FrameFolder
+from i3d_deploy.images import FrameFolder
 
 ListKind = Literal["video", "frames"]
 
@@ -53,7 +53,7 @@ def read(
     num_classes: int,
     with_offset: bool = False,
     multi_class: bool = False,
-    image_name: str = "img_{:05}.jpg",
+    image_name: str = images.NAME,
 ) -> tuple[Annotation, ...]:
     """Read a list.
 

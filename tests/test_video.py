@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from i3d_deploy import generated, video
+from i3d_deploy import generated, video, video_files
 from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.frames import Frame, Frames
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame, Frames
 from tests.goldens import shared_file
 from tests.raw_avi import write_avi
 
@@ -521,12 +522,12 @@ def test_address_that_nobody_serves_fails_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(VideoError, match=rf"http://127\.0\.0\.1:{port}/x\.mp4: the address does not answer"):
         collect_all(f"http://127.0.0.1:{port}/x.mp4")
-    assert time.monotonic() - started < video.OPEN_TIMEOUT_SECONDS / 2
+    assert time.monotonic() - started < video_files.OPEN_TIMEOUT_SECONDS / 2
 
 
 @pytest.mark.usefixtures("direct")
 def test_address_that_is_silent_fails_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "OPEN_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(video_files, "OPEN_TIMEOUT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         with pytest.raises(VideoError, match="the address does not answer with a video"):
@@ -572,7 +573,7 @@ def streamed(source: Any, **options: Any) -> tuple[list[Frame], video.Stream]:
 def test_a_stream_gives_the_frames_of_any_source(tmp_path: Path) -> None:
     pixels = noise(6)
     write_images(tmp_path / "images", pixels)
-    listed = video.FrameFolder(path=tmp_path / "images", num_frames=3, offset=2, image_name="img_{:05}.png")
+    listed = FrameFolder(path=tmp_path / "images", num_frames=3, offset=2, image_name="img_{:05}.png")
     for source in (tmp_path / "images", str(tmp_path / "images"), pixels, iter(pixels)):
         frames, opened = streamed(source)
         np.testing.assert_array_equal(frames, pixels)
@@ -581,7 +582,7 @@ def test_a_stream_gives_the_frames_of_any_source(tmp_path: Path) -> None:
     write_avi(tmp_path / "clip.avi", pixels, promised=6)
     frames, opened = streamed(tmp_path / "clip.avi")
     np.testing.assert_array_equal(frames, pixels)
-    assert (opened.frames_per_second, opened.warnings) == (video.frame_rate(tmp_path / "clip.avi"), [])
+    assert (opened.frames_per_second, opened.warnings) == (video_files.frame_rate(tmp_path / "clip.avi"), [])
 
 
 def test_a_stream_warns_of_a_wrong_count_at_its_end(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import doctor, video, views
+from i3d_deploy import doctor, resizing, video, views
 from i3d_deploy.benchmark import meters
 from i3d_deploy.errors import I3DError, VideoError
+from i3d_deploy.frames import Frame, Resized
 from i3d_deploy.measurements import Work
 from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.recognizer import Recognizer, average_views
@@ -269,10 +270,10 @@ class Resizing:
         self._spatial = spatial
         self.seconds = 0.0
 
-    def apply(self, frame: video.Frame) -> video.Resized:
+    def apply(self, frame: Frame) -> Resized:
         """Resize one frame."""
         start = time.perf_counter()
-        resized = views.resize(frame, self._spatial)
+        resized = resizing.by_card(frame, self._spatial)
         self.seconds += time.perf_counter() - start
         return resized
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError
+from i3d_deploy.frames import Resized
 from i3d_deploy.preprocessing import normalize
-from i3d_deploy.video import Resized
 from i3d_deploy.views import Buffer, Part, Views
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from i3d_deploy import checkpoint
 from i3d_deploy.errors import DeviceError, MissingExtraError
+from i3d_deploy.frames import Resized
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
-from i3d_deploy.video import Resized
 
 try:
     import torch

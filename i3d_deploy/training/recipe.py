@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from i3d_deploy import __version__, labels, lists
+from i3d_deploy import __version__, images, labels, lists
 from i3d_deploy.card import Averaging, Card, FlowMethod, Provenance
 from i3d_deploy.document import Count, Part, first_problem
 from i3d_deploy.errors import InputError
@@ -67,7 +67,7 @@ class Data(Part):
     labels: str = "kinetics400"
     with_offset: bool = False
     multi_class: bool = False
-    image_name: str = "img_{:05}.jpg"
+    image_name: str = images.NAME
     max_failed: Probability = 0.05
 
     @model_validator(mode="after")
