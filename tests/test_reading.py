@@ -36,7 +36,7 @@ from i3d_deploy.video import Source
 from i3d_deploy.views import Buffer, Views
 from tests.goldens import shared_file
 from tests.raw_avi import write_avi
-from tests.test_video import IS_CUT_AT_PROMISE
+from tests.sources import IS_CUT_AT_PROMISE
 
 DECODE = "i3d-decode"
 

@@ -28,7 +28,7 @@ from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.video import Source
 from tests.raw_avi import write_avi
-from tests.test_video import IS_CUT_AT_PROMISE
+from tests.sources import IS_CUT_AT_PROMISE
 
 ALWAYS, NEVER = -math.inf, math.inf
 """Of a runner's ``least_saved``."""
