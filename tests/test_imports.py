@@ -16,8 +16,8 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
-    {"errors", "files", "untracked"},
-    {"document"},
+    {"errors", "untracked"},
+    {"document", "files"},
     {"measurements", "network"},
     {
         "caffe2_files",
