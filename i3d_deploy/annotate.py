@@ -24,9 +24,23 @@ def check(source: str | Path, output: Path) -> None:
     """
     if output.suffix.lower() != ".mp4":
         raise InputError(f"{output}: annotated videos are written as .mp4")
+    check_source(source, output, done="annotated")
+
+
+def check_source(source: str | Path, output: Path, *, done: str) -> None:
+    """Tell whether a video can be copied, with something drawn on its frames.
+
+    Args:
+        source: The video.
+        output: The copy.
+        done: What is done to the video, for messages.
+
+    Raises:
+        InputError: The source is no file, or the copy is the video itself.
+    """
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"{source}: only a video file can be annotated")
+        raise InputError(f"{source}: only a video file can be {done}")
     if output.exists() and output.samefile(path):
         raise InputError(f"{output} is the video itself: give another file")
 

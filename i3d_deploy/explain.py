@@ -43,11 +43,7 @@ def check(source: str | Path, output: Path) -> None:
     """
     if output.suffix.lower() != ".mp4":
         raise InputError(f"{output}: explained videos are written as .mp4, with a .png beside it")
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{source}: only a video file can be explained")
-    if output.exists() and output.samefile(path):
-        raise InputError(f"{output} is the video itself: give another file")
+    annotate.check_source(source, output, done="explained")
     drawing.require()
 
 
