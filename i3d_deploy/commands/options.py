@@ -67,6 +67,18 @@ def steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(text)
 
 
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]"
+)
+min_decoded_option = click.option(
+    "--min-decoded",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the promised frames that a damaged file must still give.",
+)
+
 _MODEL = click.option(
     "--model", type=click.Choice(list(NETWORKS)), help="Network, where the checkpoint leaves it open."
 )

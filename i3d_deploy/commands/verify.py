@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors, steps
+from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, device_option, reports_errors, steps
 
 
 @click.command(epilog="Example: i3d-verify i3d_r50_fp32.onnx --against i3d_r50.pth clip.mp4")
@@ -15,7 +15,7 @@ from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, r
 @click.argument("videos", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--against", type=click.Path(path_type=Path), required=True, help="Checkpoint it was made from.")
 @click.option("--clips", type=click.IntRange(min=1), help="Clips of each video to compare.  [default: the card's]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option("--record", is_flag=True, help="Store the figures on the card in ARTIFACT.")
 @checkpoint_options
 @reports_errors
