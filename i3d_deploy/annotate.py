@@ -80,7 +80,7 @@ def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:
     drawn = frame.copy()
     drawn[:band] = (drawn[:band] * 0.35).astype(np.uint8)
     for number, (label, probability) in enumerate(top):
-        text = f"{probability:6.1%}  {label}"
+        text = f"{percent(probability):>7}  {label}"
         origin = (int(10 * scale), line_height * (number + 1))
         color = (255, 255, 255) if number == 0 else (190, 190, 190)
         cv2.putText(drawn, text, origin, _FONT, 0.7 * scale, color, max(1, round(1.4 * scale)), cv2.LINE_AA)
@@ -98,3 +98,8 @@ def fitted(frame: Frame) -> Frame:
     factor = min(max(short_side, MIN_SHORT_SIDE), MAX_SHORT_SIDE) / short_side
     size = (int(width * factor) // 2 * 2, int(height * factor) // 2 * 2)
     return np.asarray(cv2.resize(frame, size), np.uint8)
+
+
+def percent(probability: float) -> str:
+    """A probability as it is drawn."""
+    return f"{100 * probability:.1f} %" if probability >= 0.001 else "< 0.1 %"

@@ -185,7 +185,7 @@ def gather(
         head=head,
         class_maps=np.concatenate(class_maps),
         centers=centers(network, (frames, rows, columns)),
-        indices=prepared.indices,
+        indices=prepared.frame_indices,
         boxes=prepared.boxes,
         frame_size=(height, width),
         num_frames=prepared.num_frames,

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from i3d_deploy import flow, geometry, moments, video, windows
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.frames import Resized
 from i3d_deploy.geometry import Box
 from i3d_deploy.moments import Moment, Rate, Wanted
@@ -129,6 +130,7 @@ def extract(
     *,
     batch: int | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,
+    flow_cache: FlowCache | None = None,
     on_windows: Callable[[int], None] | None = None,
 ) -> Features:
     """Compute the features of a video, in memory that grows with their number alone.
@@ -139,6 +141,7 @@ def extract(
         settings: What is computed.
         batch: Crops of windows per run of a network; default: what suits the device. Only rounding depends on it.
         min_decoded_share: A damaged file needs at least this share of the frames that its container promises.
+        flow_cache: Where optical flow is kept, if a network takes any.
         on_windows: Called with the number of windows that are done.
 
     Raises:
@@ -149,7 +152,8 @@ def extract(
     spatial = check(streams, settings)
     settings = settings.on_card(streams[0].card)
     size = batch or streams[0].preferred_batch
-    with moments.opened(source, _wanted(streams, settings, spatial), min_decoded_share=min_decoded_share) as opened:
+    wanted = _wanted(streams, settings, spatial, flow_cache)
+    with moments.opened(source, wanted, min_decoded_share=min_decoded_share) as opened:
         counted = _Counted(opened.moments)
         cut = windows.slide(counted, window=settings.window, stride=settings.stride, last=settings.last)
         places: list[Window[Moment]] = []
@@ -208,13 +212,14 @@ def _spatial(card: Card, settings: Settings) -> Spatial:
     return card.spatial.replaced(num_crops=1, crop_size=settings.crop_size or card.spatial.crop_size)
 
 
-def _wanted(streams: Streams, settings: Settings, spatial: Spatial) -> Wanted:
+def _wanted(streams: Streams, settings: Settings, spatial: Spatial, flow_cache: FlowCache | None) -> Wanted:
     modalities = [runner.card.modality for runner in streams]
     return Wanted(
         spatial=spatial,
         rate=settings.frames_per_second or "source",
         has_rgb="rgb" in modalities,
         flow_method=streams[-1].card.flow_method,
+        flow_cache=flow_cache,
     )
 
 

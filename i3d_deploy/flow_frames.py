@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i3d_deploy import files, flow, flow_cache, images, video
+from i3d_deploy import flow, flow_cache, images, video
 from i3d_deploy.card import Card, FlowMethod
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
@@ -112,7 +112,7 @@ def collect(
     by_index: dict[int, Resized] = {}
     numbers = np.unique(plan.indices).tolist()
     workers = 1 if trust_count else len(os.sched_getaffinity(0))
-    for number, computed in zip(numbers, _computed(source, frames, plan, numbers, wanted, workers), strict=True):
+    for number, computed in zip(numbers, _computed(frames, plan, numbers, wanted, workers), strict=True):
         watcher.before_frame()
         colours = [np.asarray(frames.by_index[int(plan.counted[number])], np.uint8)] if wanted.with_rgb else []
         found = np.concatenate([*colours, computed], axis=2) if colours else computed
@@ -123,6 +123,7 @@ def collect(
         by_index=by_index,
         num_frames=frames.num_frames,
         frames_per_second=frames.frames_per_second,
+        counted=plan.counted,
         warnings=frames.warnings,
     )
 
@@ -157,41 +158,17 @@ class _Stopping:
 
 
 def _computed(
-    source: Source, frames: Frames, plan: _Plan, numbers: list[int], wanted: Wanted, workers: int
+    frames: Frames, plan: _Plan, numbers: list[int], wanted: Wanted, workers: int
 ) -> Iterator[flow.FlowFrame]:
     """The flow frames of some numbers, in order; a few pairs of frames are computed at a time."""
-    height, width = next(iter(frames.by_index.values())).shape[:2]
-    key = _cache_key(source, wanted, plan, height=height, width=width)
 
     def compute(number: int) -> flow.FlowFrame:
-        if key is not None and wanted.cache is not None:
-            kept = wanted.cache.get(key, number)
-            if kept is not None:
-                return kept
         first, second = (np.asarray(frames.by_index[int(plan.counted[number + end])], np.uint8) for end in (0, 1))
-        found = flow.to_uint8(flow.compute(first, second, method=wanted.method))
-        if key is not None and wanted.cache is not None:
-            wanted.cache.put(key, number, found)
-        return found
+        return flow_cache.compute(first, second, method=wanted.method, cache=wanted.cache)
 
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
         for first in range(0, len(numbers), 4 * workers):  # so that a reader who stops does not wait for all
             yield from pool.map(compute, numbers[first : first + 4 * workers])
-
-
-def _cache_key(source: Source, wanted: Wanted, plan: _Plan, *, height: int, width: int) -> str | None:
-    """What the flow of a file depends on; None of what is no file."""
-    if wanted.cache is None or not isinstance(source, (str, Path)) or not Path(source).is_file():
-        return None
-    # Where frames are left out or repeated, other ones are neighbours.
-    steps = np.diff(plan.counted)
-    rate = "" if (steps == 1).all() else f" of frames {plan.counted.tolist()}"
-    return flow_cache.key(
-        files.sha256(Path(source)),
-        implementation=flow.implementation(wanted.method) + rate,
-        height=height,
-        width=width,
-    )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Frames:
         by_index: Each unique frame, RGB, after the transform.
         num_frames: Frames that decode.
         frames_per_second: As the container says; None where it does not, or there is none.
+        counted: (N,) of flow: the frame of the video that each number stands for; None: numbers are those of frames.
         warnings: What was wrong with the source, one line each.
     """
 
@@ -37,6 +38,7 @@ class Frames:
     by_index: dict[int, Resized]
     num_frames: int
     frames_per_second: float | None = None
+    counted: Indices | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from i3d_deploy import flow, images, resizing, sampling, video
+from i3d_deploy import flow_cache, images, resizing, sampling, video
 from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import VideoError
+from i3d_deploy.flow import FlowFrame
+from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_images import FlowFolder, is_flow_folder
 from i3d_deploy.frames import Frame, Resized
 from i3d_deploy.images import FrameFolder
@@ -46,12 +49,14 @@ class Wanted:
         rate: What frames are counted at.
         has_rgb: Whether frames are wanted.
         flow_method: How their flow is computed; None: it is not wanted.
+        flow_cache: Where flow is kept; None: nowhere.
     """
 
     spatial: Spatial
     rate: Rate
     has_rgb: bool
     flow_method: FlowMethod | None
+    flow_cache: FlowCache | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,27 +128,24 @@ def _shown(frames: Iterator[Resized], wanted: Wanted) -> Iterator[Moment]:
     """What is wanted of each moment: Note [Frames of the flow]."""
     if wanted.flow_method is None:
         return ((frame,) for frame in frames)
+    compute = partial(flow_cache.compute, method=wanted.flow_method, cache=wanted.flow_cache)
     if not wanted.has_rgb:
-        return ((found,) for found in _flow(frames, wanted.flow_method))
+        return ((found,) for found in _between(frames, compute))
     starts, ends = itertools.tee(frames)  # the flow is a few frames ahead
-    return zip(starts, _flow(ends, wanted.flow_method), strict=False)
+    return zip(starts, _between(ends, compute), strict=False)
 
 
-def _flow(frames: Iterator[Resized], method: FlowMethod) -> Iterator[flow.FlowFrame]:
+def _between(frames: Iterator[Resized], compute: Callable[[Frame, Frame], FlowFrame]) -> Iterator[FlowFrame]:
     """The flow from each frame to the next; a few pairs are computed at a time, as many as there are cores."""
     workers = len(os.sched_getaffinity(0))
-    begun: deque[Future[flow.FlowFrame]] = deque()
+    begun: deque[Future[FlowFrame]] = deque()
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
-        for first, second in itertools.pairwise(frames):
-            begun.append(pool.submit(_flow_between, first, second, method))
+        for pair in itertools.pairwise(frames):
+            begun.append(pool.submit(compute, *(np.asarray(frame, np.uint8) for frame in pair)))
             if len(begun) > workers:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
-
-
-def _flow_between(first: Resized, second: Resized, method: FlowMethod) -> flow.FlowFrame:
-    return flow.to_uint8(flow.compute(np.asarray(first, np.uint8), np.asarray(second, np.uint8), method=method))
 
 
 def _stored(path: Path, wanted: Wanted) -> Iterator[Moment]:

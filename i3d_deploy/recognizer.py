@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -142,7 +142,7 @@ class Recognizer:
 
     Args:
         runner: The loaded network.
-        flow_cache: Folder where the optical flow of files is kept, for networks that take flow.
+        flow_cache: Folder where optical flow is kept, for networks that take flow.
     """
 
     def __init__(self, runner: Runner, *, flow_cache: Path | None = None) -> None:
@@ -150,7 +150,7 @@ class Recognizer:
         self._flow_cache = None if flow_cache is None else FlowCache(flow_cache)
         self.card: Card = runner.card
         self.info: RunnerInfo = runner.info
-        self.notes: tuple[str, ...] = runner.notes
+        self.notes: tuple[str, ...] = (*runner.notes, *_meaning(runner.card))
 
     @property
     def flow(self) -> Wanted | None:
@@ -358,6 +358,7 @@ class Recognizer:
             settings,
             batch=batch,
             min_decoded_share=min_decoded_share,
+            flow_cache=self._flow_cache if flow is None or self._flow_cache else flow._flow_cache,
             on_windows=on_windows,
         )
 
@@ -441,6 +442,11 @@ class Recognizer:
         self.close()
 
 
+def _meaning(card: Card) -> Iterator[str]:
+    if card.provenance.origin.startswith("random weights"):
+        yield "the weights are random: the time that this takes means something, the labels do not"
+
+
 def _check_batch(batch: int | None) -> None:
     if batch is not None and batch < 1:
         raise InputError(f"batch ({batch}) must be > 0")
@@ -463,7 +469,7 @@ def load(
             logits are added up.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; default: the backend's choice.
-        flow_cache: Folder where the optical flow of files is kept, made if need be; for networks that take flow.
+        flow_cache: Folder where optical flow is kept, made if need be; for networks that take flow.
 
     Raises:
         ArtifactError: The file is missing, damaged or of an unknown kind.

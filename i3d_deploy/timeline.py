@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import files
+from i3d_deploy.annotate import percent
 from i3d_deploy.benchmark import drawing, wording
 from i3d_deploy.evidence import Evidence
 from i3d_deploy.recognizer import Explanation, average_views
@@ -110,7 +111,7 @@ def write(path: Path, explanation: Explanation, *, title: str, count: int = 5) -
     if explanation.index not in classes:
         classes.append(explanation.index)
     best = prediction.top_indices(1)[0]
-    heading = f"{title}: {prediction.labels[best]}, {_percent(prediction.probabilities[best])}"
+    heading = f"{title}: {prediction.labels[best]}, {percent(prediction.probabilities[best])}"
     height = _TOP + len(classes) * _ROW + drawing.SCALE + 2 * drawing.LINE
 
     def paint(figure: Figure) -> None:
@@ -120,7 +121,7 @@ def write(path: Path, explanation: Explanation, *, title: str, count: int = 5) -
         _label_scale(axes, scale, rows=len(classes))
         for row, index in enumerate(classes):
             is_explained = index == explanation.index
-            right = _percent(prediction.probabilities[index])
+            right = percent(prediction.probabilities[index])
             name = prediction.labels[index]
             drawing.row_text(axes, row + 0.22, f"{name}, drawn on the frames" if is_explained else name, right)
             color = drawing.PALETTE[0] if is_explained else drawing.MUTED
@@ -130,10 +131,6 @@ def write(path: Path, explanation: Explanation, *, title: str, count: int = 5) -
 
     with files.replacing(path) as (target,):
         drawing.png(target, paint, width=_WIDTH, height=height)
-
-
-def _percent(probability: float) -> str:
-    return f"{100 * probability:.1f} %" if probability >= 0.001 else "< 0.1 %"
 
 
 def _rate(explanation: Explanation) -> float:

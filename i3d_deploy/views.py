@@ -65,11 +65,12 @@ class Views:
     """The views of one video, cut on demand.
 
     Attributes:
-        indices: (clips, clip_len) frames of each clip.
+        indices: (clips, clip_len) keys of ``by_index``.
         boxes: The crops, in order.
         by_index: The unique resized frames.
         num_frames: Frames of the video that decode.
         frames_per_second: As the container says; None where it does not.
+        counted: As of :class:`i3d_deploy.frames.Frames`.
         warnings: What was wrong with the video.
     """
 
@@ -78,10 +79,16 @@ class Views:
     by_index: dict[int, Resized]
     num_frames: int
     frames_per_second: float | None = None
+    counted: Indices | None = None
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.boxes) * len(self.indices)
+
+    @property
+    def frame_indices(self) -> Indices:
+        """(clips, clip_len) frames of the video; of flow, the frames from which it leads."""
+        return self.indices if self.counted is None else np.asarray(self.counted[self.indices])
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
@@ -245,5 +252,6 @@ def cut(
         by_index=frames.by_index,
         num_frames=frames.num_frames,
         frames_per_second=frames.frames_per_second,
+        counted=frames.counted,
         warnings=frames.warnings if frames.num_frames >= span else (*frames.warnings, short),
     )

@@ -74,3 +74,10 @@ def test_the_video_itself_is_not_overwritten(clip: Path, prediction: Prediction)
     with pytest.raises(InputError, match="is the video itself"):
         annotate.annotate(clip, prediction, clip)
     assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"), [(1.0, "100.0 %"), (0.1234, "12.3 %"), (0.0011, "0.1 %"), (1e-9, "< 0.1 %")]
+)
+def test_a_small_probability_is_not_drawn_as_none(probability: float, text: str) -> None:
+    assert annotate.percent(probability) == text

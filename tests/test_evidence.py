@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from i3d_deploy import evidence, recognizer
+from i3d_deploy import evidence, generated, recognizer, video_files
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.evidence import moments
@@ -15,6 +15,7 @@ from i3d_deploy.geometry import Box
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import explained
+from tests.test_features import runner_of
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,14 @@ def test_evidence_of_every_view_and_bias_are_its_logit(tiny: Recognizer, clip: P
         np.testing.assert_allclose(summed, logits[:, index], rtol=1e-5, atol=1e-5)
     assert found.evidence.is_exact
     assert found.notes == ()
+
+
+def test_evidence_of_flow_is_on_the_frames_that_it_leads_from(tmp_path: Path) -> None:
+    video_files.write(tmp_path / "fast.mp4", generated.frames(num_frames=41, height=36, width=48), frames_per_second=50)
+    found = Recognizer(runner_of("i3d_inception_flow", head_window=(2, 1, 1))).explain(tmp_path / "fast.mp4", clips=1)
+    # At 25 a second every other frame: 20 flow frames, of which the clip of 16 in the middle begins with the third.
+    assert found.evidence.indices.tolist() == [list(range(4, 36, 2))]
+    assert found.evidence.num_frames == 41
 
 
 def test_the_first_label_is_explained_unless_another_is_given(tiny: Recognizer, clip: Path) -> None:

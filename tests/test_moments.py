@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 
 from i3d_deploy import flow, flow_images, generated, images, moments, video_files
 from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.moments import Moment, Rate, Wanted
 from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.video import Source
@@ -82,6 +84,16 @@ def test_flow_is_that_of_frames_at_the_rate_wanted(tmp_path: Path) -> None:
     found, _, _ = read(tmp_path / "clip.mp4", wanted(12.5, rgb=False, with_flow=True))
     every_other = list(video_files.read(tmp_path / "clip.mp4"))[::2]
     np.testing.assert_array_equal([one for (one,) in found], list(flow.between(every_other, method="dis")))
+
+
+def test_flow_that_is_kept_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = drawn(4)
+    expected = list(flow.between(frames, method="dis"))
+    what = replace(wanted(rgb=False, with_flow=True), flow_cache=FlowCache(tmp_path))
+    for _ in range(2):
+        found, _, _ = read(iter(frames), what)
+        np.testing.assert_array_equal([one for (one,) in found], expected)
+        monkeypatch.setattr(flow, "compute", None)
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -10,6 +10,7 @@ import pytest
 
 import i3d_deploy as i3d
 from i3d_deploy import generated, recognizer
+from i3d_deploy.card import Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.runners.torch_runner import TorchRunner
@@ -55,6 +56,15 @@ def test_top_is_sorted_and_ties_keep_their_order() -> None:
     assert prediction.views == 6
     with pytest.raises(InputError, match=r"top \(0\) must be > 0"):
         prediction.top(0)
+
+
+def test_random_weights_say_so(tiny_exports: Path, tiny_checkpoint: Checkpoint) -> None:
+    with i3d.load(tiny_exports / "tiny.onnx", device="cpu") as engine:
+        assert [note for note in engine.notes if note.startswith("the weights are random")]
+    provenance = Provenance(origin="mmaction2")
+    card = tiny_checkpoint.card.model_copy(update={"provenance": provenance})
+    found = Checkpoint(model=tiny_checkpoint.model, card=card)
+    assert recognizer.Recognizer(TorchRunner(found, device="cpu")).notes == ()
 
 
 @pytest.mark.parametrize("name", ["tiny.safetensors", "tiny.onnx", "tiny.xml"])

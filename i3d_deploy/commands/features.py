@@ -27,6 +27,7 @@ from i3d_deploy.windows import Last
 if TYPE_CHECKING:
     from i3d_deploy.feature_files import Basis
     from i3d_deploy.features import Settings
+    from i3d_deploy.flow_cache import FlowCache
     from i3d_deploy.runners import Runner
 
 STREAMS = {"rgb": ("rgb",), "flow": ("flow",), "both": ("rgb", "flow")}
@@ -143,6 +144,12 @@ def _rate(context: click.Context, option: click.Parameter, value: str | None) ->
     help="The network of optical flow, where ARTIFACT is that of RGB frames.",
 )
 @click.option(
+    "--flow-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where optical flow is kept, so that it is computed once.",
+)
+@click.option(
     "--fps",
     "frames_per_second",
     callback=_rate,
@@ -164,6 +171,7 @@ def main(
     crops: str,
     stream: str | None,
     flow: Path | None,
+    flow_cache: Path | None,
     overwrite: bool,
     device: str,
     threads: int | None,
@@ -186,6 +194,7 @@ def main(
     ARTIFACT alone.
     """
     from i3d_deploy.features import Settings, check
+    from i3d_deploy.flow_cache import FlowCache
 
     settings = Settings(crops=int(crops), **chosen)
     found = list({entry.source: entry for entry in expand(videos)}.values())
@@ -199,7 +208,8 @@ def main(
         streams = _choose(given, stream)
         check([network.runner for network in streams], settings)
         jobs = _plan(found, streams, settings, output=output, overwrite=overwrite)
-        done = [_run(job, number, len(jobs), batch, min_decoded) for number, job in enumerate(jobs, 1)]
+        cache = None if flow_cache is None else FlowCache(flow_cache)
+        done = [_run(job, number, len(jobs), batch, min_decoded, cache) for number, job in enumerate(jobs, 1)]
     if not all(done):
         raise SystemExit(1)
 
@@ -291,7 +301,9 @@ def _plan(
     return left
 
 
-def _run(job: _Job, number: int, count: int, batch: int | None, min_decoded: float) -> bool:
+def _run(
+    job: _Job, number: int, count: int, batch: int | None, min_decoded: float, flow_cache: FlowCache | None
+) -> bool:
     """Compute and write the features of a video; False where it cannot be read."""
     from i3d_deploy import feature_files
     from i3d_deploy.benchmark.wording import counted
@@ -307,6 +319,7 @@ def _run(job: _Job, number: int, count: int, batch: int | None, min_decoded: flo
                 job.settings,
                 batch=batch,
                 min_decoded_share=min_decoded,
+                flow_cache=flow_cache,
                 on_windows=lambda windows: tell(f"{where}: {counted(windows, 'window')}"),
             )
     except VideoError as error:

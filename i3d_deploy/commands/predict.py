@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--flow-cache",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where the optical flow of files is kept, so that it is computed once.",
+    help="Where optical flow is kept, so that it is computed once.",
 )
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels per video.")
 @click.option("--clips", type=click.IntRange(min=1), help="Clips per video.  [default: the card's]")

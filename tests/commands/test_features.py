@@ -103,6 +103,18 @@ def test_the_array_is_that_of_the_recognizer(artifacts: Path, videos: Path, tmp_
     assert note["end_seconds"] == expected.end_seconds.tolist()
 
 
+def test_flow_that_is_kept_is_computed_once(
+    artifacts: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = recognizer_of("flow").features(videos / "a.mp4", stride=8)
+    for stride in ("16", "8"):
+        arguments = [str(videos / "a.mp4"), "--stride", stride, "--output", str(tmp_path / stride), "--device", "cpu"]
+        result = run(features.main, artifacts / "flow.safetensors", *arguments, "--flow-cache", tmp_path / "flow")
+        assert result.exit_code == 0, result.output
+        monkeypatch.setattr(flow, "compute", None)
+    np.testing.assert_array_equal(np.load(tmp_path / "8" / "a.npy"), expected.values)
+
+
 @pytest.mark.parametrize("given", ["rgb", "pair"])
 def test_two_streams_are_concatenated(artifacts: Path, videos: Path, tmp_path: Path, given: str) -> None:
     more = ["--flow", str(artifacts / "flow.safetensors")] if given == "rgb" else []
