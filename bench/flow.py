@@ -32,13 +32,13 @@ import skimage
 from numpy.typing import NDArray
 from skimage.registration import optical_flow_tvl1
 
-from i3d_deploy import __version__, doctor, files, flow, generated, known_motion, video
+from i3d_deploy import __version__, doctor, files, flow, generated, known_motion, video_files
 from i3d_deploy.benchmark import meters
 from i3d_deploy.benchmark.schedule import BUSY
 from i3d_deploy.commands.options import reports_errors
 from i3d_deploy.flow import Displacement
+from i3d_deploy.frames import Frame
 from i3d_deploy.known_motion import Motion, Scene
-from i3d_deploy.video import Frame
 
 JSON_VERSION = 1
 TURN_SECONDS = 0.5
@@ -205,7 +205,7 @@ def main(
 ) -> None:
     """Compare the methods on frames of a SIZE, width and height."""
     width, height = size
-    source = video.read(path) if path else generated.frames(num_frames=pairs + 1, height=height, width=width)
+    source = video_files.read(path) if path else generated.frames(num_frames=pairs + 1, height=height, width=width)
     frames = [np.asarray(cv2.resize(frame, size), np.uint8) for frame in itertools.islice(source, pairs + 1)]
     contestants = methods()
     errors: dict[str, dict[str, dict[str, float]]] = {name: {} for name in contestants}

@@ -61,10 +61,10 @@ from torch.nn import functional
 from i3d_deploy import __version__, files, generated, model
 from i3d_deploy.benchmark import meters
 from i3d_deploy.commands.options import reports_errors, steps
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.training import clips, distributed, loop, optimization, recipe
 from i3d_deploy.training.progress import Reporter, Values
 from i3d_deploy.training.recipe import Data, Recipe
-from i3d_deploy.video import FrameFolder
 
 RECIPES = Path(__file__).parents[1] / "training" / "recipes"
 JSON_VERSION = 1

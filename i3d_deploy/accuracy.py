@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i3d_deploy import evaluation, lists, video
-from i3d_deploy.card import Accuracy, Card, Gate
+from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.journal import Journal
 from i3d_deploy.lists import Annotation
+from i3d_deploy.measurements import Accuracy, Gate
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.results import OF_THE_CARD, Plan, Result
 

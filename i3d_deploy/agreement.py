@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy.calibration import Clips
-from i3d_deploy.card import Agreement, Card
+from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError
+from i3d_deploy.measurements import Agreement
 from i3d_deploy.recognizer import Recognizer
 
 OnViews = Callable[[int, int], None]

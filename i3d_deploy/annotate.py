@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from i3d_deploy import video
+from i3d_deploy import video_files
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Frame
 from i3d_deploy.recognizer import Prediction
-from i3d_deploy.video import Frame
 
 MIN_SHORT_SIDE, MAX_SHORT_SIDE = 256, 720
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -24,9 +24,23 @@ def check(source: str | Path, output: Path) -> None:
     """
     if output.suffix.lower() != ".mp4":
         raise InputError(f"{output}: annotated videos are written as .mp4")
+    check_source(source, output, done="annotated")
+
+
+def check_source(source: str | Path, output: Path, *, done: str) -> None:
+    """Tell whether a video can be copied, with something drawn on its frames.
+
+    Args:
+        source: The video.
+        output: The copy.
+        done: What is done to the video, for messages.
+
+    Raises:
+        InputError: The source is no file, or the copy is the video itself.
+    """
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"{source}: only a video file can be annotated")
+        raise InputError(f"{source}: only a video file can be {done}")
     if output.exists() and output.samefile(path):
         raise InputError(f"{output} is the video itself: give another file")
 
@@ -47,8 +61,8 @@ def annotate(source: Path, prediction: Prediction, output: Path, *, count: int =
         OSError: Not all frames reached the disk.
     """
     check(source, output)
-    frames = (draw(fitted(frame), prediction, count=count) for frame in video.read(source))
-    video.write(output, frames, frames_per_second=video.frame_rate(source))
+    frames = (draw(fitted(frame), prediction, count=count) for frame in video_files.read(source))
+    video_files.write(output, frames, frames_per_second=video_files.frame_rate(source))
 
 
 def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from i3d_deploy import checkpoint, layouts, to_tensorrt
 from i3d_deploy.calibration import Clips
-from i3d_deploy.card import Card, Engine, Layout, Precision, Rewrite, Work, normalize
+from i3d_deploy.card import Card, Engine, Layout, Precision, Rewrite
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Resized
+from i3d_deploy.measurements import Work
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.to_tensorrt import EngineOptions
-from i3d_deploy.video import Resized
 
 if TYPE_CHECKING:
     from pathlib import Path

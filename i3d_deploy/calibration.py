@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from i3d_deploy import files, lists, video, views
-from i3d_deploy.card import Calibration, Card, Sampling, Spatial
+from i3d_deploy import files, images, lists, video_files, views
+from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
-from i3d_deploy.video import Resized
+from i3d_deploy.frames import Resized
+from i3d_deploy.measurements import Calibration
+from i3d_deploy.preprocessing import Sampling, Spatial
 
 DEFAULT_VIEWS = 32
 """Few are enough, because a view gives each layer hundreds of thousands of values: 8 to 256 views of a trained network
@@ -117,10 +119,10 @@ def choose(source: Path, *, num_views: int = DEFAULT_VIEWS, views_per_video: int
 
 def find(source: Path) -> tuple[Path, ...]:
     """The videos of a list or folder, or a video itself, as for :func:`choose`."""
-    if video.is_image_folder(source):
+    if images.is_image_folder(source):
         return (source,)
     if source.is_dir():
-        found = tuple(sorted(path for path in source.rglob("*") if path.suffix.lower() in video.VIDEO_SUFFIXES))
+        found = tuple(video_files.below(source))
         if not found:
             raise InputError(f"{source}: the folder holds no video to calibrate on")
         return found

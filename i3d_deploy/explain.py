@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import annotate, timeline, video
+from i3d_deploy import annotate, timeline, video_files
 from i3d_deploy.benchmark import drawing
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Frame
 from i3d_deploy.recognizer import Explanation
-from i3d_deploy.video import Frame
 
 MAX_OPACITY = 0.8
 UNSEEN_BRIGHTNESS = 0.4
@@ -43,11 +43,7 @@ def check(source: str | Path, output: Path) -> None:
     """
     if output.suffix.lower() != ".mp4":
         raise InputError(f"{output}: explained videos are written as .mp4, with a .png beside it")
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{source}: only a video file can be explained")
-    if output.exists() and output.samefile(path):
-        raise InputError(f"{output} is the video itself: give another file")
+    annotate.check_source(source, output, done="explained")
     drawing.require()
 
 
@@ -68,9 +64,8 @@ def write(source: Path, explanation: Explanation, output: Path, *, count: int = 
         OSError: Not all frames reached the disk.
     """
     check(source, output)
-    video.write(
-        output, draw(video.read(source), explanation, count=min(count, 3)), frames_per_second=video.frame_rate(source)
-    )
+    frames = draw(video_files.read(source), explanation, count=min(count, 3))
+    video_files.write(output, frames, frames_per_second=video_files.frame_rate(source))
     timeline.write(chart_path(output), explanation, title=source.name, count=count)
 
 

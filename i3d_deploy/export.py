@@ -15,10 +15,11 @@ from pathlib import Path
 from i3d_deploy import accuracy, artifact, checkpoint, parity, proof, video
 from i3d_deploy.builders import Builders, Built, Optimization, Target
 from i3d_deploy.calibration import Clips
-from i3d_deploy.card import Card, Engine, Parity
+from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.measurements import Parity
 from i3d_deploy.proof import Proof
 from i3d_deploy.recognizer import load
 from i3d_deploy.to_tensorrt import EngineOptions

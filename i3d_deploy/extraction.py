@@ -16,16 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-from i3d_deploy import files, flow, flow_images, geometry, lists, preparation, sampling, video
+from i3d_deploy import files, flow, flow_images, geometry, images, lists, preparation, resizing, sampling, video_files
 from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Frame
 from i3d_deploy.lists import Annotation
 from i3d_deploy.preparation import Finding, Limits, OnFile, Report
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame
 
 _FRAMES_RECORD, _FLOW_RECORD = "frames.json", "flow.json"
 _MAX_CLASSES = 65536
@@ -51,12 +48,13 @@ class Resize:
 
     def apply(self, frame: Frame) -> Frame:
         """The frame, (H, W, 3) uint8, in the wanted size; bilinear."""
-        size = self.size
         if self.short_side is not None:
-            size = geometry.short_side_size(*frame.shape[:2], short_side=self.short_side)[::-1]
-        if size is None or size == frame.shape[1::-1]:
+            height, width = geometry.short_side_size(*frame.shape[:2], short_side=self.short_side)
+        elif self.size is not None:
+            width, height = self.size
+        else:
             return frame
-        return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return resizing.to_size(frame, height=height, width=width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,7 @@ def extract_all(videos: Path, *, output: Path, resize: Resize, limits: Limits, o
 
 def _videos_in(folder: Path) -> dict[str, Path]:
     """The videos of a folder and its subfolders, by their path under it."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in video.VIDEO_SUFFIXES)
+    found = video_files.below(folder)
     if not found:
         raise InputError(f"{folder}: no videos: give the folder of the videos")
     return {str(path.relative_to(folder)): path for path in found}
@@ -389,15 +387,15 @@ def extract(name: str, source: Path, folder: Path, resize: Resize, limits: Limit
     Raises:
         OSError: A frame cannot be written.
     """
-    if (folder / preparation.IMAGE_NAME.format(1)).is_file():
+    if (folder / images.NAME.format(1)).is_file():
         return preparation.of_length(name, sum(1 for _ in folder.glob("img_*.jpg")), limits=limits)
     judged = _judge(name, source, limits)
     if judged.verdict != "ok":
         return judged
     count = 0
     with _writing(folder) as scratch:
-        for count, frame in enumerate(video.read(source), 1):
-            _write_image(scratch / preparation.IMAGE_NAME.format(count), resize.apply(frame))
+        for count, frame in enumerate(video_files.read(source), 1):
+            (scratch / images.NAME.format(count)).write_bytes(images.to_jpeg(resize.apply(frame)))
     return preparation.of_length(name, count, limits=limits)
 
 
@@ -423,14 +421,14 @@ def extract_flow_of(name: str, source: Path, folder: Path, wanted: Flow, resize:
     judged = _judge(name, source, limits)
     if judged.verdict != "ok":
         return judged
-    speed = sampling.speed(video.frame_rate(source), counted_at=wanted.frames_per_second)
+    speed = sampling.speed(video_files.frame_rate(source), counted_at=wanted.frames_per_second)
     counted = sampling.frames_at_rate(judged.num_frames, speed=speed)
     found = preparation.of_pairs(name, len(counted) - 1, limits=limits)
     if found.verdict != "ok" or not found.num_frames:
         return dataclasses.replace(found, verdict="short", reason=found.reason or "1 frame has no flow")
     try:
         with _writing(folder) as scratch:
-            frames = map(resize.apply, _chosen(video.read(source), counted))
+            frames = map(resize.apply, _chosen(video_files.read(source), counted))
             _write_flow(scratch, frames, wanted)
     except InputError as error:  # frames of several sizes, or too small ones
         return Finding(name=name, verdict="broken", reason=str(error))
@@ -455,16 +453,10 @@ def _write_flow(folder: Path, frames: Iterable[Frame], wanted: Flow) -> None:
     def kept() -> Iterator[Frame]:
         for number, frame in enumerate(frames, 1):
             if wanted.with_rgb:
-                _write_image(folder / preparation.IMAGE_NAME.format(number), frame)
+                (folder / images.NAME.format(number)).write_bytes(images.to_jpeg(frame))
             yield frame
 
     for number, found in enumerate(flow.between(kept(), method=wanted.method), 1):
         x, y = flow_images.encode(found)
         (folder / flow_images.image_name("x", number)).write_bytes(x)
         (folder / flow_images.image_name("y", number)).write_bytes(y)
-
-
-def _write_image(path: Path, frame: Frame) -> None:
-    is_encoded, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    assert is_encoded
-    path.write_bytes(data.tobytes())  # unlike cv2.imwrite, says why it fails

@@ -18,7 +18,7 @@ from i3d_deploy import __version__, files, flow
 from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError
 from i3d_deploy.features import Features, Settings
-from i3d_deploy.video import VIDEO_SUFFIXES
+from i3d_deploy.video_files import SUFFIXES
 
 Basis = dict[str, Any]
 """What features depend on, as it stands in the document."""
@@ -51,7 +51,7 @@ def targets(names: Mapping[str, str], *, output: Path) -> dict[str, Path]:
 
 def _stem(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    return path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
+    return path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
 
 
 def basis(video_name: str, streams: Iterable[tuple[Card, str | None]], settings: Settings) -> Basis:

@@ -23,15 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import flow, geometry, moments, video, windows
-from i3d_deploy.card import Card, Spatial
+from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.frames import Resized
 from i3d_deploy.geometry import Box
 from i3d_deploy.moments import Moment, Rate, Wanted
 from i3d_deploy.network import TwoStream
 from i3d_deploy.network import Window as HeadWindow
+from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.runners.runner import Runner
-from i3d_deploy.video import Resized, Source
+from i3d_deploy.video import Source
 from i3d_deploy.windows import Last, Window
 
 Layer = Literal["pool", "mixed_5c"]

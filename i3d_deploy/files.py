@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves no half of one, reading paths with a reason, and SHA-256."""
+"""Writing files so that a crash leaves no half of one, why one cannot be read, and SHA-256."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from i3d_deploy.errors import InputError
 
 SCRATCH_PREFIX = ".writing-"
 """Beginning of the names of folders in which files are written; a process that was killed leaves one."""
@@ -78,6 +80,25 @@ def what_is_wrong(path: Path) -> str | None:
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         return getattr(error, "strerror", None) or str(error)
     return None if size_bytes > 0 else "the file is empty"
+
+
+def read_text(path: Path, *, called: str) -> str:
+    """Read a text file, UTF-8 with or without a byte order mark.
+
+    Args:
+        path: The file.
+        called: What it is called in messages.
+
+    Raises:
+        InputError: It is no file to read from, or no text.
+    """
+    problem = what_is_wrong(path)
+    if problem is not None:
+        raise InputError(f"{called}: {problem}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{called}: not a text file") from error
 
 
 def sha256(path: Path) -> str:

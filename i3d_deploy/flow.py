@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import InputError, MissingExtraError
-from i3d_deploy.video import Frame
+from i3d_deploy.frames import Frame
 
 Method = FlowMethod
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -17,7 +17,7 @@ from i3d_deploy import files, flow
 from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import InputError
 from i3d_deploy.flow import FlowFrame
-from i3d_deploy.video import Frame
+from i3d_deploy.frames import Frame
 
 VERSION = 2
 """Of the form of entries: another number makes other keys."""

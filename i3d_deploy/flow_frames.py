@@ -19,17 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
-from i3d_deploy import flow, flow_cache, video
+from i3d_deploy import flow, flow_cache, images, video
 from i3d_deploy.card import Card, FlowMethod
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_images import FlowFolder, image_name, is_flow_folder
+from i3d_deploy.frames import Frame, Frames, Nobody, Resized, Watcher
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame, FrameFolder, Frames, Resized, Source
+from i3d_deploy.video import Source
 
 Choose = Callable[[int, float | None], tuple[Indices, Indices]]
 """From the number of frames, and of frames per second where that is known, to the flow frames wanted and the frames
-that these lie between: :meth:`i3d_deploy.card.Sampling.flow_indices`."""
+that these lie between: :meth:`i3d_deploy.preprocessing.Sampling.flow_indices`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def collect(
     min_decoded_share: float = video.MIN_DECODED_SHARE,
     trust_count: bool = False,
     decoder_threads: int | None = None,
-    watcher: video.Watcher | None = None,
+    watcher: Watcher | None = None,
 ) -> Frames:
     """Read or compute the flow frames wanted of a source.
 
@@ -91,7 +93,7 @@ def collect(
         VideoError: No usable frame, or only one.
         MissingExtraError: Nothing that is installed computes the flow.
     """
-    watcher = watcher or video.Nobody()
+    watcher = watcher or Nobody()
     listed = _listed_flow(source)
     if listed is not None:
         return _read(listed, wanted, choose, transform or resize, watcher=watcher)
@@ -145,7 +147,7 @@ class _Plan:
 class _Stopping:
     """Lets a watcher stop the reading of the frames, of which it learns nothing else."""
 
-    inner: video.Watcher
+    inner: Watcher
 
     def planned(self, indices: Indices) -> None: ...
 
@@ -210,7 +212,7 @@ def _read(
     choose: Choose,
     resize: Callable[[Frame], Frame],
     *,
-    watcher: video.Watcher,
+    watcher: Watcher,
 ) -> Frames:
     """Read flow that was computed before; its rate is not known, and it is taken as it is."""
     indices, _ = choose(listed.num_flows + 1, None)
@@ -221,7 +223,7 @@ def _read(
         place = listed.offset + number
         frame = resize(listed.folder.read(place))
         if wanted.with_rgb:
-            colours = resize(video.read_image(listed.folder.path / listed.image_name.format(place + 1)))
+            colours = resize(images.read(listed.folder.path / listed.image_name.format(place + 1)))
             if colours.shape[:2] != frame.shape[:2]:
                 raise VideoError(f"{listed.folder.path}: flow {place + 1} and its frame have different shapes")
             frame = np.concatenate([colours, frame], axis=2)

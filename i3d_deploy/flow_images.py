@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import files
+from i3d_deploy import files, images
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow import FlowFrame
 
@@ -26,7 +25,6 @@ QUALITY = 95
 """Of the JPEG files: on flow of a real video, it changes 0.05 of the 256 levels on average, and 90 twice as much."""
 
 _NAME = re.compile(r"([xy])_(\d{5,})\.jpg")
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
 def image_name(axis: Axis, number: int) -> str:
@@ -90,7 +88,7 @@ def encode(flow: FlowFrame, *, quality: int = QUALITY) -> tuple[bytes, bytes]:
         flow: (H, W, 2) uint8.
         quality: 1 to 100.
     """
-    return _encoded(flow[..., 0], quality=quality), _encoded(flow[..., 1], quality=quality)
+    return images.to_jpeg(flow[..., 0], quality=quality), images.to_jpeg(flow[..., 1], quality=quality)
 
 
 class FlowFolder:
@@ -112,7 +110,7 @@ class FlowFolder:
     def __init__(self, path: Path, *, num_flows: int | None = None) -> None:
         self.path = path
         self.num_flows = _count(path) if num_flows is None else num_flows
-        first = _decoded(path / image_name("x", 1))
+        first = images.read_gray(path / image_name("x", 1))
         self.size = (first.shape[0], first.shape[1])
 
     def read(self, index: int) -> FlowFrame:
@@ -133,7 +131,7 @@ class FlowFolder:
         return np.stack([self._plane(self.path / image_name(axis, index + 1)) for axis in ("x", "y")], axis=-1)
 
     def _plane(self, path: Path) -> NDArray[np.uint8]:
-        plane = _decoded(path)
+        plane = images.read_gray(path)
         if plane.shape != self.size:
             (height, width), (expected_height, expected_width) = plane.shape, self.size
             raise VideoError(
@@ -177,26 +175,3 @@ def _remove_later(folder: Path, count: int) -> None:
     later = {(number, axis) for axis, numbers in _numbers(folder).items() for number in numbers if number > count}
     for number, axis in sorted(later, reverse=True):
         (folder / image_name(axis, number)).unlink()
-
-
-def _encoded(plane: NDArray[np.uint8], *, quality: int) -> bytes:
-    is_encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(plane), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert is_encoded
-    return data.tobytes()  # unlike cv2.imwrite, writing them says why it fails
-
-
-def _decoded(path: Path) -> NDArray[np.uint8]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise VideoError(f"{path}: {error.strerror or error}") from error
-    # A JPEG file that is cut off decodes without complaint, grey where pixels are missing, and grey is no motion. Its
-    # last scan has no end.
-    is_whole = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)
-    try:
-        plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if is_whole else None
-    except cv2.error:  # more pixels than OpenCV takes
-        plane = None
-    if plane is None:
-        raise VideoError(f"{path}: the image cannot be decoded: it is damaged, or no JPEG file")
-    return np.asarray(plane, np.uint8)

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from i3d_deploy import video
+from i3d_deploy import video_files
 from i3d_deploy.errors import InputError
-from i3d_deploy.video import Frame
+from i3d_deploy.frames import Frame
 
 FRAMES_PER_SECOND = 25.0
 
@@ -59,7 +59,7 @@ def write_clip(path: Path, *, num_frames: int = 96, height: int = 256, width: in
         seed: As for :func:`frames`.
     """
     drawn = frames(num_frames=num_frames, height=height, width=width, seed=seed)
-    video.write(path, drawn, frames_per_second=FRAMES_PER_SECOND)
+    video_files.write(path, drawn, frames_per_second=FRAMES_PER_SECOND)
 
 
 def texture(random: np.random.RandomState, size: tuple[int, int], *, cells: int) -> Frame:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy.errors import InputError
-from i3d_deploy.video import Frame
+from i3d_deploy.frames import Frame
 
 _NUM_WAVES = 40
 _SHORTEST_WAVE, _LONGEST_WAVE = 5.0, 80.0

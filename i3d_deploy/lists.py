@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from i3d_deploy import files
+from i3d_deploy import files, images
 from i3d_deploy.errors import InputError
-from i3d_deploy.video import FrameFolder
+from i3d_deploy.images import FrameFolder
 
 ListKind = Literal["video", "frames"]
 
@@ -53,7 +53,7 @@ def read(
     num_classes: int,
     with_offset: bool = False,
     multi_class: bool = False,
-    image_name: str = "img_{:05}.jpg",
+    image_name: str = images.NAME,
 ) -> tuple[Annotation, ...]:
     """Read a list.
 
@@ -69,7 +69,7 @@ def read(
     Raises:
         InputError: The file cannot be read, is empty, or a line is malformed; the message names the line.
     """
-    text = _text(path)
+    text = files.read_text(path, called=f"list {path}")
     if with_offset and kind == "video":
         raise InputError(f"list {path}: only lists of frames have offsets, not lists of videos")
     try:
@@ -103,7 +103,7 @@ def find(path: Path, *, root: Path) -> tuple[Path, ...]:
     Raises:
         InputError: The file cannot be read, names no video, or an entry is malformed.
     """
-    text = _text(path)
+    text = files.read_text(path, called=f"list {path}")
     try:
         if path.suffix.lower() == ".json":
             names = [_json_name(number, entry) for number, entry in enumerate(_json_entries(text))]
@@ -119,16 +119,6 @@ def find(path: Path, *, root: Path) -> tuple[Path, ...]:
 def to_text(rows: Iterable[tuple[str, int]] | Iterable[tuple[str, int, int]]) -> str:
     """The text of a list: fields of a row separated by spaces, one row a line."""
     return "".join(" ".join(map(str, row)) + "\n" for row in rows)
-
-
-def _text(path: Path) -> str:
-    problem = files.what_is_wrong(path)
-    if problem is not None:
-        raise InputError(f"list {path}: {problem}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"list {path}: not a text file") from error
 
 
 def _without_numbers(root: Path, line: str) -> str:

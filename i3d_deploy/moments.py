@@ -22,13 +22,16 @@ from typing import Literal
 
 import numpy as np
 
-from i3d_deploy import flow_cache, sampling, video, views
-from i3d_deploy.card import FlowMethod, Spatial
+from i3d_deploy import flow_cache, images, resizing, sampling, video
+from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow import FlowFrame
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_images import FlowFolder, is_flow_folder
-from i3d_deploy.video import Frame, Resized, Source
+from i3d_deploy.frames import Frame, Resized
+from i3d_deploy.images import FrameFolder
+from i3d_deploy.preprocessing import Spatial
+from i3d_deploy.video import Source
 
 Rate = float | Literal["source"]
 """Frames per second, or "source": all frames of a video, whatever its rate."""
@@ -99,7 +102,7 @@ def opened(source: Source, wanted: Wanted, *, min_decoded_share: float = video.M
 
 def name_of(source: Source) -> str:
     """What a source is called in messages."""
-    return str(source) if isinstance(source, (str, Path, video.FrameFolder)) else "the frames given"
+    return str(source) if isinstance(source, (str, Path, FrameFolder)) else "the frames given"
 
 
 def _speed(found: float | None, wanted: Rate) -> tuple[float, float | None, list[str]]:
@@ -114,7 +117,7 @@ def _speed(found: float | None, wanted: Rate) -> tuple[float, float | None, list
 def _resized(frames: Iterable[Frame], spatial: Spatial, *, name: str) -> Iterator[Resized]:
     size: tuple[int, ...] | None = None
     for frame in frames:
-        resized = views.resize(frame, spatial)
+        resized = resizing.by_card(frame, spatial)
         if size not in (None, resized.shape):
             raise VideoError(f"{name}: the frames have different sizes")
         size = resized.shape
@@ -149,11 +152,11 @@ def _stored(path: Path, wanted: Wanted) -> Iterator[Moment]:
     """Flow that was computed before, with the frames beside it where they are wanted."""
     folder = FlowFolder(path)
     for number in range(folder.num_flows):
-        found = views.resize(folder.read(number), wanted.spatial)
+        found = resizing.by_card(folder.read(number), wanted.spatial)
         if not wanted.has_rgb:
             yield (found,)
             continue
-        frame = views.resize(video.read_image(path / f"img_{number + 1:05}.jpg"), wanted.spatial)
+        frame = resizing.by_card(images.read(path / images.NAME.format(number + 1)), wanted.spatial)
         if frame.shape[:2] != found.shape[:2]:
             raise VideoError(f"{path}: flow {number + 1} and its frame have different shapes")
         yield frame, found

@@ -31,10 +31,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import files, lists, video
+from i3d_deploy import files, lists, video_files
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Frame
 from i3d_deploy.generated import texture
-from i3d_deploy.video import Frame
 
 Split = Literal["train", "val", "test"]
 Kind = Literal["horizontal", "vertical", "turn", "zoom"]
@@ -304,4 +304,4 @@ def _drawn(folder: Path, missing: list[tuple[Split, int]], *, seed: int, size: S
 
 def _write_video(folder: Path, split: Split, index: int, seed: int, size: Size) -> None:
     drawn = frames(index, split=split, seed=seed, size=size)
-    video.write(folder / _name(split, index), iter(drawn), frames_per_second=FRAMES_PER_SECOND)
+    video_files.write(folder / _name(split, index), iter(drawn), frames_per_second=FRAMES_PER_SECOND)

@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from i3d_deploy.document import Count
+
 NonLocalMode = Literal["embedded_gaussian", "gaussian", "dot_product"]
 NON_LOCAL_MODES: tuple[str, ...] = get_args(NonLocalMode)
 NonLocalForm = Literal["mmaction2", "slowfast"]
 Positions = Literal["logits", "probabilities"]
 
-Count = Annotated[int, Field(ge=1, le=65536)]
 TemporalKernel = Literal[1, 3]
 PerStage = Annotated[tuple[tuple[TemporalKernel, ...], ...], Field(min_length=1, max_length=4)]
 Window = tuple[Count, Count, Count]

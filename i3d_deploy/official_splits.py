@@ -169,7 +169,7 @@ def _kinetics_classes(found: set[str], *, name: str) -> tuple[str, ...]:
 
 def _kinetics_rows(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     """Each row's label and the names that its video may have."""
-    reader = csv.reader(_text(path).splitlines())
+    reader = csv.reader(files.read_text(path, called=str(path)).splitlines())
     header = [field.strip() for field in next(reader)]
     columns = {field: number for number, field in enumerate(header)}
     if "label" not in columns:
@@ -214,16 +214,6 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Each line that is not blank, and where it is."""
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(files.read_text(path, called=str(path)).splitlines(), 1):
         if line.strip():
             yield f"{path} line {number}", line.strip()
-
-
-def _text(path: Path) -> str:
-    problem = files.what_is_wrong(path)
-    if problem is not None:
-        raise InputError(f"{path}: {problem}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a text file") from error

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from i3d_deploy.card import Averaging, FlowMethod, Modality, Pixels, Sampling, Spatial
+from i3d_deploy.card import Averaging, FlowMethod, Modality
 from i3d_deploy.network import Inception, ResNet
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 
 Table = tuple[tuple[str, str], ...]
 """Regular expressions and what replaces them, one after the other."""

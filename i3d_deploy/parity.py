@@ -45,9 +45,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import files, generated, views
-from i3d_deploy.card import Card, Parity, Precision
+from i3d_deploy.card import Card, Precision
 from i3d_deploy.errors import ArtifactError, InputError
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.measurements import Parity
 from i3d_deploy.network import NonLocalMode, ResNet
 from i3d_deploy.recognizer import Recognizer, average_views
 

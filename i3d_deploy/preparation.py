@@ -19,11 +19,11 @@ from typing import Any, Literal, TypeVar
 import cv2
 import numpy as np
 
-from i3d_deploy import files, labels, lists, video
+from i3d_deploy import files, labels, lists, video, video_files
 from i3d_deploy.errors import InputError, MissingExtraError, VideoError
 from i3d_deploy.flow_images import FlowFolder
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.official_splits import Entry
-from i3d_deploy.video import FrameFolder
 
 T = TypeVar("T")
 
@@ -39,8 +39,6 @@ Source = tuple[str, Path]
 
 REPORT = "report.json"
 LABELS = "labels.txt"
-IMAGE_NAME = "img_{:05}.jpg"
-"""Frames in folders, numbered from 1."""
 
 _ENDINGS: dict[Kind, str] = {"video": "videos", "frames": "rawframes", "flow": "flow"}
 """Last words of the lists' names."""
@@ -271,12 +269,12 @@ class _Folder:
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
         if self._kind != "video":
             return entry.is_dir()
-        return PurePosixPath(entry.name).suffix.lower() in video.VIDEO_SUFFIXES
+        return PurePosixPath(entry.name).suffix.lower() in video_files.SUFFIXES
 
 
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in video.VIDEO_SUFFIXES else name
+    return path.stem if path.suffix.lower() in video_files.SUFFIXES else name
 
 
 def judge_all(
@@ -343,7 +341,7 @@ def _count_images(path: Path) -> int:
     if count == 0:
         raise VideoError(f"{path}: no frames named img_00001.jpg and so on")
     video.collect(
-        FrameFolder(path=path, num_frames=count, image_name=IMAGE_NAME),
+        FrameFolder(path=path, num_frames=count),
         choose=lambda num_frames, _: np.arange(num_frames)[None],
         transform=lambda frame: frame[:1, :1].copy(),
     )

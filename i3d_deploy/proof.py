@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from i3d_deploy import accuracy, agreement, doctor, parity, views
 from i3d_deploy.calibration import Clips
-from i3d_deploy.card import Accuracy, Card, Gate, Parity, Status
+from i3d_deploy.card import Card
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.measurements import Accuracy, Gate, Parity, Status
 from i3d_deploy.parity import Answer, Clip
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.results import Plan

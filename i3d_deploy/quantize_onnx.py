@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy import untracked
 from i3d_deploy.errors import ExportError, MissingExtraError
-from i3d_deploy.video import Resized
+from i3d_deploy.frames import Resized
 
 try:
     import ml_dtypes

@@ -21,7 +21,7 @@ from typing import Any
 
 from i3d_deploy import untracked
 from i3d_deploy.errors import ExportError, MissingExtraError
-from i3d_deploy.video import Resized
+from i3d_deploy.frames import Resized
 
 try:
     with untracked.imports():

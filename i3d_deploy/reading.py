@@ -30,11 +30,13 @@ from pathlib import Path
 import numpy as np
 
 from i3d_deploy import video, views
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.frames import Resized, Watcher
+from i3d_deploy.images import FrameFolder
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import FrameFolder, Resized, Source
+from i3d_deploy.video import Source
 from i3d_deploy.views import Part, Views
 
 _THREAD_NAME = "i3d-decode"
@@ -62,7 +64,7 @@ class Cutting:
     min_decoded_share: float = video.MIN_DECODED_SHARE
     decoder_threads: int | None = None
 
-    def cut(self, source: Source, *, watcher: video.Watcher | None = None) -> Views:
+    def cut(self, source: Source, *, watcher: Watcher | None = None) -> Views:
         """Read a video to its end; raises as :func:`i3d_deploy.views.cut`."""
         return views.cut(
             source,
@@ -123,7 +125,7 @@ class Reading:
         self._is_stopped = True
 
     def planned(self, indices: Indices) -> None:
-        """Begin an attempt, as :class:`i3d_deploy.video.Watcher`."""
+        """Begin an attempt, as :class:`i3d_deploy.frames.Watcher`."""
         with self._changed:
             self._attempt += 1
             self._indices, self._plan, self._last_frame = indices, None, -1

@@ -21,6 +21,7 @@ from i3d_deploy.evidence import Evidence
 from i3d_deploy.features import Features, Layer, Settings
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.frames import Resized
 from i3d_deploy.moments import Rate
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner, open_two_streams
@@ -417,7 +418,7 @@ class Recognizer:
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise InputError(f"no class {label!r}: give a label of the card or a number from 0 to {len(labels) - 1}{hint}")
 
-    def infer(self, batch: video.Resized) -> NDArray[np.float32]:
+    def infer(self, batch: Resized) -> NDArray[np.float32]:
         """Run the engine once.
 
         Args:

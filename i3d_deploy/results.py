@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import __version__, files, metrics, two_stream
-from i3d_deploy.card import Averaging, Pixels, Sampling, Spatial
+from i3d_deploy.card import Averaging
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.journal import Entry
 from i3d_deploy.lists import Annotation
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.recognizer import average_views
 from i3d_deploy.training.recipe import Recipe, Split
 

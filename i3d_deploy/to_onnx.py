@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from i3d_deploy import files, rewrites, sampling, to_2d
 from i3d_deploy.artifact import CARD_KEY
-from i3d_deploy.card import Card, Engine, Pixels, Precision, Rewrite
+from i3d_deploy.card import Card, Engine, Precision, Rewrite
 from i3d_deploy.errors import ExportError, MissingExtraError
 from i3d_deploy.head import I3D
+from i3d_deploy.preprocessing import Pixels
 
 try:
     import onnx

@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 from i3d_deploy import model
-from i3d_deploy.card import Work
 from i3d_deploy.errors import MissingExtraError
+from i3d_deploy.measurements import Work
 from i3d_deploy.network import Inception, ResNet, TwoStream
 
 try:

@@ -16,9 +16,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i3d_deploy import files
-from i3d_deploy.card import Card, Pixels, Provenance
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.errors import ArtifactError, InputError
 from i3d_deploy.network import TwoStream
+from i3d_deploy.preprocessing import Pixels
 
 _MAX_BYTES = 1 << 20
 

@@ -11,67 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 
-from i3d_deploy import flow_frames, geometry, video
-from i3d_deploy.card import Card, Sampling, Spatial
+from i3d_deploy import flow_frames, resizing, video
+from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.frames import Resized, Watcher
 from i3d_deploy.geometry import Box
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame, Resized
-
-MAX_ASPECT = 16
-"""Longest side of a frame in shorter ones: a damaged header may claim a frame that fills the memory once resized."""
-
-
-def resize(frame: Frame, spatial: Spatial) -> Resized:
-    """Resize a frame bilinearly, aspect ratio kept.
-
-    Args:
-        frame: (H, W, C) uint8.
-        spatial: The card's; it says whether the result is rounded to uint8 or stays float32.
-
-    Raises:
-        VideoError: The frame is too narrow to show anything.
-    """
-    if spatial.dtype == "uint8":
-        return resize_short_side(frame, short_side=spatial.short_side)
-    check_aspect(*frame.shape[:2])
-    height, width = spatial.size(*frame.shape[:2])
-    exact = frame.astype(np.float32)
-    if (height, width) == frame.shape[:2]:
-        return exact
-    return np.asarray(cv2.resize(exact, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def resize_short_side(frame: Frame, *, short_side: int) -> Frame:
-    """Resize a frame bilinearly, aspect ratio kept, result rounded to uint8.
-
-    Args:
-        frame: (H, W, C) uint8.
-        short_side: Pixels of the shorter side afterwards.
-
-    Raises:
-        VideoError: The frame is too narrow to show anything.
-    """
-    check_aspect(*frame.shape[:2])
-    height, width = geometry.short_side_size(*frame.shape[:2], short_side=short_side)
-    if (height, width) == frame.shape[:2]:
-        return frame
-    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def check_aspect(height: int, width: int) -> None:
-    """Refuse frames that would fill the memory once their shorter side is resized.
-
-    Raises:
-        VideoError: The frame is too narrow to show anything.
-    """
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise VideoError(f"frames of {width}x{height} are narrower than 1:{MAX_ASPECT}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +70,7 @@ class Views:
         by_index: The unique resized frames.
         num_frames: Frames of the video that decode.
         frames_per_second: As the container says; None where it does not.
-        counted: As of :class:`i3d_deploy.video.Frames`.
+        counted: As of :class:`i3d_deploy.frames.Frames`.
         warnings: What was wrong with the video.
     """
 
@@ -248,7 +198,7 @@ def cut(
     crops: int | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,
     decoder_threads: int | None = None,
-    watcher: video.Watcher | None = None,
+    watcher: Watcher | None = None,
 ) -> Views:
     """Do to a video what the two parts of a card say.
 
@@ -276,7 +226,7 @@ def cut(
             source,
             flow,
             choose=partial(sampling.flow_indices, num_clips=clips),
-            resize=partial(resize_short_side, short_side=spatial.short_side),
+            resize=partial(resizing.by_short_side, short_side=spatial.short_side),
             min_decoded_share=min_decoded_share,
             decoder_threads=decoder_threads,
             watcher=watcher,
@@ -285,7 +235,7 @@ def cut(
         frames = video.collect(
             source,
             choose=lambda num_frames, rate: sampling.frame_indices(num_frames, rate, num_clips=clips),
-            transform=lambda frame: resize(frame, spatial),
+            transform=lambda frame: resizing.by_card(frame, spatial),
             min_decoded_share=min_decoded_share,
             decoder_threads=decoder_threads,
             watcher=watcher,

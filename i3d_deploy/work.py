@@ -16,8 +16,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from i3d_deploy.card import Work
 from i3d_deploy.errors import ExportError, MissingExtraError
+from i3d_deploy.measurements import Work
 
 try:
     import onnx

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from i3d_deploy import export, generated, model
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Sampling, Spatial
 from tests.gpu import pytest_collection_modifyitems as pytest_collection_modifyitems
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import onnxruntime themselves

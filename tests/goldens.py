@@ -1,7 +1,16 @@
 """The outputs of the original implementations, and the rule that filled their weights.
 
-The numbers in ``tests/goldens/`` were produced by mmaction2 0.24.1 with PyTorch 2.13, NumPy 2.4 and OpenCV 5.0; no
-trained weights are involved. Clips and images are not part of the project: tests that need them look in ``../shared``.
+No trained weights are involved. What is in ``tests/goldens/`` was produced with PyTorch 2.13, NumPy 2.4 and OpenCV 5.0
+by running the original code, or lists what it calls its entries:
+
+* mmaction2 0.24.1: frame sampling, geometry, pipelines, metrics, inflation and the ``mmaction_*`` networks;
+* SlowFast: ``slowfast_*``, and in ``caffe2_names.json`` the names of the Caffe2 files that its loader reads;
+* pytorchvideo: ``pytorchvideo_*``;
+* pytorch-i3d: ``inception_*``;
+* kinetics-i3d: ``tf_variables_*``, the variables as its TensorFlow checkpoints store them.
+
+``tests/README.md`` says what each of the last four holds. Clips and images are not part of the project: tests that need
+them look in ``../shared``.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from i3d_deploy import origins
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.head import I3D
 from i3d_deploy.network import NETWORKS, Inception, ResNet, TwoStream
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.resnet import I3DResNet
 
 RESNETS = sorted(name for name, build in NETWORKS.items() if isinstance(build(400), ResNet))

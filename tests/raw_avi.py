@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i3d_deploy.video import Frame
+from i3d_deploy.frames import Frame
 
 _HAS_INDEX = 0x10
 _KEY_FRAME = 0x10

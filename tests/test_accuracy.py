@@ -21,12 +21,14 @@ from i3d_deploy import (
     generated,
     parity,
     proof,
-    video,
+    video_files,
 )
 from i3d_deploy.accuracy import Wanted
-from i3d_deploy.card import Accuracy, Engine, normalize
+from i3d_deploy.card import Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.measurements import Accuracy
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import narrowed
@@ -58,7 +60,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number, value in enumerate((230, 25, 230, 25)):
         frame = np.full((32, 48, 3), value, np.uint8)
-        video.write(folder / f"{number}.mp4", iter([frame] * 20), frames_per_second=25.0)
+        video_files.write(folder / f"{number}.mp4", iter([frame] * 20), frames_per_second=25.0)
         rows.append(f"{number}.mp4 {number % 2}")
     (folder / "right.txt").write_text("\n".join(rows))
     (folder / "list.txt").write_text("\n".join([*rows[:3], "3.mp4 0"]))

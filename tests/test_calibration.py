@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import calibration, generated, video, views
+from i3d_deploy import calibration, generated, video, video_files, views
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError, VideoError
 
@@ -63,7 +63,7 @@ def test_a_line_longer_than_any_name_is_a_missing_video(tmp_path: Path) -> None:
 def test_folders_of_frames_are_videos(folder: Path, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     (tmp_path / "none").mkdir()
-    for number, frame in enumerate(video.read(folder / "b.mp4"), 1):
+    for number, frame in enumerate(video_files.read(folder / "b.mp4"), 1):
         cv2.imwrite(str(tmp_path / f"frames/img_{number:05}.png"), frame[..., ::-1])
     (tmp_path / "list.txt").write_text("frames 20 3\nnone 20 3\n")
     clips = calibration.choose(tmp_path / "list.txt", num_views=2, views_per_video=6)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 
 from i3d_deploy import card as cards
-from i3d_deploy.card import Card, Engine, Pixels, Sampling, Spatial, Work
+from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, InputError
-from tests import goldens
+from i3d_deploy.measurements import Work
+from i3d_deploy.preprocessing import Sampling, Spatial
 
 
 def changed(card: Card, **changes: Any) -> str:
@@ -119,14 +119,6 @@ def test_what_is_no_card_is_refused(text: str) -> None:
         Card.from_json(text, where="file.onnx")
 
 
-def test_sampling_of_the_card_gives_the_golden_frames() -> None:
-    golden = goldens.load_npz("end_to_end.npz")
-    uniform = Sampling().frame_indices(280)
-    dense = Sampling(scheme="dense").frame_indices(280)
-    np.testing.assert_array_equal(uniform.ravel(), golden["i3d_r50/uniform/arm_wrestling/frame_inds"])
-    np.testing.assert_array_equal(dense.ravel(), golden["i3d_r50/dense/arm_wrestling/frame_inds"])
-
-
 def test_views_too_small_for_the_network_are_refused(tiny_checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match=r"clip_len \(4\) is too short"):
         tiny_checkpoint.card.replaced(sampling=Sampling(clip_len=4))
@@ -137,16 +129,3 @@ def test_views_too_small_for_the_network_are_refused(tiny_checkpoint: Checkpoint
 def test_labels_of_another_count_are_refused(tiny_checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match="101 labels given for a network of 7 classes"):
         cards.with_labels(tiny_checkpoint.card, "ucf101")
-
-
-def test_an_odd_number_of_crops_is_refused() -> None:
-    with pytest.raises(InputError, match=r"crops \(2\) must be 1 or 3"):
-        Spatial().boxes(256, 340, num_crops=2)
-
-
-def test_normalize_is_channelwise_and_ncthw() -> None:
-    views = np.zeros((1, 2, 4, 4, 3), np.uint8)
-    views[..., 1] = 10
-    scaled = cards.normalize(views, Pixels(mean=(1, 2, 3), std=(2, 4, 8)))
-    assert scaled.shape == (1, 3, 2, 4, 4)
-    assert scaled[0, :, 0, 0, 0].tolist() == [-0.5, 2.0, -0.375]

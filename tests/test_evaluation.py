@@ -22,10 +22,10 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from i3d_deploy import evaluation, files, generated, load, parity, processes, views
-from i3d_deploy.card import Sampling, Spatial, normalize
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.journal import Journal
 from i3d_deploy.network import i3d_r50
+from i3d_deploy.preprocessing import Sampling, Spatial, normalize
 from i3d_deploy.results import AverageClips, Plan
 from i3d_deploy.training import recipe as recipes
 from i3d_deploy.training.recipe import Recipe
@@ -39,7 +39,7 @@ SPATIAL = Spatial(short_side=32, crop_size=32)
 METRICS = ("top_k_accuracy", "mean_class_accuracy")
 
 RECIPE = """
-from i3d_deploy.card import Sampling, Spatial
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.network import ResNet
 from i3d_deploy.training.recipe import Data, Recipe, Test, TrainViews, ValidationViews
 

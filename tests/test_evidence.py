@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from i3d_deploy import evidence, generated, recognizer, video
+from i3d_deploy import evidence, generated, recognizer, video_files
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.evidence import moments
@@ -84,7 +84,7 @@ def test_evidence_of_every_view_and_bias_are_its_logit(tiny: Recognizer, clip: P
 
 
 def test_evidence_of_flow_is_on_the_frames_that_it_leads_from(tmp_path: Path) -> None:
-    video.write(tmp_path / "fast.mp4", generated.frames(num_frames=41, height=36, width=48), frames_per_second=50)
+    video_files.write(tmp_path / "fast.mp4", generated.frames(num_frames=41, height=36, width=48), frames_per_second=50)
     found = Recognizer(runner_of("i3d_inception_flow", head_window=(2, 1, 1))).explain(tmp_path / "fast.mp4", clips=1)
     # At 25 a second every other frame: 20 flow frames, of which the clip of 16 in the middle begins with the third.
     assert found.evidence.indices.tolist() == [list(range(4, 36, 2))]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import explain, video
+from i3d_deploy import explain, video_files
 from i3d_deploy.errors import InputError, MissingExtraError
 from i3d_deploy.recognizer import Explanation
 from tests import explained
@@ -81,9 +81,9 @@ def test_colours_grow_with_strength_and_hide_the_frame() -> None:
 
 def test_the_copy_has_every_frame_and_a_chart_beside_it(corner: Explanation, tmp_path: Path) -> None:
     clip, output = tmp_path / "clip.mp4", tmp_path / "out.mp4"
-    video.write(clip, (np.full((*SIZE, 3), 120, np.uint8) for _ in range(16)), frames_per_second=10)
+    video_files.write(clip, (np.full((*SIZE, 3), 120, np.uint8) for _ in range(16)), frames_per_second=10)
     explain.write(clip, corner, output)
-    copy = list(video.read(output))
+    copy = list(video_files.read(output))
     assert len(copy) == 16
     assert copy[0].shape == (*SIZE, 3)
     np.testing.assert_allclose(copy[10][100:200], drawn(corner)[10][100:200], atol=40)  # encoded once more

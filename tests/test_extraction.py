@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import extraction, flow, generated, lists, preparation, video
+from i3d_deploy import extraction, flow, generated, lists, preparation, video, video_files
 from i3d_deploy.errors import InputError
 from i3d_deploy.extraction import Resize
 from i3d_deploy.flow_frames import Wanted
@@ -32,7 +32,7 @@ def test_frames_are_extracted_and_listed(tmp_path: Path, clip20: Path) -> None:
     names = sorted(path.name for path in (folder / "Archery" / "v_a").iterdir())
     assert names == [f"img_{number:05}.jpg" for number in range(1, 21)]
     images = [cv2.imread(str(folder / "Archery" / "v_a" / name)) for name in names]
-    for image, frame in zip(images, video.read(clip20), strict=True):
+    for image, frame in zip(images, video_files.read(clip20), strict=True):
         assert image is not None
         expected = cv2.resize(frame, (24, 16), interpolation=cv2.INTER_LINEAR)[..., ::-1]
         # JPEG halves the colour resolution. Red and blue exchanged would give about 60.
@@ -165,7 +165,7 @@ def test_flow_of_lists_is_written_as_pairs_and_listed(tmp_path: Path, clip20: Pa
         "size": None,
     }
     # 20 frames of 48x32 become 36x24, with flow from each to the next.
-    frames = [Resize(short_side=24).apply(frame) for frame in video.read(clip20)]
+    frames = [Resize(short_side=24).apply(frame) for frame in video_files.read(clip20)]
     assert frames[0].shape == (24, 36, 3)
     folder = FlowFolder(output / "one" / "a")
     assert (folder.num_flows, folder.size) == (19, (24, 36))
@@ -192,7 +192,7 @@ def test_flow_is_computed_between_frames_of_the_asked_rate(tmp_path: Path, clip2
         )
         assert done.exit_code == 0, done.output
         assert FlowFolder(tmp_path / rate / "a").num_flows == count
-    frames = list(video.read(clip20))
+    frames = list(video_files.read(clip20))
     expected = flow.to_uint8(flow.compute(frames[14], frames[16], method="dis"))
     assert np.abs(FlowFolder(tmp_path / "12.5" / "a").read(7).astype(int) - expected).mean() < 1
     # At 50 each frame but the first comes twice, and between the same frame nothing moves.

@@ -15,17 +15,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from i3d_deploy import features, flow, generated, model, video
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial, normalize
+from i3d_deploy import features, flow, generated, model, video_files
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.features import Settings
+from i3d_deploy.frames import Resized
 from i3d_deploy.head import I3D
 from i3d_deploy.network import Inception
+from i3d_deploy.preprocessing import Sampling, Spatial, normalize
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import Runner, TwoStreamRunner
 from i3d_deploy.runners.torch_runner import TorchRunner
-from i3d_deploy.video import Resized
 from i3d_deploy.windows import Last
 from tests import goldens, narrowed
 from tests.raw_avi import write_avi
@@ -160,7 +161,7 @@ def test_the_last_window(rgb: TorchRunner, frames: np.ndarray, last: Last, numbe
 
 
 def test_times_follow_from_the_rate(rgb: TorchRunner, frames: np.ndarray, tmp_path: Path) -> None:
-    video.write(tmp_path / "clip.mp4", frames, frames_per_second=50)
+    video_files.write(tmp_path / "clip.mp4", frames, frames_per_second=50)
     recognizer = Recognizer(rgb)
     found = recognizer.features(tmp_path / "clip.mp4", window=9, stride=5)
     every = recognizer.features(tmp_path / "clip.mp4", window=9, stride=5, frames_per_second="source")

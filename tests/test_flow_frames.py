@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import flow, flow_frames, flow_images, generated, video, views
-from i3d_deploy.card import Sampling, Spatial
+from i3d_deploy import flow, flow_frames, flow_images, generated, video_files, views
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import Wanted
-from i3d_deploy.video import Frame, FrameFolder
+from i3d_deploy.frames import Frame
+from i3d_deploy.images import FrameFolder
+from i3d_deploy.preprocessing import Sampling, Spatial
 
 DIS = Wanted(method="dis")
 EVERY = Sampling(scheme="whole", clip_len=4, frame_interval=1, num_clips=1)
@@ -50,8 +51,8 @@ def test_a_flow_frame_leads_from_a_frame_to_the_next() -> None:
 def test_flow_spans_the_frames_that_are_counted(tmp_path: Path) -> None:
     # 20 frames at 50 a second are 10 at 25: flow leads over two frames of the file each time.
     frames = moving(20)
-    video.write(tmp_path / "fast.mp4", iter(frames), frames_per_second=50)
-    decoded = list(video.read(tmp_path / "fast.mp4"))
+    video_files.write(tmp_path / "fast.mp4", iter(frames), frames_per_second=50)
+    decoded = list(video_files.read(tmp_path / "fast.mp4"))
     sampling = EVERY.replaced(frames_per_second=25.0)
     found = flow_frames.collect(tmp_path / "fast.mp4", DIS, choose=sampling.flow_indices, resize=as_it_is)
     assert sorted(found.by_index) == list(range(9))

@@ -139,7 +139,7 @@ def test_a_file_that_is_cut_off_cannot_be_decoded(tmp_path: Path, share: float) 
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     read = FlowFolder(tmp_path)
     assert read.read(0).shape == (24, 32, 2)
-    with pytest.raises(VideoError, match=r"y_00002.jpg: the image cannot be decoded: it is damaged, or no JPEG file"):
+    with pytest.raises(VideoError, match=r"y_00002.jpg: the image cannot be decoded"):
         read.read(1)
 
 
@@ -167,5 +167,5 @@ def test_only_flows_that_are_there_can_be_read(folder: Path, index: int) -> None
 def test_a_file_that_vanishes_is_told(folder: Path) -> None:
     read = FlowFolder(folder)
     (folder / "y_00002.jpg").unlink()
-    with pytest.raises(VideoError, match=r"y_00002.jpg: No such file or directory"):
+    with pytest.raises(VideoError, match=r"y_00002.jpg: no such file"):
         read.read(1)

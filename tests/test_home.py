@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from i3d_deploy import checkpoint, network, origins, views
-from i3d_deploy.card import Sampling, Spatial, normalize
 from i3d_deploy.head import I3D
+from i3d_deploy.preprocessing import Sampling, Spatial, normalize
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import goldens

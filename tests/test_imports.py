@@ -16,7 +16,9 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
-    {"errors", "files", "network", "untracked"},
+    {"errors", "untracked"},
+    {"document", "files"},
+    {"measurements", "network"},
     {
         "caffe2_files",
         "class_maps",
@@ -33,10 +35,11 @@ FLOORS = [
         "tensorrt_flavor",
         "windows",
     },
-    {"card", "confusion", "inception", "resnet", "video"},
-    {"model", "origins"},
-    {"flow", "generated", "known_motion", "lists", "official_splits"},
-    {"two_stream"},
+    {"confusion", "frames", "inception", "preprocessing", "resnet"},
+    {"card", "images", "resizing"},
+    {"model", "origins", "video_files"},
+    {"decoding", "flow", "generated", "known_motion", "lists", "official_splits"},
+    {"two_stream", "video"},
     {"artifact", "flow_cache", "flow_images", "motion", "runners.device_memory"},
     {"flow_frames", "preparation"},
     {"views"},

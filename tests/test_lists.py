@@ -10,8 +10,8 @@ import pytest
 
 from i3d_deploy import lists
 from i3d_deploy.errors import InputError
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.lists import Annotation
-from i3d_deploy.video import FrameFolder
 
 ROOT = Path("/data")
 

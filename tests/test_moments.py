@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import flow, flow_images, generated, moments, video
-from i3d_deploy.card import Spatial
+from i3d_deploy import flow, flow_images, generated, images, moments, video_files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.moments import Moment, Rate, Wanted
+from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.video import Source
 
 SPATIAL = Spatial(short_side=32, crop_size=32)
@@ -46,7 +46,7 @@ def test_frames_are_resized_and_counted_at_the_rate_wanted(tmp_path: Path) -> No
     generated.write_clip(tmp_path / "clip.mp4", num_frames=20, height=48, width=64)
     found, rate, warnings = read(tmp_path / "clip.mp4", wanted(10.0))
     # 25 frames a second at 10: 0, 2.5, 5, 7.5, ... and the nearest ones, halves upwards.
-    whole = list(video.read(tmp_path / "clip.mp4"))
+    whole = list(video_files.read(tmp_path / "clip.mp4"))
     expected = [cv2.resize(whole[index], (43, 32)) for index in (0, 3, 5, 8, 10, 13, 15, 18)]
     np.testing.assert_array_equal([frame for (frame,) in found], expected)
     assert (rate, warnings) == (10.0, [])
@@ -82,7 +82,7 @@ def test_both_leave_out_the_last_frame() -> None:
 def test_flow_is_that_of_frames_at_the_rate_wanted(tmp_path: Path) -> None:
     generated.write_clip(tmp_path / "clip.mp4", num_frames=9, height=32, width=48)
     found, _, _ = read(tmp_path / "clip.mp4", wanted(12.5, rgb=False, with_flow=True))
-    every_other = list(video.read(tmp_path / "clip.mp4"))[::2]
+    every_other = list(video_files.read(tmp_path / "clip.mp4"))[::2]
     np.testing.assert_array_equal([one for (one,) in found], list(flow.between(every_other, method="dis")))
 
 
@@ -119,8 +119,8 @@ def test_stored_flow_is_read(flow_folder: Path) -> None:
 
 def test_stored_flow_is_read_with_its_frames(flow_folder: Path) -> None:
     found, _, _ = read(flow_folder, wanted(with_flow=True))
-    images = [video.read_image(flow_folder / f"img_{number:05}.jpg") for number in range(1, 6)]
-    np.testing.assert_array_equal([frame for frame, _ in found], images)
+    frames = [images.read(flow_folder / f"img_{number:05}.jpg") for number in range(1, 6)]
+    np.testing.assert_array_equal([frame for frame, _ in found], frames)
 
 
 def test_stored_flow_and_its_frames_have_one_shape(flow_folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_stored_flow_and_its_frames_have_one_shape(flow_folder: Path) -> None:
         read(flow_folder, wanted(with_flow=True))
 
 
-def images(folder: Path, sizes: Iterable[tuple[int, int]]) -> Path:
+def image_folder(folder: Path, sizes: Iterable[tuple[int, int]]) -> Path:
     """A folder of frames of some sizes."""
     for number, size in enumerate(sizes, 1):
         cv2.imwrite(str(folder / f"img_{number:05}.png"), np.zeros((*size, 3), np.uint8))
@@ -138,11 +138,11 @@ def images(folder: Path, sizes: Iterable[tuple[int, int]]) -> Path:
 
 def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=f"{tmp_path}: the frames have different sizes"):
-        read(images(tmp_path, [(32, 32), (32, 40)]), wanted())
+        read(image_folder(tmp_path, [(32, 32), (32, 40)]), wanted())
 
 
 def test_frames_that_become_of_one_size_are_fine(tmp_path: Path) -> None:
-    assert len(read(images(tmp_path, [(32, 32), (64, 64)]), wanted())[0]) == 2
+    assert len(read(image_folder(tmp_path, [(32, 32), (64, 64)]), wanted())[0]) == 2
 
 
 def test_frames_of_the_wrong_kind_are_refused() -> None:

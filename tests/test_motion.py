@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from i3d_deploy import lists, motion, video
+from i3d_deploy import lists, motion, video, video_files
 from i3d_deploy.errors import InputError
 from i3d_deploy.motion import Kind, Size
 
@@ -30,9 +30,9 @@ def modified(folder: Path) -> dict[Path, int]:
 
 
 def test_videos_decode_to_nearly_what_was_drawn(dataset: Path) -> None:
-    decoded = np.stack(list(video.read(dataset / "val" / "00005.mp4")))
+    decoded = np.stack(list(video_files.read(dataset / "val" / "00005.mp4")))
     assert decoded.shape == (24, 64, 80, 3)
-    assert video.frame_rate(dataset / "val" / "00005.mp4") == 25
+    assert video_files.frame_rate(dataset / "val" / "00005.mp4") == 25
     drawn = motion.frames(5, split="val")
     # MPEG-4 drops noise and halves the colour resolution. The frames of another video differ by about 50.
     assert np.abs(decoded.astype(np.float64) - drawn).mean(axis=(1, 2, 3)).max() < 12

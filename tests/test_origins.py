@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from i3d_deploy import checkpoint, model, network, origins
-from i3d_deploy.card import Card, normalize
+from i3d_deploy.card import Card
 from i3d_deploy.errors import CheckpointError, InputError
 from i3d_deploy.head import I3D
+from i3d_deploy.preprocessing import normalize
 from tests import goldens
 
 State = dict[str, Tensor]

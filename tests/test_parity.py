@@ -16,8 +16,10 @@ import pytest
 from onnx import numpy_helper
 
 from i3d_deploy import artifact, checkpoint, export, parity, to_onnx
-from i3d_deploy.card import Card, Engine, Parity, Spatial
+from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.measurements import Parity
+from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner

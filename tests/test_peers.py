@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from i3d_deploy import checkpoint
 from i3d_deploy.benchmark.workers import Subject, Worker
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import I3DError
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.runners import open_runner
 
 ROOT = Path(__file__).parents[1]

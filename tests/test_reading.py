@@ -21,20 +21,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from i3d_deploy import reading, video, views
+from i3d_deploy import reading, resizing, video, views
 from i3d_deploy.card import Card
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.frames import Frame, Resized, Watcher
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.reading import Cutting
 from i3d_deploy.recognizer import Outcome, Prediction, Recognizer
 from i3d_deploy.runners.runner import Runner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Frame, Resized, Source
+from i3d_deploy.video import Source
 from i3d_deploy.views import Buffer, Views
 from tests.goldens import shared_file
 from tests.raw_avi import write_avi
-from tests.test_video import IS_CUT_AT_PROMISE
+from tests.sources import IS_CUT_AT_PROMISE
 
 DECODE = "i3d-decode"
 
@@ -64,7 +66,7 @@ def plain_views(source: Source, card: Card) -> list[NDArray[np.uint8]]:
     frames = video.collect(
         source,
         choose=card.sampling.frame_indices,
-        transform=lambda frame: views.resize_short_side(frame, short_side=side),
+        transform=lambda frame: resizing.by_short_side(frame, short_side=side),
     )
     height, width = frames.by_index[int(frames.indices[0, 0])].shape[:2]
     boxes = card.spatial.boxes(height, width)
@@ -113,7 +115,7 @@ def sources_of_every_kind(folder: Path) -> list[Source]:
     (folder / "frames").mkdir()
     for number, frame in enumerate(pixels, 1):
         assert cv2.imwrite(str(folder / "frames" / f"img_{number:05d}.png"), frame[..., ::-1])
-    listed = video.FrameFolder(path=folder / "frames", num_frames=20, image_name="img_{:05}.png")
+    listed = FrameFolder(path=folder / "frames", num_frames=20, image_name="img_{:05}.png")
     return [folder / "clip.avi", str(folder / "clip.avi"), folder / "frames", listed, pixels, list(pixels)]
 
 
@@ -243,7 +245,7 @@ def test_a_damaged_network_ends_the_run(tiny_checkpoint: Checkpoint, clip: Path)
 class Gate:
     """Passes on what a watcher is told, each frame only when it is let through."""
 
-    inner: video.Watcher
+    inner: Watcher
     allowed: threading.Semaphore
 
     def planned(self, indices: Indices) -> None:
@@ -261,7 +263,7 @@ def gated(card: Card, allowed: threading.Semaphore) -> Cutting:
     """Cutting of a video whose frames come when they are let through."""
 
     class Gated(Cutting):
-        def cut(self, source: Source, *, watcher: video.Watcher | None = None) -> Views:
+        def cut(self, source: Source, *, watcher: Watcher | None = None) -> Views:
             assert watcher is not None
             return super().cut(source, watcher=Gate(watcher, allowed))
 
@@ -359,7 +361,8 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 import numpy as np
 from i3d_deploy import model
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Provenance
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.network import ResNet
 from i3d_deploy.recognizer import Recognizer

@@ -14,8 +14,9 @@ import torch
 
 from i3d_deploy import model, to_onnx
 from i3d_deploy.artifact import read_card
-from i3d_deploy.card import Engine, normalize
+from i3d_deploy.card import Engine
 from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.preprocessing import normalize
 from tests import narrowed
 
 

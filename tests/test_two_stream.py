@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact, checkpoint, export, generated, model, network, origins, two_stream, video
-from i3d_deploy.card import Card, Provenance, Sampling, Spatial
+from i3d_deploy import artifact, checkpoint, export, generated, model, network, origins, two_stream, video_files
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, CardError, InputError
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.runners import open_runner, open_two_streams
 from i3d_deploy.two_stream import Pair
 from tests import narrowed
@@ -68,7 +69,7 @@ def test_a_pair_adds_up_the_logits_of_its_streams(folder: Path, suffix: str) -> 
         flow = recognizer.predict(clip)
     # The flow of 24 frames is 23, of which the RGB stream sees the first ones as well.
     with i3d.load(folder / f"i3d_rgb{ending}") as recognizer:
-        frames = np.stack(list(video.read(clip)))
+        frames = np.stack(list(video_files.read(clip)))
         rgb = recognizer.predict(frames[:23])
     np.testing.assert_allclose(joint.logits, rgb.logits + flow.logits, rtol=0, atol=1e-5)
     summed = (rgb.logits + flow.logits).mean(0)

@@ -12,11 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from i3d_deploy import geometry, views
-from i3d_deploy.card import Card, Pixels, Provenance, Sampling, Spatial, normalize
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.frames import Resized
 from i3d_deploy.geometry import Box, LazyWindow
 from i3d_deploy.network import ResNet
-from i3d_deploy.video import Resized, Source
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial, normalize
+from i3d_deploy.video import Source
 from i3d_deploy.views import Views
 from tests import goldens
 from tests.raw_avi import write_avi
@@ -92,14 +94,6 @@ def assert_views_equal_golden(
 def strides_of(case: str) -> tuple[int, int, int]:
     step, step_y, step_x = PIPELINES[f"{case}/strides"].tolist()
     return step, step_y, step_x
-
-
-@pytest.mark.parametrize("name", SYNTHETIC)
-def test_resize_equals_the_original(name: str) -> None:
-    pixels = synthetic_video(name)
-    np.testing.assert_array_equal(pixels.ravel()[:16], PIPELINES[f"{name}/raw_first16"])
-    resized = views.resize_short_side(pixels[0], short_side=256)
-    np.testing.assert_array_equal(resized[::16, ::16], PIPELINES[f"{name}/resized_u8_strided"])
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
@@ -315,8 +309,3 @@ def test_frames_too_narrow_to_show_anything_are_refused() -> None:
     # Resized to a short side of 256, one frame of 2x4096 would take 400 MB.
     with pytest.raises(VideoError, match="frames of 4096x2 are narrower than 1:16"):
         views.prepare(noise(1, 2, 4096), SMALL)
-
-
-def test_frame_of_the_right_size_is_not_resampled() -> None:
-    frame = noise(1, 32, 40)[0]
-    assert views.resize_short_side(frame, short_side=32) is frame

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import i3d_deploy as i3d
-from i3d_deploy import checkpoint, export, model, origins, sampling, video, views
-from i3d_deploy.card import Card, Engine, Provenance, Sampling, Spatial
+from i3d_deploy import checkpoint, export, model, origins, sampling, video_files, views
+from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, InputError, VideoError
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner
@@ -81,11 +82,11 @@ def test_a_short_video_is_repeated(whole: Checkpoint) -> None:
 
 def test_frames_are_counted_at_the_cards_rate(tmp_path: Path, whole: Checkpoint) -> None:
     # One second at 50 a second is 25 frames at 25: every other one.
-    video.write(tmp_path / "fast.mp4", iter(noise(50)), frames_per_second=50)
+    video_files.write(tmp_path / "fast.mp4", iter(noise(50)), frames_per_second=50)
     prepared = views.prepare(tmp_path / "fast.mp4", whole.card)
     assert prepared.indices.tolist() == [list(range(0, 50, 2))]
     # And at 20: frames 0, 0.8, 1.6, 2.4, 3.2, ... of the file, the nearest ones.
-    video.write(tmp_path / "slow.mp4", iter(noise(20)), frames_per_second=20)
+    video_files.write(tmp_path / "slow.mp4", iter(noise(20)), frames_per_second=20)
     prepared = views.prepare(tmp_path / "slow.mp4", whole.card)
     assert prepared.indices[0, :8].tolist() == [0, 1, 2, 2, 3, 4, 5, 6]
     assert prepared.indices.shape == (1, 25)

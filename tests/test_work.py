@@ -16,10 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from i3d_deploy import artifact, export, model, origins, to_onnx, torch_work, work
 from i3d_deploy.builders import Optimization
-from i3d_deploy.card import Card, Engine, Provenance, Sampling, Spatial, Work
+from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ExportError
+from i3d_deploy.measurements import Work
 from i3d_deploy.network import NETWORKS, Inception, ResNet
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.to_tensorrt import EngineOptions
 from tests import goldens, narrowed, skeletons
 from tests.skeletons import SKELETONS

@@ -7,8 +7,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from i3d_deploy.card import Card, Engine, Precision, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Engine, Precision, Provenance
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Sampling, Spatial
 
 VIEW_SHAPE = (4, 16, 16, 3)
 NUM_CLASSES = 7

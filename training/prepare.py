@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from i3d_deploy.commands.options import reports_errors
+from i3d_deploy.commands.options import min_decoded_option, reports_errors
 
 if TYPE_CHECKING:
     from i3d_deploy.card import FlowMethod
@@ -54,13 +54,7 @@ def limit_options(*, timeout_seconds: int) -> Callable[[Command], Command]:
         click.option(
             "--min-frames", type=click.IntRange(min=1), default=16, show_default=True, help="Shorter ones go."
         ),
-        click.option(
-            "--min-decoded",
-            type=click.FloatRange(0, 1),
-            default=0.5,
-            show_default=True,
-            help="Share of the promised frames that a damaged file must still give.",
-        ),
+        min_decoded_option,
         click.option(
             "--timeout",
             type=click.FloatRange(min=0, min_open=True),

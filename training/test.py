@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from i3d_deploy.commands.options import reports_errors
+from i3d_deploy.commands.options import device_option, reports_errors, threads_option
 from i3d_deploy.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def _repeated(arguments: Sequence[str]) -> Iterator[str]:
 @click.option(
     "--confusion", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the confusion matrix; .csv beside."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
+@device_option
+@threads_option
 @click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
 @click.option(
     "--flow-cache",

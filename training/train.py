@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from i3d_deploy.commands.options import reports_errors
+from i3d_deploy.commands.options import device_option, reports_errors
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -34,7 +34,7 @@ RECIPES = Path(__file__).parent / "recipes"
     help="Initial weights: a torchvision ResNet-50 (inflated), or an I3D checkpoint of any supported origin.",
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value of the recipe; repeats.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a process.  [default: PyTorch's choice]")
 @reports_errors
 def main(

@@ -9,7 +9,7 @@ from torch_defaults import describe
 
 from i3d_deploy import checkpoint
 from i3d_deploy.benchmark.worker import OpenRequest
-from i3d_deploy.card import normalize
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners import Runner
 from i3d_deploy.runners.torch_runner import choose_device
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from i3d_deploy import checkpoint, untracked
 from i3d_deploy.benchmark.worker import OpenRequest
-from i3d_deploy.card import normalize
 from i3d_deploy.errors import DeviceError
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners import Runner, RunnerInfo
 
 with untracked.imports():

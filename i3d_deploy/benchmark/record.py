@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, computed_field, model_validator
 
 from i3d_deploy import files
-from i3d_deploy.card import Part, first_problem
+from i3d_deploy.document import Part, first_problem
 from i3d_deploy.errors import InputError
 
 VERSION = 2

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from i3d_deploy.benchmark.ceilings import base_precision, highest, memory
 from i3d_deploy.benchmark.record import Ceiling, Roofline
-from i3d_deploy.card import Work
 from i3d_deploy.errors import InputError
+from i3d_deploy.measurements import Work
 
 _BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 

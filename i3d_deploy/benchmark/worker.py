@@ -29,10 +29,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import doctor, video, views
+from i3d_deploy import doctor, resizing, video, views
 from i3d_deploy.benchmark import meters
-from i3d_deploy.card import Spatial, Work
 from i3d_deploy.errors import I3DError, VideoError
+from i3d_deploy.frames import Frame, Resized
+from i3d_deploy.measurements import Work
+from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.recognizer import Recognizer, average_views
 from i3d_deploy.runners import Runner, open_runner
 from i3d_deploy.views import Buffer, Views
@@ -268,10 +270,10 @@ class Resizing:
         self._spatial = spatial
         self.seconds = 0.0
 
-    def apply(self, frame: video.Frame) -> video.Resized:
+    def apply(self, frame: Frame) -> Resized:
         """Resize one frame."""
         start = time.perf_counter()
-        resized = views.resize(frame, self._spatial)
+        resized = resizing.by_card(frame, self._spatial)
         self.seconds += time.perf_counter() - start
         return resized
 

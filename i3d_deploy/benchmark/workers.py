@@ -15,8 +15,9 @@ from typing import Any, Self
 
 from i3d_deploy import doctor
 from i3d_deploy.benchmark.record import Layer
-from i3d_deploy.card import Card, Work
+from i3d_deploy.card import Card
 from i3d_deploy.errors import I3DError
+from i3d_deploy.measurements import Work
 from i3d_deploy.runners import RunnerInfo
 
 _WORKER = (sys.executable, "-m", "i3d_deploy.benchmark.worker")

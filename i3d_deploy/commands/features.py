@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from i3d_deploy.commands.options import CheckpointOptions, reading_options, reports_errors, steps
+from i3d_deploy.commands.options import (
+    CheckpointOptions,
+    device_option,
+    min_decoded_option,
+    reading_options,
+    reports_errors,
+    steps,
+    threads_option,
+)
 from i3d_deploy.commands.sources import Found, expand
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.windows import Last
@@ -150,16 +158,10 @@ def _rate(context: click.Context, option: click.Parameter, value: str | None) ->
     "all frames, whatever the rate.  [default: the card's]",
 )
 @click.option("--overwrite", is_flag=True, help="Compute what is there already, whatever its settings.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
+@device_option
+@threads_option
 @click.option("--batch", type=click.IntRange(min=1), help="Crops of windows per run of a network.")
-@click.option(
-    "--min-decoded",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Share of the promised frames that a damaged file must still give.",
-)
+@min_decoded_option
 @reading_options
 @reports_errors
 def main(

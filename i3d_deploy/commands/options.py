@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args
 import click
 
 from i3d_deploy import labels
-from i3d_deploy.card import Averaging, Formula, Sampling, Scheme
+from i3d_deploy.card import Averaging
 from i3d_deploy.errors import I3DError
 from i3d_deploy.network import NETWORKS
 from i3d_deploy.origins import ORIGINS
+from i3d_deploy.preprocessing import Formula, Sampling, Scheme
 
 if TYPE_CHECKING:
     from i3d_deploy.checkpoint import Checkpoint
@@ -65,6 +66,18 @@ def steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     with console.status("", refresh_per_second=2) as status:
         yield lambda text: status.update(text)
 
+
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]"
+)
+min_decoded_option = click.option(
+    "--min-decoded",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the promised frames that a damaged file must still give.",
+)
 
 _MODEL = click.option(
     "--model", type=click.Choice(list(NETWORKS)), help="Network, where the checkpoint leaves it open."

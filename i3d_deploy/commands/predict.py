@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors
+from i3d_deploy.commands.options import (
+    CheckpointOptions,
+    checkpoint_options,
+    device_option,
+    min_decoded_option,
+    reports_errors,
+    threads_option,
+)
 from i3d_deploy.commands.sources import expand
 from i3d_deploy.errors import VideoError
 
@@ -47,16 +54,10 @@ if TYPE_CHECKING:
     help="Draw on a copy what speaks for the first label, and a chart over time as OUT.png.  (checkpoints only)",
 )
 @click.option("--explain-class", metavar="LABEL|NUMBER", help="Another class for --explain.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]")
+@device_option
+@threads_option
 @click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
-@click.option(
-    "--min-decoded",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Share of the promised frames that a damaged file must still give.",
-)
+@min_decoded_option
 @checkpoint_options
 @reports_errors
 def main(

@@ -29,15 +29,16 @@ def expand(names: Sequence[str]) -> Iterator[Found]:
     Raises:
         VideoError: A list is not one of videos.
     """
+    from i3d_deploy import video_files
     from i3d_deploy.flow_images import is_flow_folder
-    from i3d_deploy.video import VIDEO_SUFFIXES, is_image_folder
+    from i3d_deploy.images import is_image_folder
 
     for name in names:
         path = Path(name)
         if path.suffix == ".txt" and path.is_file():
             yield from expand(_read_list(path))
         elif path.is_dir() and not is_image_folder(path) and not is_flow_folder(path):
-            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in VIDEO_SUFFIXES)
+            found = video_files.below(path)
             yield from (Found(source=str(entry), name=entry.relative_to(path).as_posix()) for entry in found)
             if not found:  # left to be reported among the others
                 yield Found(source=str(path), name=path.resolve().name)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, reports_errors, steps
+from i3d_deploy.commands.options import CheckpointOptions, checkpoint_options, device_option, reports_errors, steps
 
 if TYPE_CHECKING:
-    from i3d_deploy.card import Parity
     from i3d_deploy.checkpoint import Checkpoint
+    from i3d_deploy.measurements import Parity
 
 
 @click.command(epilog="Example: i3d-verify i3d_r50_fp32.onnx --against i3d_r50.pth clip.mp4")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="Of the optical flow stream, where ARTIFACT is the .json of two streams and --against of the RGB stream.",
 )
 @click.option("--clips", type=click.IntRange(min=1), help="Clips of each video to compare.  [default: the card's]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option("--record", is_flag=True, help="Store the figures on the card in ARTIFACT.")
 @checkpoint_options
 @reports_errors

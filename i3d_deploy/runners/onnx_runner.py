@@ -17,8 +17,8 @@ from i3d_deploy import untracked
 from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
+from i3d_deploy.frames import Resized
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
-from i3d_deploy.video import Resized
 
 try:
     with untracked.imports():

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from i3d_deploy.artifact import read_engine_card
 from i3d_deploy.card import Precision
 from i3d_deploy.errors import ArtifactError, DeviceError
+from i3d_deploy.frames import Resized
 from i3d_deploy.openvino_core import CORE, openvino
 from i3d_deploy.runners import stem_windows
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 from i3d_deploy.runners.shared_stem import LEAST_SAVED, SharedStem
 from i3d_deploy.runners.stem_graphs import Stem, find_stem
-from i3d_deploy.video import Resized
 from i3d_deploy.views import Part, Views
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}

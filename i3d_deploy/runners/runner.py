@@ -13,9 +13,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy.card import Card, normalize
+from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError
-from i3d_deploy.video import Resized
+from i3d_deploy.frames import Resized
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.views import Buffer, Part, Views
 
 

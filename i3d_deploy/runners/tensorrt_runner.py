@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from i3d_deploy.artifact import EngineNote, identify, read_engine_note
 from i3d_deploy.errors import ArtifactError, CardError, DeviceError, InputError
+from i3d_deploy.frames import Resized
 from i3d_deploy.runners.device_memory import Gpu, find_gpu, open_device_memory
 from i3d_deploy.runners.runner import Runner, RunnerInfo, Tensor, check_fit
 from i3d_deploy.tensorrt_flavor import FLAVORS, PORTABLE, Flavor, Messages, load_flavor
-from i3d_deploy.video import Resized
 
 
 class TensorRTRunner(Runner):

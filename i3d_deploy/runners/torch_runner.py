@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import checkpoint
-from i3d_deploy.card import normalize
 from i3d_deploy.errors import DeviceError, MissingExtraError
+from i3d_deploy.frames import Resized
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
-from i3d_deploy.video import Resized
 
 try:
     import torch

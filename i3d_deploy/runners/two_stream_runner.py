@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy.frames import Resized
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 from i3d_deploy.two_stream import combine
-from i3d_deploy.video import Resized
 
 
 class TwoStreamRunner(Runner):

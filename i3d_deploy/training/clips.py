@@ -28,12 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from i3d_deploy import flow_frames, geometry, sampling, video, views
-from i3d_deploy.card import Count, Part, Sampling, Spatial
+from i3d_deploy import flow_frames, geometry, resizing, sampling, video, views
+from i3d_deploy.document import Count, Part
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.frames import Frame
 from i3d_deploy.geometry import Box, LazyWindow
-from i3d_deploy.video import Frame
+from i3d_deploy.preprocessing import Sampling, Spatial
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(gt=0, le=1)]
@@ -131,7 +132,7 @@ def draw(source: video.Source, spec: TrainViews, *, seed: int, flow: Wanted | No
             source,
             flow,
             choose=drawn.choose_flow,
-            resize=partial(views.resize_short_side, short_side=spec.short_side),
+            resize=partial(resizing.by_short_side, short_side=spec.short_side),
             transform=drawn.cut,
             trust_count=True,
         )
@@ -158,7 +159,7 @@ class _Draw:
     def choose_flow(
         self, num_frames: int, frames_per_second: float | None = None
     ) -> tuple[sampling.Indices, sampling.Indices]:
-        """Choose flow frames, as :meth:`i3d_deploy.card.Sampling.flow_indices`."""
+        """Choose flow frames, as :meth:`i3d_deploy.preprocessing.Sampling.flow_indices`."""
         counted = self._count(num_frames, frames_per_second)
         if len(counted) < 2:
             raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the recipe's rate")
@@ -220,7 +221,7 @@ class _Draw:
         return window.resize(spec.crop_size, spec.crop_size)
 
     def _cut_resized(self, frame: Frame) -> Frame:
-        resized = views.resize_short_side(frame, short_side=self._spec.short_side)
+        resized = resizing.by_short_side(frame, short_side=self._spec.short_side)
         return _resize(_crop(resized, self._box), self._spec.crop_size, self._spec.crop_size)
 
 
@@ -257,7 +258,7 @@ def validation_views(source: video.Source, spec: ValidationViews, *, flow: Wante
             source,
             flow,
             choose=spec.sampling.flow_indices,
-            resize=partial(views.resize_short_side, short_side=spec.spatial.short_side),
+            resize=partial(resizing.by_short_side, short_side=spec.spatial.short_side),
             transform=center,
         )
     return np.stack([np.stack([frames.by_index[int(index)] for index in clip]) for clip in frames.indices])
@@ -271,7 +272,7 @@ def _lazy_center(frame: Frame, spatial: Spatial) -> Frame:
 
 
 def _short_side_size(height: int, width: int, *, short_side: int) -> tuple[int, int]:
-    views.check_aspect(height, width)
+    resizing.check_aspect(height, width)
     return geometry.short_side_size(height, width, short_side=short_side)
 
 
@@ -284,9 +285,7 @@ def _crop(frame: Frame, box: Box) -> Frame:
 
 
 def _resize(frame: Frame, height: int, width: int) -> Frame:
-    if frame.shape[:2] == (height, width):
-        return np.ascontiguousarray(frame)
-    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.ascontiguousarray(resizing.to_size(frame, height=height, width=width))
 
 
 def seed_of(seed: int, *parts: int) -> int:

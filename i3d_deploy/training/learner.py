@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from i3d_deploy.card import Pixels
 from i3d_deploy.head import I3D
+from i3d_deploy.preprocessing import Pixels
 from i3d_deploy.training import distributed, optimization
 from i3d_deploy.training.clips import seed_of
 from i3d_deploy.training.dataset import ClipBatch

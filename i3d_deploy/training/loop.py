@@ -27,8 +27,9 @@ import torch
 
 from i3d_deploy import checkpoint, files, flow_frames, model
 from i3d_deploy.artifact import CARD_KEY
-from i3d_deploy.card import Accuracy, Card
+from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, TrainingError
+from i3d_deploy.measurements import Accuracy
 from i3d_deploy.training import dataset, distributed, optimization, progress, recipe, snapshots
 from i3d_deploy.training.clips import seed_of
 from i3d_deploy.training.dataset import ClipBatch, ClipDataset, Collate, Failure, Order

@@ -17,22 +17,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from i3d_deploy import __version__, labels, lists
-from i3d_deploy.card import (
-    Averaging,
-    Card,
-    Count,
-    FlowMethod,
-    Part,
-    Pixels,
-    Provenance,
-    Sampling,
-    Spatial,
-    first_problem,
-)
+from i3d_deploy import __version__, images, labels, lists
+from i3d_deploy.card import Averaging, Card, FlowMethod, Provenance
+from i3d_deploy.document import Count, Part, first_problem
 from i3d_deploy.errors import InputError
 from i3d_deploy.lists import Annotation, ListKind
 from i3d_deploy.network import OneNetwork
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.training.clips import Probability, TrainViews, ValidationViews
 
 Positive = Annotated[float, Field(gt=0)]
@@ -76,7 +67,7 @@ class Data(Part):
     labels: str = "kinetics400"
     with_offset: bool = False
     multi_class: bool = False
-    image_name: str = "img_{:05}.jpg"
+    image_name: str = images.NAME
     max_failed: Probability = 0.05
 
     @model_validator(mode="after")

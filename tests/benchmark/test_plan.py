@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from i3d_deploy.benchmark.plan import Plan, SweepPlan, frames_and_crops
-from i3d_deploy.card import Card, Provenance, Sampling
+from i3d_deploy.card import Card, Provenance
 from i3d_deploy.errors import InputError
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Sampling
 
 
 @pytest.fixture

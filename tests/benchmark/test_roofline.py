@@ -6,8 +6,8 @@ import pytest
 
 from i3d_deploy.benchmark.record import Ceiling
 from i3d_deploy.benchmark.roofline import roofline
-from i3d_deploy.card import Work
 from i3d_deploy.errors import InputError
+from i3d_deploy.measurements import Work
 
 COPY = Ceiling(precision="bytes", work="copy", backend="numpy 2", per_second=40e9)
 FP32 = Ceiling(precision="fp32", work="matmul", backend="torch 2 on cpu", per_second=200e9)

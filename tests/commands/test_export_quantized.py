@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from i3d_deploy import artifact, checkpoint, generated, recognizer, video
+from i3d_deploy import artifact, checkpoint, generated, recognizer, video_files
 from i3d_deploy.commands import export
 from tests import narrowed
 from tests.commands.test_commands import assert_one_line, run
@@ -69,7 +69,7 @@ def test_logits_that_overflow_on_the_list_are_a_failure(tiny_exports: Path, clip
         kernel[0] = 0
         kernel[(0, 0, *(size // 2 for size in kernel.shape[2:]))] = 1e6
     checkpoint.save(source, tmp_path / "large.safetensors")
-    video.write(tmp_path / "dark.mp4", iter([np.zeros((32, 48, 3), np.uint8)] * 20), frames_per_second=25.0)
+    video_files.write(tmp_path / "dark.mp4", iter([np.zeros((32, 48, 3), np.uint8)] * 20), frames_per_second=25.0)
     result = run(
         export.main,
         *(tmp_path / "large.safetensors", "--to", "onnx", "--precision", "fp16", "--no-optimize", "--name", "tiny"),

@@ -13,12 +13,12 @@ import pytest
 from click.testing import Result
 from numpy.typing import NDArray
 
-from i3d_deploy import checkpoint, files, flow, generated, two_stream, video
+from i3d_deploy import checkpoint, files, flow, generated, two_stream, video_files
 from i3d_deploy.commands import features
+from i3d_deploy.frames import Resized
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.two_stream import Pair
-from i3d_deploy.video import Resized
 from tests.commands.test_commands import assert_one_line, run
 from tests.test_features import checkpoint_of, runner_of
 
@@ -186,7 +186,7 @@ def test_a_short_video_is_reported_where_the_rest_is_dropped(artifacts: Path, vi
 
 
 def test_what_is_wrong_with_a_video_is_said_and_written(artifacts: Path, videos: Path, tmp_path: Path) -> None:
-    for number, frame in enumerate(video.read(videos / "a.mp4"), 1):
+    for number, frame in enumerate(video_files.read(videos / "a.mp4"), 1):
         (tmp_path / "images").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / "images" / f"img_{number:05}.png"), frame)
     result = compute(artifacts, tmp_path / "images", "--output", tmp_path / "out")

@@ -19,10 +19,10 @@ from i3d_deploy.builders import Target
 from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
+from i3d_deploy.frames import Resized
 from i3d_deploy.runners import LayerTime, Runner, RunnerInfo, open_runner
 from i3d_deploy.runners.onnx_runner import sum_layers
 from i3d_deploy.runners.torch_runner import ModuleTimer
-from i3d_deploy.video import Resized
 
 CONVOLUTIONS = {
     "tiny.safetensors": {"Conv3d"},

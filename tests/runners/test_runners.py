@@ -15,9 +15,10 @@ import torch
 
 from i3d_deploy import export, to_onnx, to_openvino
 from i3d_deploy.artifact import read_card
-from i3d_deploy.card import Card, Engine, normalize
+from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, DeviceError, I3DError, InputError
+from i3d_deploy.preprocessing import normalize
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import open_runner
 from i3d_deploy.runners.torch_runner import TorchRunner

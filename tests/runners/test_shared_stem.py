@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 
 from i3d_deploy import builders, export, model, parity, quantize_openvino, to_openvino, views
 from i3d_deploy.artifact import read_card
-from i3d_deploy.card import Engine, Precision, Sampling
+from i3d_deploy.card import Engine, Precision
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Sampling
 from i3d_deploy.recognizer import Prediction, Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.video import Source
 from tests.raw_avi import write_avi
-from tests.test_video import IS_CUT_AT_PROMISE
+from tests.sources import IS_CUT_AT_PROMISE
 
 ALWAYS, NEVER = -math.inf, math.inf
 """Of a runner's ``least_saved``."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.geometry import Box
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.runners import stem_windows
 from i3d_deploy.runners.stem_windows import Region, Shape, Temporal, Window
 

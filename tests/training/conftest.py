@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from i3d_deploy import motion
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from i3d_deploy import flow, flow_images, video
-from i3d_deploy.card import Pixels, Sampling, Spatial, normalize
+from i3d_deploy import flow, flow_images, video_files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.images import FrameFolder
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial, normalize
 from i3d_deploy.training import clips
 from i3d_deploy.training.clips import TrainViews, ValidationViews
-from i3d_deploy.video import FrameFolder
 from tests import goldens
 from tests.test_views import PIPELINES, RAWFRAMES, SYNTHETIC, noise, strides_of, synthetic_video
 
@@ -250,7 +250,7 @@ def test_validation_views_of_flow_are_cut_from_the_middle(flow_folder: FrameFold
 def test_frames_are_counted_at_the_rate_of_the_recipe(tmp_path: Path) -> None:
     # Eight frames at 50 a second are four at 25: every other one.
     levels = [np.full((32, 32, 3), 16 + 30 * number, np.uint8) for number in range(8)]
-    video.write(tmp_path / "fast.mp4", iter(levels), frames_per_second=50)
+    video_files.write(tmp_path / "fast.mp4", iter(levels), frames_per_second=50)
     found = clips.draw(tmp_path / "fast.mp4", WHOLE.replaced(frames_per_second=25.0), seed=0)
     assert np.round((found.mean((1, 2, 3)) - 16) / 30).tolist() == [0, 2, 4, 6]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from i3d_deploy import model
-from i3d_deploy.card import Pixels, normalize
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Pixels, normalize
 from i3d_deploy.resnet import I3DResNet
 from i3d_deploy.training.dataset import ClipBatch
 from i3d_deploy.training.distributed import Process

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from i3d_deploy import lists, model
-from i3d_deploy.card import Averaging, Sampling, Spatial
+from i3d_deploy.card import Averaging
 from i3d_deploy.lists import Annotation
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training import clips
 from i3d_deploy.training.clips import ValidationViews
 from i3d_deploy.training.dataset import Failure

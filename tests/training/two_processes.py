@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from i3d_deploy import lists
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.lists import Annotation
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training import distributed
 from i3d_deploy.training.clips import ValidationViews
 from i3d_deploy.training.distributed import Process

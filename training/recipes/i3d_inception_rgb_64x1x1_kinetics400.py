@@ -10,8 +10,8 @@ weights were at hand.
 Source: Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750, and the schedule that its authors published.
 """
 
-from i3d_deploy.card import Pixels, Sampling, Spatial
 from i3d_deploy.network import i3d_inception_rgb
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 

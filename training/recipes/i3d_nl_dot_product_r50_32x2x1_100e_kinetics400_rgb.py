@@ -4,8 +4,8 @@ r"""I3D ResNet-50 with five dot_product non-local blocks: the zoo has 73.92 / 91
         --work-dir runs/i3d_nl_dot_product_r50_32x2x1_100e_kinetics400_rgb --init resnet50-0676ba61.pth --validate
 """
 
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.network import i3d_r50_nl_dot_product
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 

@@ -7,8 +7,8 @@
 For N other videos --set network.num_classes=N, and with a Kinetics checkpoint --init FILE.
 """
 
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.network import i3d_r50
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Norm, Optimizer, Recipe, Schedule, Test
 

@@ -8,8 +8,8 @@ r"""I3D ResNet-50 fine-tuned on HMDB-51 from a Kinetics checkpoint with a new cl
 Not run by this project: the data set and the zoo's weights were not at hand.
 """
 
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.network import i3d_r50
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 

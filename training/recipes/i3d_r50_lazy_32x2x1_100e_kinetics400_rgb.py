@@ -6,8 +6,8 @@ The zoo has 73.24 / 90.99 % (short side 256), 72.32 / 90.72 % (340x256).
         --work-dir runs/i3d_r50_lazy_32x2x1_100e_kinetics400_rgb --init resnet50-0676ba61.pth --validate
 """
 
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.network import i3d_r50
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 

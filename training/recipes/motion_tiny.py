@@ -4,8 +4,8 @@ python training/prepare.py motion --output data/motion
 python training/train.py motion_tiny --work-dir runs/motion_tiny --validate --seed 0
 """
 
-from i3d_deploy.card import Sampling, Spatial
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 

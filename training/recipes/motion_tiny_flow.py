@@ -6,8 +6,8 @@ python training/prepare.py flow data/motion/train.txt data/motion/val.txt data/m
 python training/train.py motion_tiny_flow --work-dir runs/motion_tiny_flow --validate --seed 0
 """
 
-from i3d_deploy.card import Pixels, Sampling, Spatial
 from i3d_deploy.network import ResNet
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.training.clips import TrainViews, ValidationViews
 from i3d_deploy.training.recipe import Batch, Data, Optimizer, Recipe, Schedule, Test
 

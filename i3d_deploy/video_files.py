@@ -1,0 +1,236 @@
+"""Video files and URLs, opened with OpenCV: what their containers say, every frame in order, and writing one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from i3d_deploy import files
+from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.frames import Frame
+from i3d_deploy.images import is_image_folder
+
+SUFFIXES = frozenset(
+    [".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"]
+)
+"""File endings that a folder of videos is searched for."""
+
+OPEN_TIMEOUT_SECONDS = 15
+READ_TIMEOUT_SECONDS = 30
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+_CLOCK_TICKS_PER_SECOND = 1000
+"""Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
+
+_LOG_SILENT = 0
+
+# FFmpeg writes its complaints about damaged streams straight to stderr; the result carries a warning instead.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def below(folder: Path) -> list[Path]:
+    """The video files of a folder and its subfolders, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def address(source: str | Path) -> str | None:
+    """What FFmpeg opens of a file or URL; None of a folder of frames.
+
+    Raises:
+        VideoError: There is no such file or folder, or it cannot be a video.
+    """
+    if isinstance(source, str) and _URL.match(source):
+        return source
+    path = Path(source)
+    _check_file(path)
+    # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
+    return None if path.is_dir() else str(path.absolute())
+
+
+def _check_file(path: Path) -> None:
+    try:
+        # OpenCV ends the process over a name that is not UTF-8, of the file or of a folder above it.
+        str(path.absolute()).encode()
+        status = path.stat()
+        is_unusable_folder = stat.S_ISDIR(status.st_mode) and not is_image_folder(path)
+    except FileNotFoundError as error:
+        raise VideoError(f"{path}: no such file") from error
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # UnicodeEncodeError is one; a NUL character in the name gives another
+        raise VideoError(f"{os.fsencode(path)!r}: the name is not UTF-8 text; rename the file or folder") from error
+    if is_unusable_folder:
+        raise VideoError(f"{path}: a folder with neither videos nor frames named img_00001.jpg and so on")
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path}: not a regular file")
+    if status.st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{path}: permission denied")
+
+
+@contextmanager
+def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCapture]:
+    """Open what :func:`address` gives.
+
+    Args:
+        address: An absolute path, or a URL.
+        threads: Threads that decode; None: one per core.
+
+    Raises:
+        VideoError: It cannot be opened as a video.
+    """
+    options = [
+        int(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC),
+        OPEN_TIMEOUT_SECONDS * 1000,
+        int(cv2.CAP_PROP_READ_TIMEOUT_MSEC),
+        READ_TIMEOUT_SECONDS * 1000,
+    ]
+    if threads is not None:
+        options += [int(cv2.CAP_PROP_N_THREADS), threads]
+    with _quiet_opencv():
+        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
+    try:
+        what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
+        if what is not None:
+            raise VideoError(f"{address}: {what}")
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # the default of every OpenCV but 4.11
+        yield capture
+    finally:
+        capture.release()
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Without the lines on stderr with which OpenCV accompanies a file that does not open."""
+    logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
+    level = logging.getLogLevel()
+    logging.setLogLevel(_LOG_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
+def _what_is_wrong(capture: cv2.VideoCapture, *, is_url: bool) -> str | None:
+    if not capture.isOpened():
+        return "the address does not answer with a video" if is_url else "no video stream that can be decoded"
+    codec, pixels = int(capture.get(cv2.CAP_PROP_FOURCC)), int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT))
+    if codec == cv2.VideoWriter.fourcc(*"ansi"):
+        # FFmpeg plays any .txt as terminal art.
+        return "a text file, not a video"
+    if codec == 0 and pixels == cv2.VideoWriter.fourcc("B", "G", "R", chr(24)):
+        # Stored from bottom to top, as usual, they make OpenCV 4.14 and 5.0 write outside their memory.
+        return "uncompressed 24-bit frames are not supported: compress them, for example with FFV1"
+    return None
+
+
+def promised_frames(capture: cv2.VideoCapture) -> int:
+    """The frames that the container promises; 0 or less where it does not say."""
+    # Matroska stores a duration and no count. OpenCV multiplies it by the frame rate, for which it takes the clock's
+    # where frames come at uneven times, as in recordings of a screen: 400 frames in 16 seconds count as 16000.
+    if capture.get(cv2.CAP_PROP_FPS) >= _CLOCK_TICKS_PER_SECOND:
+        return 0
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+def promised_rate(capture: cv2.VideoCapture) -> float | None:
+    """Frames per second as the container says; None where it does not."""
+    found = float(capture.get(cv2.CAP_PROP_FPS))
+    return found if 0 < found < _CLOCK_TICKS_PER_SECOND else None
+
+
+def read(path: Path) -> Iterator[Frame]:
+    """Decode a video file from its first to its last frame.
+
+    Yields:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        VideoError: It cannot be opened as a video.
+    """
+    _check_file(path)
+    with opened(str(path.absolute())) as capture:
+        yield from frames_of(capture)
+
+
+def frames_of(capture: cv2.VideoCapture) -> Iterator[Frame]:
+    """The frames of an open video, one by one."""
+    while capture.grab():
+        frame = retrieved(capture)
+        if frame is None:
+            return
+        yield frame
+
+
+def retrieved(capture: cv2.VideoCapture) -> Frame | None:
+    """The frame that was grabbed last; None where it is damaged. OpenCV applies the rotation of the metadata."""
+    is_whole, image = capture.retrieve()
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if is_whole else None
+
+
+def frame_rate(path: Path) -> float:
+    """Frames per second as the container says; 25 where it does not.
+
+    Raises:
+        VideoError: It cannot be opened as a video.
+    """
+    _check_file(path)
+    with opened(str(path.absolute())) as capture:
+        return promised_rate(capture) or 25.0
+
+
+def write(path: Path, frames: Iterable[Frame], *, frames_per_second: float) -> None:
+    """Write an MPEG-4 file, replaced as a whole.
+
+    Args:
+        path: An ``.mp4`` file.
+        frames: (H, W, 3) uint8 RGB, all of one size.
+        frames_per_second: Their rate.
+
+    Raises:
+        InputError: It is no ``.mp4``, or there is no frame.
+        OSError: Not all frames reached the disk.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"{path}: videos are written as .mp4")
+    with files.replacing(path) as (target,):
+        written = _write(target, frames, frames_per_second=frames_per_second)
+        if written == 0:
+            raise InputError(f"{path}: no frame to write")
+        # OpenCV says nothing of a full disk.
+        try:
+            readable = sum(1 for _ in read(target))
+        except VideoError:
+            readable = 0
+        if readable != written:
+            raise OSError(
+                errno.EIO, f"only {readable} of {written} frames could be written (is the disk full?)", str(path)
+            )
+
+
+def _write(target: Path, frames: Iterable[Frame], *, frames_per_second: float) -> int:
+    writer = cv2.VideoWriter()
+    count = 0
+    try:
+        for frame in frames:
+            if count == 0:
+                codec = cv2.VideoWriter.fourcc(*"mp4v")
+                writer.open(str(target), codec, frames_per_second, (frame.shape[1], frame.shape[0]))
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+    finally:
+        writer.release()
+    return count
