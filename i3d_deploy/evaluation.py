@@ -12,13 +12,14 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from i3d_deploy import artifact, reading, two_stream, untracked
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.flow_images import is_flow_folder
 from i3d_deploy.journal import Entry, Journal
 from i3d_deploy.network import NETWORKS
 from i3d_deploy.origins import ORIGINS
@@ -28,6 +29,7 @@ from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.results import OF_THE_CARD, AverageClips, Plan, Result, average, check_out
 from i3d_deploy.runners import Runner, TwoStreamRunner, open_runner
 from i3d_deploy.training.recipe import Recipe, Split, flat
+from i3d_deploy.video import FrameFolder
 
 
 class Listener(Protocol):
@@ -72,7 +74,7 @@ def open_recognizer(
     """Load a network and hold it against the recipe. The views that a checkpoint takes become those of the plan.
 
     Of two streams, the one that is shown what the recipe's network is shown is held against the recipe; the other one
-    has to take the same frames and pixels.
+    takes the same frames and pixels, and scales them as its own card says.
 
     Args:
         path: What :func:`i3d_deploy.load` takes.
@@ -87,35 +89,39 @@ def open_recognizer(
         The recognizer; its notes say where the file's card differs from the recipe.
 
     Raises:
-        InputError: The network has other classes or is shown something else, or the engine takes other views than the
-            recipe makes.
+        InputError: The network has other classes or is shown something else, the engine takes other views than the
+            recipe makes, or a network that is shown frames gets a list of flow images alone.
         I3DError: As :func:`i3d_deploy.load`.
     """
     open_one = partial(
         _open, recipe=recipe, plan=plan, device=device, threads=threads, processes=processes or Processes()
     )
-    if artifact.identify(path).kind != "two-stream":
-        runner = open_one(path, stream=recipe.network.stream)
-        if runner.card.modality != recipe.network.stream:
-            runner.close()
-            raise InputError(
-                f"{path} is shown {runner.card.modality}, the network of the recipe {recipe.network.stream}: take the "
-                "recipe that it was trained by"
-            )
-        return Recognizer(runner, flow_cache=flow_cache)
-    pair = two_stream.read(path)
     with ExitStack() as opened:
-        rgb = opened.enter_context(open_one(pair.rgb, stream="rgb"))
-        flow = opened.enter_context(open_one(pair.flow, stream="flow"))
-        both = TwoStreamRunner(rgb, flow)
+        if artifact.identify(path).kind == "two-stream":
+            files = two_stream.read(path)
+            rgb = opened.enter_context(open_one(files.rgb, stream="rgb", pair=path))
+            flow = opened.enter_context(open_one(files.flow, stream="flow", pair=path))
+            runner = _joined(path, rgb, flow)
+        else:
+            runner = opened.enter_context(open_one(path, stream=recipe.network.stream, pair=None))
+        _check_listed(path, runner.card, plan)
+        recognizer = Recognizer(runner, flow_cache=flow_cache)
         opened.pop_all()
-    return Recognizer(both, flow_cache=flow_cache)
+    return recognizer
+
+
+def _joined(path: Path, rgb: Runner, flow: Runner) -> Runner:
+    try:
+        return TwoStreamRunner(rgb, flow)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _open(
     path: Path,
     *,
     stream: str,
+    pair: Path | None,
     recipe: Recipe,
     plan: Plan,
     device: str,
@@ -128,24 +134,37 @@ def _open(
     if kind not in ("safetensors", "checkpoint"):
         runner = open_runner(path, device=device, threads=threads)
         try:
+            _check_network(path, runner.card, plan, stream=stream, pair=pair)
             _check_engine(path, runner.card, recipe, plan)
+            runner.notes = (*runner.notes, *_differences(runner.card, recipe, plan))
+            runner.card = _as_planned(path, runner.card, recipe, plan)
         except InputError:
             runner.close()
             raise
-        runner.notes = (*runner.notes, *_differences(runner.card, recipe, plan))
         return runner
     from i3d_deploy import checkpoint
     from i3d_deploy.runners.torch_runner import TorchRunner
 
     is_named = kind == "checkpoint" and recipe.network.name in NETWORKS and recipe.network.stream == stream
     found = checkpoint.load(path, network=recipe.network.name if is_named else None)
-    _check_classes(path, found.card, plan)
+    _check_network(path, found.card, plan, stream=stream, pair=pair)
     # A checkpoint of the zoo has no card: what had to be assumed is overruled by the recipe and differs from nothing.
     is_assumed = kind == "checkpoint" and found.card.provenance.origin in ORIGINS
     differences = _network_differences(found.card, recipe) if is_assumed else _differences(found.card, recipe, plan)
-    parts = ["sampling", "spatial"] + (["pixels"] if _is_of(found.card, recipe) else [])
-    card = found.card.replaced(**{part: getattr(plan, part) for part in parts})
+    changes: dict[str, Any] = {"pixels": plan.pixels} if _is_of(found.card, recipe) else {}
+    if is_assumed and changes:
+        changes["flow_method"] = recipe.data.flow_method
+    card = _as_planned(path, found.card, recipe, plan, **changes)
     return TorchRunner(replace(found, card=card, notes=tuple(differences)), device=device, threads=threads)
+
+
+def _as_planned(path: Path, card: Card, recipe: Recipe, plan: Plan, **changes: Any) -> Card:
+    """A card that says of the views what the recipe says."""
+    averaging = recipe.test.averaging
+    try:
+        return card.replaced(sampling=plan.sampling, spatial=plan.spatial, averaging=averaging, **changes)
+    except InputError as error:
+        raise InputError(f"{path} cannot take the views of the recipe: {error}") from error
 
 
 def _is_of(card: Card, recipe: Recipe) -> bool:
@@ -174,13 +193,40 @@ def _device(device: str, kind: artifact.Kind, processes: Processes) -> str:
     return own
 
 
-def _check_classes(path: Path, card: Card, plan: Plan) -> None:
+def _check_network(path: Path, card: Card, plan: Plan, *, stream: str, pair: Path | None) -> None:
+    """Whether a network is shown what it should be, and knows the recipe's classes."""
+    if card.modality != stream and pair is not None:
+        raise InputError(
+            f"{pair}: its {stream} stream {path.name} is shown {card.modality}: export the pair again with i3d-export "
+            "RGB --flow FLOW"
+        )
+    if card.modality != stream:
+        raise InputError(
+            f"{path} is shown {card.modality}, the network of the recipe {stream}: take the recipe that it was trained "
+            "by"
+        )
     if card.network.num_classes != len(plan.labels):
-        raise InputError(f"{path} has {card.network.num_classes} classes, the recipe has {len(plan.labels)}")
+        trained = "it was" if pair is None else "both streams were"
+        raise InputError(
+            f"{path} has {card.network.num_classes} classes, the recipe has {len(plan.labels)}: take the recipe that "
+            f"{trained} trained by"
+        )
+
+
+def _check_listed(path: Path, card: Card, plan: Plan) -> None:
+    """Whether there are frames for a network that is shown any."""
+    if "rgb" in card.modality and all(_is_flow_alone(annotation.source) for annotation in plan.annotations):
+        raise InputError(
+            f"list {plan.listed}: its folders hold flow images and no frames, which {path} is shown: take a list of "
+            "videos or frames, or keep the frames beside the flow with training/prepare.py flow --rgb"
+        )
+
+
+def _is_flow_alone(source: Path | FrameFolder) -> bool:
+    return isinstance(source, FrameFolder) and is_flow_folder(source.path) and not source.image(0).exists()
 
 
 def _check_engine(path: Path, card: Card, recipe: Recipe, plan: Plan) -> None:
-    _check_classes(path, card, plan)
     ours, theirs = (shape[:2] for shape in (plan.view_shape, card.view_shape))
     if ours != theirs or (card.has_fixed_length and plan.sampling.scheme == "whole"):
         length = "any number of" if plan.sampling.scheme == "whole" else ours[0]

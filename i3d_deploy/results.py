@@ -33,6 +33,9 @@ _OF_THE_ZOO: dict[Averaging, AverageClips] = {"probabilities": "prob", "logits":
 OF_THE_CARD: dict[AverageClips, Averaging] = {"prob": "probabilities", "score": "logits"}
 """What a card calls the zoo's words."""
 
+_OF_THE_VIDEOS = {"kind", "with_offset", "multi_class", "image_name", "flow_method"}
+"""What else of a recipe's data decides about the videos."""
+
 _MAX_NAMED_VIDEOS = 10
 
 
@@ -113,7 +116,7 @@ class Plan:
             listed=data.list_path(split),
             source={
                 "root": str(data.root(split)),
-                **data.model_dump(mode="json", include={"kind", "with_offset", "multi_class", "image_name"}),
+                **data.model_dump(mode="json", include=_OF_THE_VIDEOS),
             },
         )
 

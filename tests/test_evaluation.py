@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import pickle
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from i3d_deploy import evaluation, files, generated, load, parity, processes, views
@@ -30,8 +27,8 @@ from i3d_deploy.results import AverageClips, Plan
 from i3d_deploy.training import recipe as recipes
 from i3d_deploy.training.recipe import Recipe
 from tests import goldens
+from tests.evaluating import SCRIPT, assert_one_line, run
 
-SCRIPT = Path(__file__).parents[1] / "training" / "test.py"
 NAMES = ("run", "jump", 'say "hi"', "<wave> & go", "größer", "f", "g")
 LABELS = (3, 0, 5, 1, 6)
 SAMPLING = Sampling(clip_len=8, frame_interval=2, num_clips=3)
@@ -99,15 +96,6 @@ def make_recipe(project: Path, *settings: str) -> Recipe:
     return recipes.load(str(project / "recipe.py"), folder=project).overridden(settings)
 
 
-def run(*arguments: object) -> Result:
-    """Invoke the script in this process; a traceback is a bug."""
-    command = runpy.run_path(str(SCRIPT))["main"]
-    assert isinstance(command, click.Command)
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
 def start(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
     """Start the script as a program, on one thread so that sums are in one order."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
@@ -119,14 +107,6 @@ def finish(process: subprocess.Popen[str], *, code: int = 0) -> tuple[str, str]:
     stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == code, stderr
     return stdout, stderr
-
-
-def assert_one_line(result: Result, *parts: str, code: int = 1) -> None:
-    assert result.exit_code == code, result.output
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1, result.stderr
-    for part in parts:
-        assert part in errors[0]
 
 
 def expected_logits(checkpoint: Checkpoint, clips: Sequence[Path]) -> list[NDArray[np.float32]]:

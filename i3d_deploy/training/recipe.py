@@ -327,6 +327,9 @@ class Recipe(Part):
                 f"data.flow_method is {self.data.flow_method} and {self.network.name} is shown {self.network.stream}: "
                 f"{problem}"
             )
+        for part in ("validation", "test"):
+            if self.network.stream == "flow" and getattr(self, part).spatial.formula == "slowfast":
+                raise ValueError(f"{part}.spatial.formula is slowfast, and flow is kept in 8 bits: give mmaction2")
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
