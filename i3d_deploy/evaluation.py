@@ -20,6 +20,7 @@ from i3d_deploy import artifact, reading, two_stream, untracked
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.flow_images import is_flow_folder
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.journal import Entry, Journal
 from i3d_deploy.network import NETWORKS
 from i3d_deploy.origins import ORIGINS
@@ -29,7 +30,6 @@ from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.results import OF_THE_CARD, AverageClips, Plan, Result, average, check_out
 from i3d_deploy.runners import Runner, TwoStreamRunner, open_runner
 from i3d_deploy.training.recipe import Recipe, Split, flat
-from i3d_deploy.video import FrameFolder
 
 
 class Listener(Protocol):

@@ -30,11 +30,12 @@ from i3d_deploy import (
     parity,
     to_onnx,
     two_stream,
-    video,
+    video_files,
 )
-from i3d_deploy.card import Card, Engine, Pixels, Provenance, Sampling, Spatial
+from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.network import ResNet, i3d_inception_flow
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.results import Plan
 from i3d_deploy.training.clips import TrainViews
 from i3d_deploy.training.recipe import Data, Recipe, Test
@@ -129,7 +130,7 @@ def recipe_of(source: Checkpoint, folder: Path) -> Recipe:
 def frames(folder: Path) -> list[Images]:
     """The frames of each clip, 32x42."""
     return [
-        np.stack([cv2.resize(frame, (42, 32)) for frame in video.read(folder / f"{number}.mp4")]).astype(np.uint8)
+        np.stack([cv2.resize(frame, (42, 32)) for frame in video_files.read(folder / f"{number}.mp4")]).astype(np.uint8)
         for number in range(3)
     ]
 
@@ -240,7 +241,7 @@ def test_a_pair_takes_the_frames_beside_the_flow(
 ) -> None:
     shutil.copytree(flow_folder, tmp_path / "both")
     for number in range(3):
-        for count, frame in enumerate(video.read(folder / f"{number}.mp4"), 1):
+        for count, frame in enumerate(video_files.read(folder / f"{number}.mp4"), 1):
             cv2.imwrite(str(tmp_path / f"both/{number}/{count}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     options = folders_of(tmp_path / "both")
     found = evaluated(tmp_path / "r.json", folder / "rgb_recipe.json", folder / "pair.json", *options)
