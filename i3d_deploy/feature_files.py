@@ -6,6 +6,7 @@ it is missing is no pair.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -54,11 +55,12 @@ def _stem(name: str) -> PurePosixPath:
     return path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
 
 
-def basis(video_name: str, streams: Iterable[tuple[Card, str | None]], settings: Settings) -> Basis:
+def basis(source: str, video_name: str, streams: Iterable[tuple[Card, str | None]], settings: Settings) -> Basis:
     """What the features of a video depend on.
 
     Args:
-        video_name: What it is called; not where it lies.
+        source: Path or URL of the video: what it holds is part of it, where it lies is not.
+        video_name: What it is called.
         streams: Of each network the card, and the SHA-256 of its file.
         settings: With the values of the card where it decides.
     """
@@ -72,7 +74,25 @@ def basis(video_name: str, streams: Iterable[tuple[Card, str | None]], settings:
         }
         for card, sha256 in streams
     }
-    return {"video": video_name, "streams": of_streams, "settings": asdict(settings)}
+    return {
+        "video": video_name,
+        "video_sha256": _sha256(Path(source)),
+        "streams": of_streams,
+        "settings": asdict(settings),
+    }
+
+
+def _sha256(video: Path) -> str | None:
+    """Of a file, or of the names and sizes of a folder's images; None of a URL."""
+    if not video.is_dir():
+        return files.sha256(video) if video.is_file() else None
+    images = sorted(f"{entry.name} {entry.stat().st_size}\n" for entry in video.iterdir() if entry.is_file())
+    return hashlib.sha256("".join(images).encode()).hexdigest()
+
+
+def is_there(target: Path) -> bool:
+    """Whether there are any features, or a note of them, whatever they depend on."""
+    return target.exists() or _note_of(target).exists()
 
 
 def is_done(target: Path, wanted: Basis) -> bool:

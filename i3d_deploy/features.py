@@ -192,13 +192,17 @@ def check(streams: Streams, settings: Settings) -> Spatial:
     modalities = [card.modality for card in cards]
     if modalities not in (["rgb"], ["flow"], ["rgb", "flow"]):
         raise InputError(f"features are of an rgb network, a flow network or one of each, not of {modalities}")
-    wanted = {(settings.on_card(card), _spatial(card, settings)) for card in cards}
-    if len(wanted) > 1:
-        raise InputError(
-            f"{cards[0].network.name} and {cards[1].network.name} want other frames (rate, short side or crop size): "
-            "both streams are shown the same ones"
-        )
-    ((_, spatial),) = wanted
+    spatial = _spatial(cards[0], settings)
+    wanted = [
+        {"frames_per_second": settings.on_card(card).frames_per_second, **_spatial(card, settings).model_dump()}
+        for card in cards
+    ]
+    for name, value in wanted[0].items():
+        if wanted[-1][name] != value:
+            raise InputError(
+                f"both streams are shown the same frames, but {name} is {value} of {cards[0].network.name} and "
+                f"{wanted[-1][name]} of {cards[-1].network.name}: make their cards agree"
+            )
     for card in cards:
         problem = card.network.what_is_too_small(settings.window, spatial.crop_size)
         if problem is not None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i3d_deploy import files
 from i3d_deploy.card import Card, Provenance
+from i3d_deploy.document import Part
 from i3d_deploy.errors import ArtifactError, InputError
 from i3d_deploy.network import TwoStream
 from i3d_deploy.preprocessing import Pixels
@@ -130,7 +131,10 @@ def combine(rgb: Card, flow: Card) -> Card:
             raise InputError(f"{card.network.name} is shown {card.modality}: it is no {stream} stream of a pair")
     for part in ("labels", "sampling", "spatial", "averaging"):
         if getattr(rgb, part) != getattr(flow, part):
-            raise InputError(f"the two streams differ in {part}: give both the same when they are exported")
+            difference = _difference(getattr(rgb, part), getattr(flow, part))
+            raise InputError(
+                f"the two streams differ in {part} ({difference}): give both the same when they are exported"
+            )
     assert not isinstance(rgb.network, TwoStream) and not isinstance(flow.network, TwoStream)
     pixels = Pixels(color="rgbxy", mean=rgb.pixels.mean + flow.pixels.mean, std=rgb.pixels.std + flow.pixels.std)
     return Card(
@@ -145,3 +149,16 @@ def combine(rgb: Card, flow: Card) -> Card:
         averaging=rgb.averaging,
         provenance=Provenance(origin=f"{rgb.provenance.origin} + {flow.provenance.origin}"),
     )
+
+
+def _difference(of_rgb: Any, of_flow: Any) -> str:
+    """The first thing in which parts of two cards differ."""
+    if isinstance(of_rgb, Part):
+        name = next(name for name in type(of_rgb).model_fields if getattr(of_rgb, name) != getattr(of_flow, name))
+        return f"{name} is {getattr(of_rgb, name)} of rgb and {getattr(of_flow, name)} of flow"
+    if isinstance(of_rgb, tuple):
+        if len(of_rgb) != len(of_flow):
+            return f"{len(of_rgb)} of rgb and {len(of_flow)} of flow"
+        number = next(number for number, names in enumerate(zip(of_rgb, of_flow, strict=True)) if len(set(names)) > 1)
+        return f"class {number} is {of_rgb[number]!r} of rgb and {of_flow[number]!r} of flow"
+    return f"{of_rgb} of rgb and {of_flow} of flow"

@@ -19,7 +19,7 @@ CARD = Card(
     network=i3d_r50(2), label_set="custom", labels=("a", "b"), provenance=Provenance(origin="random weights, seed 3")
 )
 SETTINGS = Settings(frames_per_second=25.0, crop_size=224)
-BASIS = feature_files.basis("a/clip.mp4", [(CARD, "0" * 64)], SETTINGS)
+BASIS = feature_files.basis("https://host/a/clip.mp4", "a/clip.mp4", [(CARD, "0" * 64)], SETTINGS)
 FEATURES = Features(
     values=np.arange(6, dtype=np.float32).reshape(2, 3),
     start_frames=np.array([0, 16]),
@@ -34,6 +34,25 @@ FEATURES = Features(
 def basis(**changes: Any) -> feature_files.Basis:
     """The basis with other settings."""
     return {**BASIS, "settings": {**BASIS["settings"], **changes}}
+
+
+def of_video(path: Path) -> Any:
+    """What the basis says of a video's content."""
+    return feature_files.basis(str(path), "clip", [(CARD, None)], SETTINGS)["video_sha256"]
+
+
+def test_what_a_video_holds_is_part_of_the_basis(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"abc")
+    # Source: FIPS 180-2, appendix B.1.
+    assert of_video(tmp_path / "clip.mp4") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert BASIS["video_sha256"] is None
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    found = set()
+    for name, content in (("img_00001.jpg", b"1"), ("img_00002.jpg", b"2"), ("img_00002.jpg", b"22")):
+        (folder / name).write_bytes(content)
+        found.add(of_video(folder))
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize(
@@ -63,6 +82,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert document.pop("i3d_deploy")
     assert document == {
         "video": "a/clip.mp4",
+        "video_sha256": None,
         "streams": {
             "rgb": {
                 "network": "i3d_r50",
@@ -118,7 +138,7 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
 def test_another_checkpoint_or_stream_is_named(tmp_path: Path) -> None:
     target = tmp_path / "clip.npy"
     feature_files.write(target, FEATURES, BASIS)
-    other = feature_files.basis("a/clip.mp4", [(CARD, "1" * 64)], SETTINGS)
+    other = feature_files.basis("https://host/a/clip.mp4", "a/clip.mp4", [(CARD, "1" * 64)], SETTINGS)
     with pytest.raises(InputError, match=r"streams\.rgb\.artifact_sha256 was 0+, now 1+\)"):
         feature_files.is_done(target, other)
     more = {**BASIS, "streams": {**BASIS["streams"], "flow": {"network": "b"}}}

@@ -326,7 +326,7 @@ def test_networks_that_do_not_go_together(rgb: TorchRunner, of_flow: TorchRunner
     other = checkpoint_of("i3d_inception_flow")
     card = other.card.replaced(spatial=other.card.spatial.replaced(short_side=40))
     runner = TorchRunner(Checkpoint(model=other.model, card=card), device="cpu")
-    with pytest.raises(InputError, match="i3d_inception_rgb and i3d_inception_flow want other frames"):
+    with pytest.raises(InputError, match="short_side is 36 of i3d_inception_rgb and 40 of i3d_inception_flow"):
         Recognizer(rgb).features(frames, flow=Recognizer(runner))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import i3d_deploy as i3d
 from i3d_deploy import artifact, checkpoint, export, generated, model, network, origins, two_stream, video_files
@@ -15,7 +17,8 @@ from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, CardError, InputError
 from i3d_deploy.preprocessing import Sampling, Spatial
-from i3d_deploy.runners import open_runner, open_two_streams
+from i3d_deploy.runners import Runner, open_runner, open_two_streams
+from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.two_stream import Pair
 from tests import narrowed
 
@@ -100,17 +103,44 @@ def test_streams_in_the_wrong_order_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "part"),
+    ("changes", "difference"),
     [
-        ({"labels": ("a", "b", "c", "d", "e")}, "labels"),
-        ({"averaging": "probabilities"}, "averaging"),
-        ({"spatial": Spatial(short_side=40, crop_size=32, num_crops=1)}, "spatial"),
-        ({"sampling": Sampling(clip_len=10, frame_interval=1, num_clips=2)}, "sampling"),
+        ({"labels": ("run", "b", "c", "d", "e")}, r"labels \(class 1 is 'jump' of rgb and 'b' of flow\)"),
+        ({"averaging": "probabilities"}, r"averaging \(logits of rgb and probabilities of flow\)"),
+        (
+            {"spatial": Spatial(short_side=40, crop_size=32, num_crops=1)},
+            r"spatial \(short_side is 36 of rgb and 40 of flow\)",
+        ),
+        (
+            {"sampling": Sampling(clip_len=10, frame_interval=1, num_clips=2)},
+            r"sampling \(clip_len is 9 of rgb and 10 of flow\)",
+        ),
     ],
 )
-def test_streams_that_treat_a_video_differently_are_refused(changes: dict[str, Any], part: str) -> None:
-    with pytest.raises(InputError, match=f"the two streams differ in {part}: give both the same"):
+def test_streams_that_treat_a_video_differently_are_refused(changes: dict[str, Any], difference: str) -> None:
+    with pytest.raises(InputError, match=f"the two streams differ in {difference}: give both the same"):
         two_stream.combine(stream("rgb").card, stream("flow", **changes).card)
+
+
+def test_parts_of_a_pair_are_asked_one_by_one(folder: Path) -> None:
+    with i3d.load(folder / "i3d_safetensors.json", device="cpu") as pair:
+        with pytest.raises(InputError, match="two streams are not explained together: give one of them alone"):
+            pair.explain(folder / "clip.mp4")
+        assert [runner.card.modality for runner in pair._runner.streams] == ["rgb", "flow"]
+
+
+def test_views_of_a_pair_are_transferred_to_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def transfer(runner: Runner, inputs: NDArray[np.uint8]) -> None:
+        seen.append((runner.card.modality, inputs.shape, inputs.flags.c_contiguous))
+
+    monkeypatch.setattr(TorchRunner, "_transfer", transfer)
+    with open_runner(folder / "i3d_safetensors.json", device="cpu") as pair:
+        for runner in (pair, *pair.streams):
+            runner.info = replace(runner.info, device="cuda:0")  # on a CPU nothing is copied
+        pair.transfer(np.zeros((2, 9, 32, 32, 5), np.uint8))
+    assert seen == [("rgb", (2, 9, 32, 32, 3), True), ("flow", (2, 9, 32, 32, 2), True)]
 
 
 def test_a_pair_of_another_number_of_classes_is_refused() -> None:

@@ -180,9 +180,10 @@ def main(
     from i3d_deploy.to_tensorrt import EngineOptions
 
     options = CheckpointOptions(**reading)
-    sources = [options.make_random(seed=seed) if checkpoint is None else options.read(checkpoint)]
+    first = options if flow is None else options.of_rgb
+    sources = [first.make_random(seed=seed) if checkpoint is None else first.read(checkpoint)]
     if flow is not None:
-        sources.append(options.read(flow))
+        sources.append(options.of_flow.read(flow))
         two_stream.combine(sources[0].card, sources[1].card)  # whether they go together, before the long steps
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         click.echo(f"Note: {note}", err=True)

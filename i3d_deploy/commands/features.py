@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,6 +25,7 @@ from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.windows import Last
 
 if TYPE_CHECKING:
+    from i3d_deploy.card import FlowMethod
     from i3d_deploy.feature_files import Basis
     from i3d_deploy.features import Settings
     from i3d_deploy.flow_cache import FlowCache
@@ -179,6 +180,7 @@ def main(
     min_decoded: float,
     model: str | None,
     origin: str | None,
+    flow_method: FlowMethod | None,
     allow_hash_mismatch: bool,
     **chosen: Any,
 ) -> None:
@@ -190,19 +192,23 @@ def main(
     (windows, C) or (windows, 10, C), and DIR/NAME.json with the settings, the beginning and end of each window in
     frames and seconds, how many frames the last window was filled with, and what was wrong with the video. Folders keep
     their structure below DIR. What is there already with the same settings is left as it is, so that a run that was
-    stopped goes on. A video that cannot be read is reported, the others go on, and the exit code is 1. --model is for
-    ARTIFACT alone.
+    stopped goes on. A video that cannot be read is reported, the others go on, and the exit code is 1.
     """
     from i3d_deploy.features import Settings, check
     from i3d_deploy.flow_cache import FlowCache
 
     settings = Settings(crops=int(crops), **chosen)
     found = list({entry.source: entry for entry in expand(videos)}.values())
-    reading = CheckpointOptions(model=model, origin=origin, allow_hash_mismatch=allow_hash_mismatch)
+    reading = CheckpointOptions(
+        model=model, origin=origin, flow_method=flow_method, allow_hash_mismatch=allow_hash_mismatch
+    )
     with ExitStack() as opened:
-        given = [_open(path, reading, device=device, threads=threads) for path in _files(artifact)]
-        if flow is not None:
-            given.append(_open(flow, dataclasses.replace(reading, model=None), device=device, threads=threads))
+        paths = [*_files(artifact), *([] if flow is None else [flow])]
+        first = reading if len(paths) == 1 else reading.of_rgb
+        given = [
+            _open(path, reading.of_flow if number else first, device=device, threads=threads)
+            for number, path in enumerate(paths)
+        ]
         for network in given:
             opened.enter_context(network.runner)
         streams = _choose(given, stream)
@@ -225,11 +231,11 @@ class _Network:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One video whose features are wanted; ``basis`` says what they depend on."""
+    """One video whose features are wanted; ``basis`` reads it, to say what they depend on."""
 
     source: str
     target: Path
-    basis: Basis
+    basis: Callable[[], Basis]
     runners: list[Runner]
     settings: Settings
 
@@ -289,13 +295,19 @@ def _plan(
         _Job(
             source=entry.source,
             target=targets[entry.source],
-            basis=feature_files.basis(entry.name, files_of, settings),
+            basis=partial(feature_files.basis, entry.source, entry.name, files_of, settings),
             runners=[network.runner for network in streams],
             settings=settings,
         )
         for entry in found
     ]
-    left = [job for job in jobs if overwrite or not feature_files.is_done(job.target, job.basis)]
+    left = [
+        job
+        for job in jobs
+        if overwrite
+        or not feature_files.is_there(job.target)  # asked first: the video need not be read for it
+        or not feature_files.is_done(job.target, job.basis())
+    ]
     if len(left) < len(jobs):
         click.echo(f"{counted(len(jobs) - len(left), 'video')} done before, with the same settings", err=True)
     return left
@@ -325,7 +337,7 @@ def _run(
     except VideoError as error:
         click.echo(f"Error: {error}", err=True)
         return False
-    feature_files.write(job.target, found, job.basis)
+    feature_files.write(job.target, found, job.basis())
     rate = "" if found.frames_per_second is None else f" at {found.frames_per_second:g} a second"
     filled = f", the last filled with {counted(found.padded_frames, 'frame')}" if found.padded_frames else ""
     windows = counted(len(found), "window")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args
 import click
 
 from i3d_deploy import labels
-from i3d_deploy.card import Averaging
-from i3d_deploy.errors import I3DError
+from i3d_deploy.card import Averaging, FlowMethod
+from i3d_deploy.errors import I3DError, InputError
 from i3d_deploy.network import NETWORKS
 from i3d_deploy.origins import ORIGINS
 from i3d_deploy.preprocessing import Formula, Sampling, Scheme
@@ -80,7 +80,9 @@ min_decoded_option = click.option(
 )
 
 _MODEL = click.option(
-    "--model", type=click.Choice(list(NETWORKS)), help="Network, where the checkpoint leaves it open."
+    "--model",
+    type=click.Choice(list(NETWORKS)),
+    help="Network, where the checkpoint leaves it open; of two streams, the first.",
 )
 _ORIGIN = click.option(
     "--origin",
@@ -90,11 +92,17 @@ _ORIGIN = click.option(
 _ALLOW_HASH_MISMATCH = click.option(
     "--allow-hash-mismatch", is_flag=True, help="Read a zoo file whose name promises another SHA-256."
 )
+_FLOW_METHOD = click.option(
+    "--flow-method",
+    type=click.Choice(get_args(FlowMethod)),
+    help="How optical flow is computed: tvl1 as in the paper of I3D (extra flow), or dis, many times as fast.  "
+    "[default: the checkpoint's]",
+)
 
 
 def reading_options(function: Callable[P, R]) -> Callable[P, R]:
     """Those of the :func:`checkpoint_options` that say how to read a checkpoint."""
-    return _MODEL(_ORIGIN(_ALLOW_HASH_MISMATCH(function)))
+    return _MODEL(_ORIGIN(_FLOW_METHOD(_ALLOW_HASH_MISMATCH(function))))
 
 
 def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
@@ -114,6 +122,7 @@ def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
         click.option("--short-side", type=click.IntRange(min=1), help="Pixels of a resized frame's shorter side."),
         click.option("--crop-size", type=click.IntRange(min=1), help="Pixels of a crop's side."),
         click.option("--averaging", type=click.Choice(get_args(Averaging)), help="What is averaged over the views."),
+        _FLOW_METHOD,
         _ALLOW_HASH_MISMATCH,
     ]
     for option in reversed(options):
@@ -135,6 +144,7 @@ class CheckpointOptions:
     short_side: int | None = None
     crop_size: int | None = None
     averaging: Averaging | None = None
+    flow_method: FlowMethod | None = None
     allow_hash_mismatch: bool
 
     def read(self, path: Path) -> Checkpoint:
@@ -149,6 +159,8 @@ class CheckpointOptions:
             label_names=names,
             allow_hash_mismatch=self.allow_hash_mismatch,
         )
+        if self.flow_method is not None and found.card.modality != "flow":
+            raise InputError(f"{path} is a network of {found.card.modality}: --flow-method is for networks of flow")
         return self._on_card(found)
 
     def make_random(self, *, seed: int) -> Checkpoint:
@@ -165,12 +177,22 @@ class CheckpointOptions:
         return self._on_card(dataclasses.replace(made, card=with_labels(made.card, names)))
 
     @property
+    def of_rgb(self) -> CheckpointOptions:
+        """Those of the first of two streams."""
+        return dataclasses.replace(self, flow_method=None)
+
+    @property
+    def of_flow(self) -> CheckpointOptions:
+        """Those of the second of two streams; ``model`` is the network of the first."""
+        return dataclasses.replace(self, model=None)
+
+    @property
     def is_any_given(self) -> bool:
         """Whether any option was given."""
         return any(getattr(self, field.name) not in (None, False) for field in dataclasses.fields(self))
 
     def _on_card(self, found: Checkpoint) -> Checkpoint:
-        """Put the sampling and averaging on the card of a checkpoint."""
+        """Put what was given on the card of a checkpoint."""
         chosen = {
             "scheme": self.sampling,
             "formula": self.formula,
@@ -186,8 +208,9 @@ class CheckpointOptions:
         card = found.card.replaced(
             sampling=found.card.sampling.replaced(**chosen), spatial=found.card.spatial.replaced(**sizes)
         )
-        if self.averaging is not None:
-            card = card.replaced(averaging=self.averaging)
+        for name in ("averaging", "flow_method"):
+            if getattr(self, name) is not None:
+                card = card.replaced(**{name: getattr(self, name)})
         notes = tuple(note for note in found.notes if not ((chosen or sizes) and note.startswith("sampling ")))
         return dataclasses.replace(found, card=card, notes=notes)
 

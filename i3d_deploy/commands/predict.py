@@ -167,9 +167,9 @@ def _load(
     from i3d_deploy.recognizer import Recognizer
     from i3d_deploy.runners import TwoStreamRunner
 
-    paths = [path] if flow is None else [path, flow]
+    given = [(path, options)] if flow is None else [(path, options.of_rgb), (flow, options.of_flow)]
     with ExitStack() as opened:
-        runners = [opened.enter_context(_open(each, options, device=device, threads=threads)) for each in paths]
+        runners = [opened.enter_context(_open(*each, device=device, threads=threads)) for each in given]
         runner = runners[0] if flow is None else TwoStreamRunner(*runners)
         recognizer = Recognizer(runner, flow_cache=flow_cache)
         opened.pop_all()

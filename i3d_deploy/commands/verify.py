@@ -53,20 +53,16 @@ def main(
         if flow is None:
             raise click.UsageError(f"{artifact} has two streams: give the checkpoint of the second with --flow")
         pair = two_stream.read(artifact)
-        streams = [(pair.rgb, against), (pair.flow, flow)]
+        streams = [(pair.rgb, against, options.of_rgb.read(against)), (pair.flow, flow, options.of_flow.read(flow))]
     elif flow is None:
-        streams = [(artifact, against)]
+        streams = [(artifact, against, options.read(against))]
     else:
         raise click.UsageError(f"--flow goes with the .json of two streams, and {artifact} is one network")
-    sources = [options.read(checkpoint) for _, checkpoint in streams]
-    verified = [
-        _verify(path, checkpoint, source, videos=videos, clips=clips, device=device)
-        for (path, checkpoint), source in zip(streams, sources, strict=True)
-    ]
+    verified = [_verify(*stream, videos=videos, clips=clips, device=device) for stream in streams]
     if record:
         from i3d_deploy import export as exporting
 
-        for (path, _), figures in zip(streams, verified, strict=True):
+        for (path, _, _), figures in zip(streams, verified, strict=True):
             exporting.record(path, figures)
         if pair is not None:
             two_stream.write(artifact, pair)  # which knows its files by their SHA-256

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from i3d_deploy.errors import InputError
 from i3d_deploy.frames import Resized
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 from i3d_deploy.two_stream import combine
@@ -40,15 +41,32 @@ class TwoStreamRunner(Runner):
         """The network of frames, then that of flow."""
         return self.rgb, self.flow
 
+    def feature_maps(self, views: Resized) -> NDArray[np.float32]:
+        """Refuse: each of the two networks has its own."""
+        raise InputError("two streams have no feature maps in common: give one of them alone, RGB or flow")
+
+    def classifier(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Refuse, as :meth:`feature_maps`."""
+        raise InputError("two streams are not explained together: give one of them alone, RGB or flow")
+
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
-        frames, flow = np.ascontiguousarray(inputs[..., :3]), np.ascontiguousarray(inputs[..., 3:])
+        frames, flow = _streams(inputs)
         return np.asarray(self.rgb.infer(frames) + self.flow.infer(flow), np.float32)
+
+    def _transfer(self, inputs: Resized) -> None:
+        for runner, views in zip(self.streams, _streams(inputs), strict=True):
+            runner.transfer(views)
 
     def close(self) -> None:
         """Free both networks; a second call does nothing."""
         super().close()
         self.rgb.close()
         self.flow.close()
+
+
+def _streams(views: Resized) -> tuple[Resized, Resized]:
+    """The frames of (N, T, H, W, 5) views, and their flow."""
+    return np.ascontiguousarray(views[..., :3]), np.ascontiguousarray(views[..., 3:])
 
 
 def _joined(first: str, second: str) -> str:

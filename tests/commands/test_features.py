@@ -159,6 +159,12 @@ def test_other_settings_overwrite_nothing_unasked(artifacts: Path, videos: Path,
     assert (result.exit_code, document(tmp_path / "a.json")["settings"]["stride"]) == (0, 8)
 
 
+def test_another_video_of_the_same_name_is_not_taken_for_done(artifacts: Path, videos: Path, tmp_path: Path) -> None:
+    assert compute(artifacts, videos / "a.mp4", "--output", tmp_path).exit_code == 0
+    result = compute(artifacts, videos / "b" / "a.mp4", "--output", tmp_path)
+    assert_one_line(result, "a.npy was made otherwise (video_sha256 was ", "give another --output, or --overwrite")
+
+
 def test_videos_of_one_name_are_kept_apart(artifacts: Path, videos: Path, tmp_path: Path) -> None:
     result = compute(artifacts, videos / "a.mp4", videos / "b" / "a.mp4", "--output", tmp_path)
     assert_one_line(result, "a.mp4 and ", "b/a.mp4 would both be written to", "give the folder above both")

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from i3d_deploy import artifact, checkpoint, generated, model
-from i3d_deploy.commands import export, predict, verify
+from i3d_deploy.commands import export, features, predict, verify
 from i3d_deploy.runners import open_runner
 from tests.commands.test_commands import assert_one_line, run
 from tests.test_two_stream import stream
@@ -49,6 +49,29 @@ def test_a_pair_predicts_as_its_checkpoints_do(made: Path) -> None:
     of_checkpoints = probabilities(made / "rgb.safetensors", "--flow", made / "flow.safetensors", made / "clip.mp4")
     assert len(of_engines) == 5
     assert of_engines == pytest.approx(of_checkpoints, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [["--model", "i3d_inception_rgb"], ["--flow-method", "tvl1"]])
+def test_an_option_of_one_stream_is_not_for_the_other(made: Path, tmp_path: Path, options: list[str]) -> None:
+    rgb, flow = (made / f"{kind}.safetensors" for kind in ("rgb", "flow"))
+    result = run(predict.main, rgb, "--flow", flow, made / "clip.mp4", "--device", "cpu", *options)
+    assert result.exit_code == 0, result.output
+    result = run(features.main, rgb, "--flow", flow, made / "clip.mp4", "--window", "9", "--output", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+
+
+def test_the_flow_method_can_be_chosen(made: Path, tmp_path: Path) -> None:
+    flow, clip = made / "flow.safetensors", made / "clip.mp4"
+    result = run(export.main, flow, "--to", "safetensors", "--flow-method", "tvl1", "--output", tmp_path, "--name", "a")
+    assert result.exit_code == 0, result.output
+    assert artifact.read_card(tmp_path / "a.safetensors").flow_method == "tvl1"
+    of_dis, of_tvl1, of_option = (
+        probabilities(path, clip, *options)
+        for path, options in ((flow, []), (tmp_path / "a.safetensors", []), (flow, ["--flow-method", "tvl1"]))
+    )
+    assert of_option == of_tvl1 != of_dis
+    result = run(predict.main, made / "rgb.safetensors", clip, "--flow-method", "dis")
+    assert_one_line(result, "rgb.safetensors is a network of rgb: --flow-method is for networks of flow")
 
 
 def verified(folder: Path, flow: str, *options: str) -> Result:
