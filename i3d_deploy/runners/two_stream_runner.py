@@ -49,13 +49,14 @@ class TwoStreamRunner(Runner):
         """Refuse, as :meth:`feature_maps`."""
         raise InputError("two streams are not explained together: give one of them alone, RGB or flow")
 
+    def transfer(self, views: Resized) -> None:
+        """Copy to the device what both networks take."""
+        for runner, of_stream in zip(self.streams, _streams(views), strict=True):
+            runner.transfer(of_stream)
+
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
         frames, flow = _streams(inputs)
         return np.asarray(self.rgb.infer(frames) + self.flow.infer(flow), np.float32)
-
-    def _transfer(self, inputs: Resized) -> None:
-        for runner, views in zip(self.streams, _streams(inputs), strict=True):
-            runner.transfer(views)
 
     def close(self) -> None:
         """Free both networks; a second call does nothing."""
