@@ -16,7 +16,7 @@ Note [Contributed modules]
 Note [Intensities]
     OpenCV's TV-L1 weighs the data by 0.15 with intensities from 0 to 255, its ``lambda``. scikit-image calls it
     ``attachment`` and wants intensities from 0 to 1, for which the same weight is 0.15 * 255: both then minimise the
-    same sum, and on real videos the answer is nearer to OpenCV's than with scikit-image's default of 15.
+    same sum.
 """
 
 from __future__ import annotations

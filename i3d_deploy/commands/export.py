@@ -149,7 +149,7 @@ def main(
     workspace_mib: int | None,
     **reading: Any,
 ) -> None:
-    """Export CHECKPOINT (.pth, .safetensors) to engines and prove that they answer as it does.
+    """Export CHECKPOINT (.safetensors, .pth, .pt, .pyth, .pkl, .ckpt) to engines and prove that they answer as it does.
 
     The proof runs PyTorch in float32 and the engine on the same video, from the file on: frame indices, views, logits,
     averaged probabilities. The figures are stored on the card in the file. Exit code 1 when a proof fails, or top-1
