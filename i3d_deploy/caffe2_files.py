@@ -188,8 +188,9 @@ class _Machine:
         return values
 
     def remember(self, index: int) -> None:
-        (self.memo[index],) = values = self.pop(1)
-        self.stack += values
+        (value,) = self.pop(1)
+        self.memo[index] = value
+        self.stack.append(value)
 
     def recall(self, index: int) -> Any:
         if index not in self.memo:

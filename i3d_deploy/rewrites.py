@@ -124,7 +124,10 @@ def _merge_pad(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
     pads = _zeros_added(graph, node)
     readers = [reader for reader in graph.node if node.output[0] in reader.input]
     is_output = node.output[0] in {entry.name for entry in graph.output}
-    if pads is None or is_output or not readers or any(pads[:2] + pads[len(pads) // 2 :][:2]) or min(pads) < 0:
+    if pads is None or is_output or not readers or min(pads) < 0:
+        return False
+    before, after = pads[: len(pads) // 2], pads[len(pads) // 2 :]  # N C T H W each
+    if any(before[:2]) or any(after[:2]):
         return False
     for reader in readers:
         is_conv = reader.op_type == "Conv" and reader.input[0] == node.output[0]
