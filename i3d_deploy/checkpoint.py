@@ -10,7 +10,6 @@ well.
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import re
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from i3d_deploy import __version__, caffe2_files, files, labels, origins, tensorflow_files
+from i3d_deploy import __version__, caffe2_files, configurations, files, labels, origins, tensorflow_files
 from i3d_deploy.artifact import CARD_KEY
 from i3d_deploy.card import Card, Provenance, with_labels
 from i3d_deploy.errors import CardError, CheckpointError, InputError, MissingExtraError
@@ -231,8 +230,10 @@ def initialize(net: I3D, path: Path, *, label_names: tuple[str, ...]) -> str:
     # The name tells the two kinds of non-local networks apart, which look alike in mmaction2's files.
     source = load(path, network=net.network.name if net.network.name in NETWORKS else None)
     has_head = source.card.labels == label_names
-    state = {name: tensor for name, tensor in source.model.state_dict().items() if has_head or name[:3] != "fc."}
-    head = {} if has_head else {name: tensor for name, tensor in net.state_dict().items() if name[:3] == "fc."}
+    state = {
+        name: tensor for name, tensor in source.model.state_dict().items() if has_head or not name.startswith("fc.")
+    }
+    head = {} if has_head else {name: tensor for name, tensor in net.state_dict().items() if name.startswith("fc.")}
     try:
         _check_fit(net, {**state, **head})
     except CheckpointError as error:
@@ -393,11 +394,12 @@ def _load_foreign(path: Path, *, network: str | None, origin: str | None, allow_
         )
     state = {name: tensor for name, tensor in state.items() if not found.ignored.match(name)}
     numbers = _recognise(state, found, meta=meta, path=path, asked=network)
+    conventions, numbers = _by_configuration(found.conventions(numbers), numbers, origin=found, meta=meta, path=path)
     try:
         net = build_from(state, numbers, found)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return _with_card(net, found, meta=meta, path=path, digest=digest)
+    return _with_card(net, found, conventions, meta=meta, digest=digest)
 
 
 def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:
@@ -454,36 +456,27 @@ def _recognise(
     )
 
 
-def _of_configuration(zoo: Conventions, *, meta: Mapping[str, Any], path: Path) -> Conventions:
-    """The test sampling of mmaction2: the file's own configuration where it has one, the zoo's otherwise."""
-    text = _config_text(meta)
-    changes: dict[str, Any] = {}
-    clip = re.search(r"clip_len=(\d+),\s*frame_interval=(\d+)", text)
-    if clip:
-        changes |= {"clip_len": int(clip[1]), "frame_interval": int(clip[2])}
-    if "DenseSampleFrames" in text or (not clip and "_dense_" in path.name):
-        changes["scheme"] = "dense"
-    if meta["is_1x"]:
-        changes["formula"] = "mmaction2-1.x"
+def _by_configuration(
+    zoo: Conventions, network: ResNet | Inception, *, origin: Origin, meta: Mapping[str, Any], path: Path
+) -> tuple[Conventions, ResNet | Inception]:
+    """How a file's own configuration has it tested; the zoo's way where it has none."""
     try:
-        sampling = zoo.sampling.replaced(**changes)
-    except InputError as error:
-        raise CheckpointError(f"{path}: its training configuration is malformed: {error}") from error
-    clip_text = "" if clip else f"{sampling.clip_len}x{sampling.frame_interval} "
-    return dataclasses.replace(
-        zoo,
-        sampling=sampling,
-        text=f"{clip_text}{sampling.scheme}, formula of {sampling.formula}; as in the zoo, {sampling.num_clips} clips "
-        "under three crops of 256, ImageNet mean and std, probabilities averaged",
-    )
+        if origin.name == "mmaction2":
+            is_dense = "_dense_" in path.name
+            text = _config_text(meta)
+            return configurations.mmaction2(zoo, text, is_1x=meta["is_1x"], is_dense=is_dense), network
+        if origin.name == "slowfast" and isinstance(network, ResNet):
+            return configurations.slowfast(zoo, network, str(meta.get("cfg", "")))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return zoo, network
 
 
-def _with_card(net: I3D, origin: Origin, *, meta: Mapping[str, Any], path: Path, digest: str) -> Checkpoint:
+def _with_card(
+    net: I3D, origin: Origin, conventions: Conventions, *, meta: Mapping[str, Any], digest: str
+) -> Checkpoint:
     network = net.network
     label_set, names = labels.for_count(network.num_classes)
-    conventions = origin.conventions(network)
-    if origin.name == "mmaction2":
-        conventions = _of_configuration(conventions, meta=meta, path=path)
     notes: tuple[str, ...] = (
         f"sampling assumed: {conventions.text}",
         f"labels assumed: {label_set}, because the network has {network.num_classes} classes; --labels gives others",

@@ -216,7 +216,14 @@ class Origin:
     drops_axes: bool = False
 
     def entry(self, name: str) -> str:
-        """What the origin calls an entry of ours."""
+        """What the origin calls an entry of ours.
+
+        Args:
+            name: In a ``state_dict`` of this library, such as ``layer1.0.conv1.weight``.
+
+        Returns:
+            The origin's name, without a scope before it; one of its own also for entries that it has not.
+        """
         for pattern, replacement in self.table:
             name = re.sub(pattern, replacement, name)
         return name
@@ -226,7 +233,16 @@ class Origin:
         return next((value for ending, value in self.invented.items() if name.endswith(ending)), None)
 
     def shapes(self, name: str, shape: Shape) -> tuple[Shape, ...]:
-        """The shapes that an entry of ours may have there, the usual one first."""
+        """The shapes that an entry of ours may have there.
+
+        Args:
+            name: In a ``state_dict`` of this library.
+            shape: In that ``state_dict``: (out, in, T, H, W) of a kernel.
+
+        Returns:
+            The usual one first. Entries have the same values in the same order in all of them, but for kernels of
+            origins that keep channels last: (T, H, W, in, out).
+        """
         if name == "fc.weight":
             shape = (*shape, *(1,) * self.classifier_axes)
         if self.is_channels_last:
@@ -343,8 +359,9 @@ def find_network(origin: Origin, shapes: Mapping[str, Shape], *, scope: str = ""
 
     if origin in (PYTORCH_I3D, DEEPMIND):
         stem = shape("conv1a.conv.weight")
-        in_channels = (*stem, 0)[-3 if origin.is_channels_last else 1] if len(stem) == 5 else 3
-        return "i3d_inception_flow" if in_channels == 2 else "i3d_inception_rgb"
+        channels_axis = 3 if origin.is_channels_last else 1
+        is_flow = len(stem) == 5 and stem[channels_axis] == 2
+        return "i3d_inception_flow" if is_flow else "i3d_inception_rgb"
     if origin is PYTORCHVIDEO:
         return "i3d_r50_8x8_pytorchvideo"
     is_mmaction2 = origin is MMACTION2
@@ -357,9 +374,11 @@ def find_network(origin: Origin, shapes: Mapping[str, Shape], *, scope: str = ""
         return form.format("gaussian")
     if origin is CAFFE2:
         return form.format("embedded_gaussian")  # of the published files, which say nothing of themselves
-    softmax = "embedded_gaussian" if is_mmaction2 else r"embedded_gaussian|softmax"
-    modes = {"dot_product": "dot_product", "embedded_gaussian": softmax}
-    found = [mode for mode, pattern in modes.items() if re.search(pattern, words)]
+    # SlowFast says it in this field. Its configurations have "softmax" elsewhere too: all of them as MODEL.HEAD_ACT.
+    said = None if is_mmaction2 else re.search(r"\bINSTANTIATION:\s*(dot_product|softmax)\b", words)
+    if said:
+        return form.format({"dot_product": "dot_product", "softmax": "embedded_gaussian"}[said[1]])
+    found = [mode for mode in ("dot_product", "embedded_gaussian") if mode in words]
     return form.format(found[0]) if len(found) == 1 else None
 
 

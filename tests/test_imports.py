@@ -38,7 +38,7 @@ FLOORS = [
     {"confusion", "frames", "inception", "preprocessing", "resnet"},
     {"card", "images", "resizing"},
     {"model", "origins", "video_files"},
-    {"decoding", "flow", "generated", "known_motion", "lists", "official_splits"},
+    {"configurations", "decoding", "flow", "generated", "known_motion", "lists", "official_splits"},
     {"two_stream", "video"},
     {"artifact", "flow_cache", "flow_images", "motion", "runners.device_memory"},
     {"flow_frames", "preparation"},

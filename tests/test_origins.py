@@ -17,7 +17,8 @@ from i3d_deploy.card import Card
 from i3d_deploy.errors import CheckpointError, InputError
 from i3d_deploy.head import I3D
 from i3d_deploy.preprocessing import normalize
-from tests import goldens
+from tests import goldens, narrowed
+from tests.slowfast_dump import dump
 
 State = dict[str, Tensor]
 Keys = list[list[Any]]
@@ -130,10 +131,22 @@ def test_the_configuration_of_a_slowfast_file_tells_look_alikes_apart(tmp_path: 
     state = zeros("slowfast_i3d_nln_8x8_r50")
     for mode, name in (("softmax", "embedded_gaussian"), ("dot_product", "dot_product")):
         path = tmp_path / f"{mode[:3]}.pyth"
-        torch.save({"model_state": state, "cfg": f"NONLOCAL:\n  INSTANTIATION: {mode}\n"}, path)
+        torch.save({"model_state": state, "cfg": dump(INSTANTIATION=mode)}, path)
         assert checkpoint.load(path).card.network.name == f"i3d_r50_8x8_nl_{name}_slowfast"
     torch.save({"model_state": state}, tmp_path / "a.pyth")
     with pytest.raises(CheckpointError, match=r"fit i3d_r50_8x8_nl_embedded_gaussian_slowfast and .* say which with"):
+        checkpoint.load(tmp_path / "a.pyth")
+
+
+def test_a_slowfast_file_of_16x4_is_tested_as_it_was_trained(tmp_path: Path) -> None:
+    document = {"model_state": zeros("slowfast_i3d_8x8_r50"), "cfg": dump(NUM_FRAMES="16", SAMPLING_RATE="4")}
+    torch.save(document, tmp_path / "a.pyth")
+    found = checkpoint.load(tmp_path / "a.pyth")
+    assert (found.card.sampling.clip_len, found.card.sampling.frame_interval) == (16, 4)
+    assert narrowed.resnet_numbers(found.card.network).head_window == (8, 7, 7)
+    assert found.model.network == found.card.network
+    torch.save({**document, "cfg": dump(HEAD_ACT="sigmoid")}, tmp_path / "a.pyth")
+    with pytest.raises(CheckpointError, match=r"a\.pyth: its training configuration has MODEL\.HEAD_ACT sigmoid"):
         checkpoint.load(tmp_path / "a.pyth")
 
 
