@@ -39,6 +39,7 @@ SUFFIXES: dict[str, Kind] = {
     ".pth": "checkpoint",
     ".pt": "checkpoint",
     ".pyth": "checkpoint",
+    ".ckpt": "checkpoint",
     ".pkl": "checkpoint",
     ".json": "two-stream",
 }
@@ -93,7 +94,7 @@ def identify(path: Path) -> Artifact:
         raise ArtifactError(f"{path}: {problem}")
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise ArtifactError(f"{path}: unknown kind of file, allowed are {', '.join(SUFFIXES)}, .ckpt, .index")
+        raise ArtifactError(f"{path}: unknown kind of file, allowed are {', '.join(SUFFIXES)}, .index")
     return Artifact(path, kind)
 
 

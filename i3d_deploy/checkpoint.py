@@ -41,8 +41,8 @@ _COUNTER = "num_batches_tracked"
 _NOTHING: dict[str, Any] = {"is_1x": False}
 """What a file that says nothing of itself says."""
 
-PICKLED = (".pth", ".pt", ".pyth")
-"""Endings of files that PyTorch wrote."""
+PICKLED = (".pth", ".pt", ".pyth", ".ckpt")
+"""Endings of files that PyTorch wrote; ``.ckpt`` is TensorFlow's as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def load(
 
     Args:
         path: A native ``.safetensors``, a ``.pth`` of a training run, or a foreign file: ``.pth``, ``.pt``, ``.pyth``,
-            a Caffe2 ``.pkl``, or TensorFlow's ``.ckpt`` or ``.index``.
+            PyTorch's ``.ckpt``, a Caffe2 ``.pkl``, or TensorFlow's ``.ckpt`` or ``.index``.
         network: Name of the variant where the file leaves it open (embedded_gaussian and dot_product look alike).
         origin: A key of :data:`i3d_deploy.origins.ORIGINS`; default: by the names of the entries.
         label_names: Labels other than the file's: a shipped set or K names.
@@ -245,7 +245,8 @@ def initialize(net: I3D, path: Path, *, label_names: tuple[str, ...]) -> str:
 
 def _image_network(path: Path) -> State | None:
     """The entries of a 2D ResNet with torchvision's names; None where a file is something else."""
-    if files.what_is_wrong(path) is not None or path.suffix.lower() not in PICKLED:
+    is_pickled = path.suffix.lower() in PICKLED and not tensorflow_files.is_checkpoint(path)
+    if not is_pickled or files.what_is_wrong(path) is not None:
         return None
     state, _ = _split(read_pickled(path), path)
     stem = state.get("conv1.weight")

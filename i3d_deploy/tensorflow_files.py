@@ -33,6 +33,9 @@ Array = NDArray[Any]
 _PART = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-(\d{5}))")
 """Names of the files of a checkpoint: its prefix, and of data how many there are."""
 
+_PYTORCH_STARTS = (b"PK\x03\x04", b"\x80")
+"""Of a zip archive, and of the pickle that PyTorch before 1.6 wrote."""
+
 # Answers with the names of the arrays in an archive, or with why there are none.
 _READER = """
 import json, sys
@@ -62,7 +65,18 @@ print("\\n" + json.dumps(read(*sys.argv[1:])))
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is one that :func:`read` takes, by its name and by what is beside it."""
-    return _PART.fullmatch(path.name) is not None or path.suffix == ".ckpt" or _index(path).is_file()
+    if _PART.fullmatch(path.name) is not None or _index(path).is_file():
+        return True
+    return path.suffix == ".ckpt" and not _is_of_pytorch(path)
+
+
+def _is_of_pytorch(path: Path) -> bool:
+    """Whether a file begins as those of ``torch.save`` do, some of which end in ``.ckpt`` as well."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith(_PYTORCH_STARTS)
+    except OSError:
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from i3d_deploy import checkpoint, model, network, origins
+from i3d_deploy import artifact, checkpoint, model, network, origins
 from i3d_deploy.card import Card
 from i3d_deploy.errors import CheckpointError, InputError
 from i3d_deploy.head import I3D
@@ -289,6 +289,14 @@ def test_a_tensorflow_checkpoint_gives_the_same_network(tmp_path: Path, scope: s
         # Sonnet's batch normalisation has no factor.
         expected = torch.ones_like(tensor) if entry.endswith("bn.weight") else same[entry]
         assert torch.equal(tensor, expected), entry
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_ckpt_of_pytorch_is_none_of_tensorflow(tmp_path: Path, is_zip: bool) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": zeros("mmaction_i3d_r50")}, path, _use_new_zipfile_serialization=is_zip)
+    assert artifact.identify(path).kind == "checkpoint"
+    assert checkpoint.load(path).card.network.name == "i3d_r50"
 
 
 def test_what_no_origin_has_is_refused(tmp_path: Path) -> None:
