@@ -80,7 +80,7 @@ def extract_all(videos: Path, *, output: Path, resize: Resize, limits: Limits, o
     """Extract every video of a folder: ``a/b.avi`` becomes ``a/b/img_00001.jpg`` and so on, beside ``report.json``.
 
     Args:
-        videos: Folder that is searched with its subfolders.
+        videos: Folder that is searched with its subfolders, or one video file.
         output: Folder for the frames. Videos whose frames are there already are left out.
         resize: What is done to frames.
         limits: What a video needs; too short ones are not extracted.
@@ -98,12 +98,20 @@ def extract_all(videos: Path, *, output: Path, resize: Resize, limits: Limits, o
     return report
 
 
-def _videos_in(folder: Path) -> dict[str, Path]:
-    """The videos of a folder and its subfolders, by their path under it."""
-    found = video_files.below(folder)
+def _is_list(path: Path) -> bool:
+    return not path.is_dir() and path.suffix.lower() not in video_files.SUFFIXES
+
+
+def _videos_in(path: Path) -> dict[str, Path]:
+    """The videos of a folder and its subfolders, by their path under it; or one video by its name."""
+    if not path.is_dir() and path.suffix.lower() in video_files.SUFFIXES:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        return {path.name: path}
+    found = video_files.below(path)
     if not found:
-        raise InputError(f"{folder}: no videos: give the folder of the videos")
-    return {str(path.relative_to(folder)): path for path in found}
+        raise InputError(f"{path}: no videos: give the folder of the videos")
+    return {str(video.relative_to(path)): video for video in found}
 
 
 def extract_flow(
@@ -122,7 +130,7 @@ def extract_flow(
     label``, paths starting from ``output``), with the ``labels.txt`` that lies beside the lists.
 
     Args:
-        sources: Folders that are searched with their subfolders, and lists of labelled video files.
+        sources: Video files, folders that are searched with their subfolders, and lists of labelled video files.
         output: Folder. Videos whose flow is there already are left out.
         wanted: What flow.
         resize: What is done to frames before the flow is computed.
@@ -137,10 +145,10 @@ def extract_flow(
         OSError: An image cannot be written.
     """
     implementation = flow.implementation(wanted.method)
-    listed = {path: _read_list(path, root=root or path.parent) for path in sources if not path.is_dir()}
+    listed = {path: _read_list(path, root=root or path.parent) for path in sources if _is_list(path)}
     _check_lists(list(listed), output=output)
     names: dict[str, Path] = {}
-    for found in [*(_videos_in(path) for path in sources if path.is_dir()), *map(_sources_of, listed.values())]:
+    for found in [*(_videos_in(path) for path in sources if not _is_list(path)), *map(_sources_of, listed.values())]:
         other = next((name for name in found if names.get(name, found[name]) != found[name]), None)
         if other is not None:
             raise InputError(f"{names[other]} and {found[other]} would get the same folder: extract them into two")

@@ -132,6 +132,37 @@ def test_names_that_cannot_be_folders_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "image"),
+    [
+        (("frames", "--videos", "videos/a.MP4"), "img_00020.jpg"),
+        (("flow", "videos/a.MP4", "videos/one", "--method", "dis"), "y_00019.jpg"),
+    ],
+)
+def test_one_video_file_is_extracted(
+    tmp_path: Path, clip20: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], image: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place(clip20, tmp_path / "videos", "a.MP4", "other.mp4", "one/b.mp4")
+    done = run(*options, "--output", "out", "--short-side", "24")
+    assert done.exit_code == 0, done.output
+    expected = ["a", "b"] if options[0] == "flow" else ["a"]
+    assert sorted(path.name for path in Path("out").iterdir() if path.is_dir()) == expected
+    assert Path("out", "a", image).is_file()
+
+
+@pytest.mark.parametrize("command", ["flow", "frames"])
+def test_a_video_file_that_is_not_there_is_named(tmp_path: Path, command: str) -> None:
+    options = (
+        ("flow", tmp_path / "no.mp4", "--method", "dis")
+        if command == "flow"
+        else ("frames", "--videos", tmp_path / "no.mp4")
+    )
+    done = run(*options, "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "no.mp4: no such file\n" in done.stderr
+
+
 LISTED = {"train.txt": "one/a.mp4 0\ntwo words.mp4 1\n", "val.txt": "one/a.mp4 0\nbroken.mp4 1\n"}
 
 

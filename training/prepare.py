@@ -180,7 +180,7 @@ def _kinetics_folders(
 
 
 @main.command(epilog="Example: prepare.py frames --videos UCF-101 --output data/ucf101/frames --short-side 256")
-@path_option("--videos", "Folder that is searched for videos, with its subfolders.")
+@path_option("--videos", "Folder that is searched for videos, with its subfolders; or one video file.")
 @path_option("--output", "Folder for the folders of frames.")
 @resize_options
 @limit_options(timeout_seconds=600)
@@ -226,7 +226,7 @@ def flow(
     size: str | None,
     **limits: Any,
 ) -> None:
-    """Extract the optical flow of VIDEOS, folders or lists, into folders of images x_00001.jpg and y_00001.jpg.
+    """Extract the optical flow of VIDEOS (files, folders or lists) into folders of images x_00001.jpg and y_00001.jpg.
 
     A list gives a list to train from. Flow is computed between frames with a short side of 256, unless --short-side or
     --size say otherwise. A run that was interrupted goes on where it was.
