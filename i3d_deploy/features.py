@@ -28,7 +28,7 @@ from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.frames import Resized
 from i3d_deploy.geometry import Box
-from i3d_deploy.moments import Moment, Rate, Wanted
+from i3d_deploy.moments import Moment, MomentsWanted, Rate
 from i3d_deploy.network import TwoStream
 from i3d_deploy.network import Window as HeadWindow
 from i3d_deploy.preprocessing import Spatial
@@ -216,9 +216,9 @@ def _spatial(card: Card, settings: Settings) -> Spatial:
     return card.spatial.replaced(num_crops=1, crop_size=settings.crop_size or card.spatial.crop_size)
 
 
-def _wanted(streams: Streams, settings: Settings, spatial: Spatial, flow_cache: FlowCache | None) -> Wanted:
+def _wanted(streams: Streams, settings: Settings, spatial: Spatial, flow_cache: FlowCache | None) -> MomentsWanted:
     modalities = [runner.card.modality for runner in streams]
-    return Wanted(
+    return MomentsWanted(
         spatial=spatial,
         rate=settings.frames_per_second or "source",
         has_rgb="rgb" in modalities,

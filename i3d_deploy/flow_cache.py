@@ -7,7 +7,11 @@ which they lead, whatever these came from. What a crash or a full disk has damag
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -17,7 +21,7 @@ from i3d_deploy import files, flow
 from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import InputError
 from i3d_deploy.flow import FlowFrame
-from i3d_deploy.frames import Frame
+from i3d_deploy.frames import Frame, Resized
 
 VERSION = 2
 """Of the form of entries: another number makes other keys."""
@@ -49,6 +53,40 @@ def compute(first: Frame, second: Frame, *, method: FlowMethod, cache: FlowCache
         found = flow.to_uint8(flow.compute(first, second, method=method))
         cache.put(place, found)
     return found
+
+
+def compute_each(
+    pairs: Iterable[tuple[Resized, Resized]],
+    *,
+    method: FlowMethod,
+    cache: FlowCache | None = None,
+    workers: int | None = None,
+) -> Iterator[FlowFrame]:
+    """Take the flow of pairs of frames out of a cache or compute it, a few pairs at a time.
+
+    Args:
+        pairs: As for :func:`compute`, with values of 0 to 255; one pair more than there are workers is asked for ahead.
+        method: How it is computed.
+        cache: Where it is kept; None: nowhere.
+        workers: Threads; None: as many as there are cores for this process.
+
+    Yields:
+        (H, W, 2) uint8, in the order of the pairs.
+
+    Raises:
+        MissingExtraError: Nothing that is installed computes the flow.
+        OSError: It cannot be kept.
+    """
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    begun: deque[Future[FlowFrame]] = deque()
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
+        for pair in pairs:
+            first, second = (np.asarray(frame, np.uint8) for frame in pair)
+            begun.append(pool.submit(compute, first, second, method=method, cache=cache))
+            if len(begun) > workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def key(first: Frame, second: Frame, *, implementation: str) -> str:

@@ -11,21 +11,16 @@ a network is trained on should be as large as what it will be shown.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from i3d_deploy import flow, flow_cache, images, video
+from i3d_deploy import flow, flow_cache, flow_images, video
 from i3d_deploy.card import Card, FlowMethod
-from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
-from i3d_deploy.flow_images import FlowFolder, image_name, is_flow_folder
+from i3d_deploy.flow_images import StoredFlow
 from i3d_deploy.frames import Frame, Frames, Nobody, Resized, Watcher
-from i3d_deploy.images import FrameFolder
 from i3d_deploy.sampling import Indices
 from i3d_deploy.video import Source
 
@@ -35,7 +30,7 @@ that these lie between: :meth:`i3d_deploy.preprocessing.Sampling.flow_indices`."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class FlowWanted:
     """What flow is wanted.
 
     Attributes:
@@ -49,7 +44,7 @@ class Wanted:
     cache: FlowCache | None = None
 
 
-def wanted_of(card: Card, *, cache: FlowCache | None = None) -> Wanted | None:
+def wanted_of(card: Card, *, cache: FlowCache | None = None) -> FlowWanted | None:
     """The flow that a card wants; None where it wants none.
 
     Args:
@@ -58,12 +53,12 @@ def wanted_of(card: Card, *, cache: FlowCache | None = None) -> Wanted | None:
     """
     if card.flow_method is None:
         return None
-    return Wanted(method=card.flow_method, with_rgb=card.modality == "rgb+flow", cache=cache)
+    return FlowWanted(method=card.flow_method, with_rgb=card.modality == "rgb+flow", cache=cache)
 
 
 def collect(
     source: Source,
-    wanted: Wanted,
+    wanted: FlowWanted,
     *,
     choose: Choose,
     resize: Callable[[Frame], Frame],
@@ -94,7 +89,7 @@ def collect(
         MissingExtraError: Nothing that is installed computes the flow.
     """
     watcher = watcher or Nobody()
-    listed = _listed_flow(source)
+    listed = flow_images.find(source)
     if listed is not None:
         return _read(listed, wanted, choose, transform or resize, watcher=watcher)
     flow.implementation(wanted.method)  # before the long steps
@@ -111,8 +106,8 @@ def collect(
     watcher.planned(plan.indices)
     by_index: dict[int, Resized] = {}
     numbers = np.unique(plan.indices).tolist()
-    workers = 1 if trust_count else len(os.sched_getaffinity(0))
-    for number, computed in zip(numbers, _computed(frames, plan, numbers, wanted, workers), strict=True):
+    workers = 1 if trust_count else None
+    for number, computed in zip(numbers, _computed(frames, plan, numbers, wanted, workers=workers), strict=True):
         watcher.before_frame()
         colours = [np.asarray(frames.by_index[int(plan.counted[number])], np.uint8)] if wanted.with_rgb else []
         found = np.concatenate([*colours, computed], axis=2) if colours else computed
@@ -158,57 +153,17 @@ class _Stopping:
 
 
 def _computed(
-    frames: Frames, plan: _Plan, numbers: list[int], wanted: Wanted, workers: int
+    frames: Frames, plan: _Plan, numbers: list[int], wanted: FlowWanted, *, workers: int | None
 ) -> Iterator[flow.FlowFrame]:
-    """The flow frames of some numbers, in order; a few pairs of frames are computed at a time."""
-
-    def compute(number: int) -> flow.FlowFrame:
-        first, second = (np.asarray(frames.by_index[int(plan.counted[number + end])], np.uint8) for end in (0, 1))
-        return flow_cache.compute(first, second, method=wanted.method, cache=wanted.cache)
-
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
-        for first in range(0, len(numbers), 4 * workers):  # so that a reader who stops does not wait for all
-            yield from pool.map(compute, numbers[first : first + 4 * workers])
-
-
-@dataclass(frozen=True)
-class _ListedFlow:
-    """A run of flow images."""
-
-    folder: FlowFolder
-    num_flows: int
-    offset: int = 0
-    image_name: str = FrameFolder.image_name
-
-
-def _listed_flow(source: Source) -> _ListedFlow | None:
-    """The flow images that a source is; None where it is something else."""
-    if isinstance(source, FrameFolder):
-        if is_flow_folder(source.path):
-            last = source.offset + source.num_frames
-            if not (source.path / image_name("x", last)).exists():
-                raise VideoError(
-                    f"{source.path}: {image_name('x', last)}, the last one by the list, is missing: it counts pairs of "
-                    "flow images, one less than frames"
-                )
-            return _ListedFlow(
-                FlowFolder(source.path, num_flows=last), source.num_frames, source.offset, source.image_name
-            )
-        first = source.path / source.image_name.format(source.offset + 1)
-        if not first.exists():
-            raise VideoError(
-                f"{source.path}: neither flow images ({image_name('x', 1)}, {image_name('y', 1)} ...) nor frames "
-                f"({first.name} ...)"
-            )
-    elif isinstance(source, (str, Path)) and is_flow_folder(Path(source)):
-        folder = FlowFolder(Path(source))
-        return _ListedFlow(folder, folder.num_flows)
-    return None
+    """The flow frames of some numbers, in order."""
+    places = ([int(plan.counted[number + end]) for end in (0, 1)] for number in numbers)
+    pairs = ((frames.by_index[first], frames.by_index[second]) for first, second in places)
+    return flow_cache.compute_each(pairs, method=wanted.method, cache=wanted.cache, workers=workers)
 
 
 def _read(
-    listed: _ListedFlow,
-    wanted: Wanted,
+    listed: StoredFlow,
+    wanted: FlowWanted,
     choose: Choose,
     resize: Callable[[Frame], Frame],
     *,
@@ -220,13 +175,9 @@ def _read(
     by_index: dict[int, Resized] = {}
     for number in np.unique(indices).tolist():
         watcher.before_frame()
-        place = listed.offset + number
-        frame = resize(listed.folder.read(place))
         if wanted.with_rgb:
-            colours = resize(images.read(listed.folder.path / listed.image_name.format(place + 1)))
-            if colours.shape[:2] != frame.shape[:2]:
-                raise VideoError(f"{listed.folder.path}: flow {place + 1} and its frame have different shapes")
-            frame = np.concatenate([colours, frame], axis=2)
-        by_index[number] = frame
-        watcher.decoded(number, frame)
+            by_index[number] = np.concatenate(listed.read_with_frame(number, resize=resize), axis=2)
+        else:
+            by_index[number] = listed.read(number, resize=resize)
+        watcher.decoded(number, by_index[number])
     return Frames(indices=indices, by_index=by_index, num_frames=listed.num_flows)

@@ -1,14 +1,15 @@
 """Flow as pairs of 8-bit grayscale JPEG files in a folder, as data sets of two-stream networks keep it.
 
-``x_00001.jpg`` and ``y_00001.jpg`` are the flow from the first frame to the second, and so on. Other files of the
-folder, such as the frames themselves, do not matter.
+``x_00001.jpg`` and ``y_00001.jpg`` are the flow from the first frame to the second, and so on. The frames themselves
+may lie beside them, as ``img_00001.jpg`` and so on; other files of the folder do not matter.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from i3d_deploy import files, images
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow import FlowFrame
+from i3d_deploy.frames import Frame, Resized
+from i3d_deploy.images import FrameFolder
+from i3d_deploy.video import Source
 
 Axis = Literal["x", "y"]
 
@@ -138,6 +142,99 @@ class FlowFolder:
                 f"{path}: the image is {width}x{height}, but {image_name('x', 1)} is {expected_width}x{expected_height}"
             )
         return plane
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFlow:
+    """A run of flow images, with the frames that they start from where these lie beside them.
+
+    Attributes:
+        folder: The images.
+        num_flows: Length of the run, in pairs.
+        offset: Pairs of the folder before the run.
+        image_name: Names of the frames, as for ``str.format``; numbered from 1.
+    """
+
+    folder: FlowFolder
+    num_flows: int
+    offset: int = 0
+    image_name: str = images.NAME
+
+    def read(self, number: int, *, resize: Callable[[Frame], Resized]) -> Resized:
+        """Read the flow from a frame to the next one.
+
+        Args:
+            number: Of the run, from 0.
+            resize: Applied to it.
+
+        Returns:
+            (H, W, 2) as ``resize`` makes it: x, then y.
+
+        Raises:
+            VideoError: A file cannot be decoded, or has another size than the first one.
+        """
+        return resize(self.folder.read(self.offset + number))
+
+    def read_with_frame(self, number: int, *, resize: Callable[[Frame], Resized]) -> tuple[Resized, Resized]:
+        """Read a frame and the flow from it to the next one.
+
+        Args:
+            number: As for :meth:`read`.
+            resize: Applied to both.
+
+        Returns:
+            (H, W, 3) RGB and (H, W, 2) of flow, as ``resize`` makes them.
+
+        Raises:
+            VideoError: As for :meth:`read`, or they have different shapes.
+        """
+        flow = self.read(number, resize=resize)
+        place = self.offset + number + 1
+        frame = resize(images.read(self.folder.path / self.image_name.format(place)))
+        if frame.shape[:2] != flow.shape[:2]:
+            raise VideoError(f"{self.folder.path}: flow {place} and its frame have different shapes")
+        return frame, flow
+
+
+def find(source: Source) -> StoredFlow | None:
+    """The flow images that a source is; None where it is something else.
+
+    Args:
+        source: Anything that is read as a video. Of a folder that a list names, the list counts pairs.
+
+    Raises:
+        VideoError: A folder that a list names has neither flow images nor frames, or fewer pairs than the list says;
+            or as for :class:`FlowFolder`.
+    """
+    if isinstance(source, FrameFolder):
+        return _find_listed(source)
+    if isinstance(source, (str, Path)) and is_flow_folder(Path(source)):
+        folder = FlowFolder(Path(source))
+        return StoredFlow(folder=folder, num_flows=folder.num_flows)
+    return None
+
+
+def _find_listed(listed: FrameFolder) -> StoredFlow | None:
+    first, last = (listed.offset + number for number in (1, listed.num_frames))
+    if is_flow_folder(listed.path):
+        if not (listed.path / image_name("x", last)).exists():
+            raise VideoError(
+                f"{listed.path}: {image_name('x', last)}, the last one by the list, is missing: it counts pairs of "
+                "flow images, one less than frames"
+            )
+        return StoredFlow(
+            folder=FlowFolder(listed.path, num_flows=last),
+            num_flows=listed.num_frames,
+            offset=listed.offset,
+            image_name=listed.image_name,
+        )
+    frame = listed.path / listed.image_name.format(first)
+    if not frame.exists():
+        raise VideoError(
+            f"{listed.path}: neither flow images ({image_name('x', 1)}, {image_name('y', 1)} ...) nor frames "
+            f"({frame.name} ...)"
+        )
+    return None
 
 
 def _count(folder: Path) -> int:

@@ -10,24 +10,18 @@ Note [Frames of the flow]
 from __future__ import annotations
 
 import itertools
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from i3d_deploy import flow_cache, images, resizing, sampling, video
+from i3d_deploy import flow_cache, flow_images, resizing, sampling, video
 from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import VideoError
-from i3d_deploy.flow import FlowFrame
 from i3d_deploy.flow_cache import FlowCache
-from i3d_deploy.flow_images import FlowFolder, is_flow_folder
+from i3d_deploy.flow_images import StoredFlow
 from i3d_deploy.frames import Frame, Resized
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Spatial
@@ -41,7 +35,7 @@ Moment = tuple[Resized, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class MomentsWanted:
     """What is wanted of a video.
 
     Attributes:
@@ -75,11 +69,14 @@ class Moments:
 
 
 @contextmanager
-def opened(source: Source, wanted: Wanted, *, min_decoded_share: float = video.MIN_DECODED_SHARE) -> Iterator[Moments]:
+def opened(
+    source: Source, wanted: MomentsWanted, *, min_decoded_share: float = video.MIN_DECODED_SHARE
+) -> Iterator[Moments]:
     """Open a video.
 
     Args:
-        source: What :func:`i3d_deploy.video.stream` takes; where flow is wanted, also a folder of flow images.
+        source: What :func:`i3d_deploy.video.stream` takes; where flow is wanted, also a folder of flow images, listed
+            or not.
         wanted: What of it.
         min_decoded_share: As for :func:`i3d_deploy.video.stream`.
 
@@ -88,9 +85,10 @@ def opened(source: Source, wanted: Wanted, *, min_decoded_share: float = video.M
         InputError: An array or frame has the wrong shape or type.
         MissingExtraError: Nothing that is installed computes the flow.
     """
-    if wanted.flow_method is not None and isinstance(source, (str, Path)) and is_flow_folder(Path(source)):
+    stored = flow_images.find(source) if wanted.flow_method is not None else None
+    if stored is not None:
         _, rate, warnings = _speed(None, wanted.rate)
-        yield Moments(moments=_stored(Path(source), wanted), frames_per_second=rate, warnings=warnings)
+        yield Moments(moments=_stored(stored, wanted), frames_per_second=rate, warnings=warnings)
         return
     with video.stream(source, min_decoded_share=min_decoded_share) as stream:
         speed, rate, warnings = _speed(stream.frames_per_second, wanted.rate)
@@ -124,39 +122,22 @@ def _resized(frames: Iterable[Frame], spatial: Spatial, *, name: str) -> Iterato
         yield resized
 
 
-def _shown(frames: Iterator[Resized], wanted: Wanted) -> Iterator[Moment]:
+def _shown(frames: Iterator[Resized], wanted: MomentsWanted) -> Iterator[Moment]:
     """What is wanted of each moment: Note [Frames of the flow]."""
     if wanted.flow_method is None:
         return ((frame,) for frame in frames)
-    compute = partial(flow_cache.compute, method=wanted.flow_method, cache=wanted.flow_cache)
+    compute = partial(flow_cache.compute_each, method=wanted.flow_method, cache=wanted.flow_cache)
     if not wanted.has_rgb:
-        return ((found,) for found in _between(frames, compute))
+        return ((found,) for found in compute(itertools.pairwise(frames)))
     starts, ends = itertools.tee(frames)  # the flow is a few frames ahead
-    return zip(starts, _between(ends, compute), strict=False)
+    return zip(starts, compute(itertools.pairwise(ends)), strict=False)
 
 
-def _between(frames: Iterator[Resized], compute: Callable[[Frame, Frame], FlowFrame]) -> Iterator[FlowFrame]:
-    """The flow from each frame to the next; a few pairs are computed at a time, as many as there are cores."""
-    workers = len(os.sched_getaffinity(0))
-    begun: deque[Future[FlowFrame]] = deque()
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="i3d-flow") as pool:
-        for pair in itertools.pairwise(frames):
-            begun.append(pool.submit(compute, *(np.asarray(frame, np.uint8) for frame in pair)))
-            if len(begun) > workers:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-
-
-def _stored(path: Path, wanted: Wanted) -> Iterator[Moment]:
+def _stored(stored: StoredFlow, wanted: MomentsWanted) -> Iterator[Moment]:
     """Flow that was computed before, with the frames beside it where they are wanted."""
-    folder = FlowFolder(path)
-    for number in range(folder.num_flows):
-        found = resizing.by_card(folder.read(number), wanted.spatial)
-        if not wanted.has_rgb:
-            yield (found,)
-            continue
-        frame = resizing.by_card(images.read(path / images.NAME.format(number + 1)), wanted.spatial)
-        if frame.shape[:2] != found.shape[:2]:
-            raise VideoError(f"{path}: flow {number + 1} and its frame have different shapes")
-        yield frame, found
+    resize = partial(resizing.by_card, spatial=wanted.spatial)
+    for number in range(stored.num_flows):
+        if wanted.has_rgb:
+            yield stored.read_with_frame(number, resize=resize)
+        else:
+            yield (stored.read(number, resize=resize),)

@@ -31,7 +31,7 @@ import numpy as np
 
 from i3d_deploy import video, views
 from i3d_deploy.errors import VideoError
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.frames import Resized, Watcher
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Sampling, Spatial
@@ -58,7 +58,7 @@ class Cutting:
 
     sampling: Sampling
     spatial: Spatial
-    flow: Wanted | None = None
+    flow: FlowWanted | None = None
     clips: int | None = None
     crops: int | None = None
     min_decoded_share: float = video.MIN_DECODED_SHARE

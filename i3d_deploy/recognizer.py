@@ -20,7 +20,7 @@ from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.evidence import Evidence
 from i3d_deploy.features import Features, Layer, Settings
 from i3d_deploy.flow_cache import FlowCache
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.frames import Resized
 from i3d_deploy.moments import Rate
 from i3d_deploy.reading import Cutting, Reading
@@ -153,7 +153,7 @@ class Recognizer:
         self.notes: tuple[str, ...] = (*runner.notes, *_meaning(runner.card))
 
     @property
-    def flow(self) -> Wanted | None:
+    def flow(self) -> FlowWanted | None:
         """The optical flow that the network is shown; None of a network of frames."""
         return flow_frames.wanted_of(self.card, cache=self._flow_cache)
 

@@ -17,7 +17,7 @@ from i3d_deploy import flow_frames, resizing, video
 from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.frames import Resized, Watcher
 from i3d_deploy.geometry import Box
 from i3d_deploy.preprocessing import Sampling, Spatial
@@ -193,7 +193,7 @@ def cut(
     *,
     sampling: Sampling,
     spatial: Spatial,
-    flow: Wanted | None = None,
+    flow: FlowWanted | None = None,
     clips: int | None = None,
     crops: int | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,

@@ -12,7 +12,7 @@ import pytest
 from i3d_deploy import extraction, flow, generated, lists, preparation, video, video_files
 from i3d_deploy.errors import InputError
 from i3d_deploy.extraction import Resize
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.flow_images import FlowFolder
 from i3d_deploy.training import clips
 from i3d_deploy.training.clips import TrainViews
@@ -205,7 +205,7 @@ def test_flow_of_lists_is_written_as_pairs_and_listed(tmp_path: Path, clip20: Pa
         expected = flow.to_uint8(flow.compute(frames[number], frames[number + 1], method="dis"))
         assert np.abs(folder.read(number).astype(int) - expected).mean() < 1  # JPEG
     read = lists.read(output / "train.txt", kind="frames", root=output, num_classes=2)
-    assert clips.draw(read[1].source, TrainViews(crop_size=16), seed=0, flow=Wanted(method="dis")).shape == (
+    assert clips.draw(read[1].source, TrainViews(crop_size=16), seed=0, flow=FlowWanted(method="dis")).shape == (
         32,
         16,
         16,

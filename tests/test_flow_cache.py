@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +157,18 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         InputError, match=r"flow must be uint8 of shape \(H, W, 2\), not float32 of shape \(24, 32, 2\)"
     ):
         FlowCache(tmp_path).put(KEY, noise().astype(np.float32))
+
+
+def test_pairs_are_computed_in_order_and_few_are_asked_for_ahead() -> None:
+    asked: list[int] = []
+
+    def pairs() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        for number in range(9):
+            asked.append(number)
+            yield frame(number), frame(number + 1)
+
+    flows = flow_cache.compute_each(pairs(), method="dis", workers=2)
+    first = next(flows)
+    assert asked == [0, 1, 2]
+    expected = [flow.to_uint8(flow.compute(frame(n), frame(n + 1), method="dis")) for n in range(9)]
+    np.testing.assert_array_equal([first, *flows], expected)

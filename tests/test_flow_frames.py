@@ -12,12 +12,12 @@ import pytest
 from i3d_deploy import flow, flow_frames, flow_images, generated, video_files, views
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_cache import FlowCache
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.frames import Frame
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Sampling, Spatial
 
-DIS = Wanted(method="dis")
+DIS = FlowWanted(method="dis")
 EVERY = Sampling(scheme="whole", clip_len=4, frame_interval=1, num_clips=1)
 
 
@@ -62,7 +62,7 @@ def test_flow_spans_the_frames_that_are_counted(tmp_path: Path) -> None:
 
 def test_colours_come_before_the_flow_that_starts_from_them() -> None:
     frames = moving(4)
-    both = Wanted(method="dis", with_rgb=True)
+    both = FlowWanted(method="dis", with_rgb=True)
     found = flow_frames.collect(frames, both, choose=EVERY.flow_indices, resize=as_it_is)
     alone = flow_frames.collect(frames, DIS, choose=EVERY.flow_indices, resize=as_it_is)
     for number in range(3):
@@ -84,7 +84,7 @@ def clip(tmp_path: Path) -> Path:
 def test_the_cache_gives_the_same_flow_and_computes_nothing(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached = Wanted(method="dis", cache=FlowCache(tmp_path / "cache"))
+    cached = FlowWanted(method="dis", cache=FlowCache(tmp_path / "cache"))
     plain = flow_frames.collect(clip, DIS, choose=EVERY.flow_indices, resize=as_it_is)
     first = flow_frames.collect(clip, cached, choose=EVERY.flow_indices, resize=as_it_is)
     monkeypatch.setattr(flow, "compute", None)
@@ -95,7 +95,7 @@ def test_the_cache_gives_the_same_flow_and_computes_nothing(
 
 
 def test_another_rate_or_size_is_another_entry_of_the_cache(clip: Path, tmp_path: Path) -> None:
-    cached = Wanted(method="dis", cache=FlowCache(tmp_path / "cache"))
+    cached = FlowWanted(method="dis", cache=FlowCache(tmp_path / "cache"))
     for sampling in (EVERY, EVERY.replaced(frames_per_second=50.0)):
         plain = flow_frames.collect(clip, DIS, choose=sampling.flow_indices, resize=as_it_is)
         kept = flow_frames.collect(clip, cached, choose=sampling.flow_indices, resize=as_it_is)
@@ -122,12 +122,14 @@ def test_a_folder_with_frames_and_flow_gives_both(tmp_path: Path) -> None:
     for number, frame in enumerate(frames, 1):
         cv2.imwrite(str(tmp_path / f"img_{number:05}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     found = flow_frames.collect(
-        tmp_path, Wanted(method="dis", with_rgb=True), choose=EVERY.flow_indices, resize=as_it_is
+        tmp_path, FlowWanted(method="dis", with_rgb=True), choose=EVERY.flow_indices, resize=as_it_is
     )
     assert [frame.shape for frame in found.by_index.values()] == [(64, 80, 5)] * 2
     (tmp_path / "img_00002.jpg").unlink()
     with pytest.raises(VideoError, match=r"img_00002\.jpg: no such file"):
-        flow_frames.collect(tmp_path, Wanted(method="dis", with_rgb=True), choose=EVERY.flow_indices, resize=as_it_is)
+        flow_frames.collect(
+            tmp_path, FlowWanted(method="dis", with_rgb=True), choose=EVERY.flow_indices, resize=as_it_is
+        )
 
 
 @pytest.fixture

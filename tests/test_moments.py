@@ -13,19 +13,20 @@ import pytest
 from i3d_deploy import flow, flow_images, generated, images, moments, video_files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
-from i3d_deploy.moments import Moment, Rate, Wanted
+from i3d_deploy.images import FrameFolder
+from i3d_deploy.moments import Moment, MomentsWanted, Rate
 from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.video import Source
 
 SPATIAL = Spatial(short_side=32, crop_size=32)
 
 
-def wanted(rate: Rate = "source", *, rgb: bool = True, with_flow: bool = False) -> Wanted:
+def wanted(rate: Rate = "source", *, rgb: bool = True, with_flow: bool = False) -> MomentsWanted:
     """Frames or flow, of a short side of 32."""
-    return Wanted(spatial=SPATIAL, rate=rate, has_rgb=rgb, flow_method="dis" if with_flow else None)
+    return MomentsWanted(spatial=SPATIAL, rate=rate, has_rgb=rgb, flow_method="dis" if with_flow else None)
 
 
-def read(source: Source, what: Wanted) -> tuple[list[Moment], float | None, list[str]]:
+def read(source: Source, what: MomentsWanted) -> tuple[list[Moment], float | None, list[str]]:
     """All moments, their rate, and the warnings."""
     with moments.opened(source, what) as opened:
         found = list(opened.moments)
@@ -121,6 +122,29 @@ def test_stored_flow_is_read_with_its_frames(flow_folder: Path) -> None:
     found, _, _ = read(flow_folder, wanted(with_flow=True))
     frames = [images.read(flow_folder / f"img_{number:05}.jpg") for number in range(1, 6)]
     np.testing.assert_array_equal([frame for frame, _ in found], frames)
+
+
+@pytest.mark.parametrize("rgb", [True, False])
+def test_stored_flow_that_a_list_names_is_read_from_its_offset(flow_folder: Path, rgb: bool) -> None:
+    for path in flow_folder.glob("img_*.jpg"):
+        path.rename(flow_folder / f"frame{int(path.stem[4:])}.jpg")
+    listed = FrameFolder(path=flow_folder, num_frames=3, offset=1, image_name="frame{}.jpg")
+    found, rate, _ = read(listed, wanted(25.0, rgb=rgb, with_flow=True))
+    for axis, name in enumerate("xy"):
+        expected = [images.read_gray(flow_folder / f"{name}_0000{number}.jpg") for number in (2, 3, 4)]
+        np.testing.assert_array_equal([moment[-1][..., axis] for moment in found], expected)
+    if rgb:
+        frames = [images.read(flow_folder / f"frame{number}.jpg") for number in (2, 3, 4)]
+        np.testing.assert_array_equal([moment[0] for moment in found], frames)
+    assert rate == 25.0
+
+
+def test_a_listed_folder_of_frames_has_its_flow_computed(flow_folder: Path) -> None:
+    for path in flow_folder.glob("[xy]_*.jpg"):
+        path.unlink()
+    found, _, _ = read(FrameFolder(path=flow_folder, num_frames=4, offset=2), wanted(rgb=False, with_flow=True))
+    frames = [images.read(flow_folder / f"img_0000{number}.jpg") for number in (3, 4, 5, 6)]
+    np.testing.assert_array_equal([one for (one,) in found], list(flow.between(frames, method="dis")))
 
 
 def test_stored_flow_and_its_frames_have_one_shape(flow_folder: Path) -> None:

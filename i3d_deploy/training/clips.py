@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from i3d_deploy import flow_frames, geometry, resizing, sampling, video, views
 from i3d_deploy.document import Count, Part
 from i3d_deploy.errors import VideoError
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.frames import Frame
 from i3d_deploy.geometry import Box, LazyWindow
 from i3d_deploy.preprocessing import Sampling, Spatial
@@ -109,7 +109,7 @@ class ValidationViews(Part):
         return self
 
 
-def draw(source: video.Source, spec: TrainViews, *, seed: int, flow: Wanted | None = None) -> NDArray[np.uint8]:
+def draw(source: video.Source, spec: TrainViews, *, seed: int, flow: FlowWanted | None = None) -> NDArray[np.uint8]:
     """Draw one clip for training.
 
     Args:
@@ -233,7 +233,9 @@ def _mirrored(frame: Frame) -> Frame:
     return mirrored
 
 
-def validation_views(source: video.Source, spec: ValidationViews, *, flow: Wanted | None = None) -> NDArray[np.uint8]:
+def validation_views(
+    source: video.Source, spec: ValidationViews, *, flow: FlowWanted | None = None
+) -> NDArray[np.uint8]:
     """Cut the fixed views of a video.
 
     Args:

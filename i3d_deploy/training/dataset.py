@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from i3d_deploy.errors import TrainingError, VideoError
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.lists import Annotation
 from i3d_deploy.training import clips
 from i3d_deploy.training.clips import TrainViews, ValidationViews
@@ -130,7 +130,7 @@ class ClipDataset(Dataset[tuple[NDArray[np.uint8], Annotation, list[Failure]]]):
     """
 
     def __init__(
-        self, entries: Sequence[Annotation], spec: TrainViews, *, seed: int, flow: Wanted | None = None
+        self, entries: Sequence[Annotation], spec: TrainViews, *, seed: int, flow: FlowWanted | None = None
     ) -> None:
         self._entries = entries
         self._spec = spec
@@ -185,7 +185,7 @@ class Collate:
 class ValidationDataset(Dataset[tuple[int, NDArray[np.uint8] | Failure]]):
     """The fixed views of each video of a list, (V, T, H, W, C) uint8, or why it cannot be read."""
 
-    def __init__(self, entries: Sequence[Annotation], spec: ValidationViews, *, flow: Wanted | None = None) -> None:
+    def __init__(self, entries: Sequence[Annotation], spec: ValidationViews, *, flow: FlowWanted | None = None) -> None:
         self._entries = entries
         self._spec = spec
         self._flow = flow

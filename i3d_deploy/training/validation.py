@@ -13,7 +13,7 @@ from torch import nn
 from i3d_deploy import metrics
 from i3d_deploy.card import Averaging
 from i3d_deploy.errors import TrainingError
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.lists import Annotation
 from i3d_deploy.recognizer import average_views
 from i3d_deploy.training import dataset
@@ -50,7 +50,7 @@ def validate(
     entries: Sequence[Annotation],
     spec: ValidationViews,
     *,
-    flow: Wanted | None = None,
+    flow: FlowWanted | None = None,
     averaging: Averaging,
     multi_class: bool,
     max_failed: float,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy import flow, flow_images, video_files
 from i3d_deploy.errors import InputError, VideoError
-from i3d_deploy.flow_frames import Wanted
+from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Pixels, Sampling, Spatial, normalize
 from i3d_deploy.training import clips
@@ -155,7 +155,7 @@ def test_a_wrong_count_is_noticed_where_its_frames_are_wanted() -> None:
     np.testing.assert_array_equal(found[310], found[0])
 
 
-DIS = Wanted(method="dis")
+DIS = FlowWanted(method="dis")
 WHOLE = TrainViews(clip_len=4, frame_interval=1, short_side=24, scales=(1.0,), crop_size=24, flip=0.0)
 """All of four square frames."""
 
