@@ -66,11 +66,8 @@ class Head:
         Returns:
             (T, H, W), in all 1.
         """
-        shares = np.ones(())
-        for length, span in zip(size, self._window(size), strict=True):
-            covered = np.convolve(np.ones(length - span + 1), np.ones(span))
-            shares = shares[..., None] * (covered / covered.sum())
-        return shares
+        frames, rows, columns = map(shares_along, size, self._window(size))
+        return frames[:, None, None] * rows[:, None] * columns
 
     def logits(self, class_maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (N, K) of class maps (N, K, T, H, W): those of the network up to rounding."""
@@ -112,6 +109,20 @@ class Head:
             normalized = places - _log_sum_exp(places, axis=1)
             together = _log_sum_exp(normalized, axis=3)[..., 0] - math.log(places.shape[-1])
         return np.moveaxis(together, 1, 2)
+
+
+def shares_along(size: int, span: int) -> NDArray[np.float64]:
+    """How much each position of one axis counts in the mean over all places of the mean over a window.
+
+    Args:
+        size: Positions of the axis.
+        span: Those that the window covers, at most ``size``.
+
+    Returns:
+        (size,), in all 1.
+    """
+    places = size - span + 1
+    return np.convolve(np.ones(places), np.ones(span)) / (places * span)
 
 
 def _log_sum_exp(values: NDArray[Any], *, axis: int) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import flow, geometry, moments, video, windows
+from i3d_deploy import class_maps, flow, geometry, moments, video, windows
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
@@ -240,14 +240,8 @@ def pool(maps: NDArray[np.float32], *, layer: Layer, head_window: HeadWindow | N
     """
     sizes = maps.shape[2:]
     window = sizes if layer == "mixed_5c" or head_window is None else head_window
-    shares = [_shares(size, length) for size, length in zip(sizes, window, strict=True)]
+    shares = [class_maps.shares_along(size, span) for size, span in zip(sizes, window, strict=True)]
     return np.asarray(np.einsum("ncthw,t,h,w->nc", maps, *shares, optimize=True), np.float32)
-
-
-def _shares(size: int, length: int) -> NDArray[np.float64]:
-    """How much each position counts in the mean over all places of the mean over a window."""
-    places = size - length + 1
-    return np.convolve(np.ones(places), np.ones(length)) / (places * length)
 
 
 def crop(frames: Sequence[Resized], boxes: Sequence[Box], *, crops: int) -> Resized:
@@ -261,17 +255,10 @@ def crop(frames: Sequence[Resized], boxes: Sequence[Box], *, crops: int) -> Resi
     Returns:
         (crops, T, size, size, C).
     """
-    whole = np.stack(frames)
-    faces = [whole, mirrored(whole)] if crops == 10 else [whole]
+    faces = [np.stack(frames)]
+    if crops == 10:
+        faces.append(np.stack([flow.mirrored(frame) for frame in frames]))
     return np.stack([face[:, box.top : box.bottom, box.left : box.right] for face in faces for box in boxes])
-
-
-def mirrored(frames: Resized) -> Resized:
-    """Turn left and right of (T, H, W, C) frames; motion of (T, H, W, 2) flow to the right becomes one to the left."""
-    turned = frames[:, :, ::-1]
-    if frames.shape[3] != 2:
-        return turned
-    return np.stack((255 - turned[..., 0], turned[..., 1]), axis=-1)
 
 
 class _Counted(Iterable[T]):

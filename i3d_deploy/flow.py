@@ -17,13 +17,18 @@ Note [Intensities]
     OpenCV's TV-L1 weighs the data by 0.15 with intensities from 0 to 255, its ``lambda``. scikit-image calls it
     ``attachment`` and wants intensities from 0 to 1, for which the same weight is 0.15 * 255: both then minimise the
     same sum.
+
+Note [Mirrored flow]
+    In a mirrored clip what moved to the right moves to the left, so x becomes 255 - x; y stays. The inversion is
+    mmaction2's ``Flip``, which leaves it out of its lazy form. No motion, which is stored as 127, becomes 128: -0.08
+    pixels become 0.08.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -52,6 +57,7 @@ ATTACHMENT = 0.15 * 255
 """Of scikit-image's TV-L1, see Note [Intensities]."""
 
 _Gray = NDArray[np.uint8]
+_Value = TypeVar("_Value", bound=np.uint8 | np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +151,21 @@ def from_uint8(flow: FlowFrame) -> Displacement:
         (H, W, 2) float32, in [-20, 20].
     """
     return np.asarray(flow.astype(np.float32) / 255 * (2 * LIMIT) - LIMIT, np.float32)
+
+
+def mirrored(frame: NDArray[_Value]) -> NDArray[_Value]:
+    """Turn left and right of a frame, or of flow: Note [Mirrored flow].
+
+    Args:
+        frame: (H, W, 3) RGB, or (H, W, 2) flow in 8 bits.
+
+    Returns:
+        A new array of the same shape and type.
+    """
+    turned = np.asarray(cv2.flip(np.ascontiguousarray(frame), 1), frame.dtype)
+    if turned.shape[2] == 2:
+        turned[..., 0] = 255 - turned[..., 0]
+    return turned
 
 
 def _to_grays(frames: Iterable[Frame]) -> Iterator[_Gray]:

@@ -238,3 +238,14 @@ def test_without_either_package_the_pip_command_is_told(monkeypatch: pytest.Monk
     with pytest.raises(MissingExtraError, match=r"skimage .*pip install 'i3d-deploy\[flow\]'"):
         flow.compute(*noise(2), method="tvl1")
     assert flow.compute(*noise(2), method="dis").shape == (32, 40, 2)
+
+
+def test_mirrored_flow_points_the_other_way() -> None:
+    shown = np.array([[[1, 2], [3, 4]]], np.uint8)
+    assert flow.mirrored(shown).tolist() == [[[252, 4], [254, 2]]]
+    assert shown.tolist() == [[[1, 2], [3, 4]]]
+
+
+def test_mirrored_frames_keep_their_colours() -> None:
+    shown = np.array([[[1, 2, 3], [4, 5, 6.5]]], np.float32)
+    np.testing.assert_array_equal(flow.mirrored(shown), np.array([[[4, 5, 6.5], [1, 2, 3]]], np.float32), strict=True)

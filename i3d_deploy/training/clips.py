@@ -10,11 +10,6 @@ Optical flow goes the same ways as frames do, with two channels in place of thre
 
 Source: mmaction2 0.24.1, the train and val pipelines of configs/recognition/i3d/*. With both of the original's
 generators seeded alike, these functions give its tensors.
-
-Note [Mirrored flow]
-    In a mirrored clip what moved to the right moves to the left, so x becomes 255 - x; y stays. The inversion is
-    mmaction2's ``Flip``, which leaves it out of its lazy form. No motion, which is stored as 127, becomes 128: -0.08
-    pixels become 0.08.
 """
 
 from __future__ import annotations
@@ -23,7 +18,6 @@ import random as python_random
 from functools import partial
 from typing import Annotated, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
@@ -31,6 +25,7 @@ from pydantic import Field, model_validator
 from i3d_deploy import flow_frames, geometry, resizing, sampling, video, views
 from i3d_deploy.document import Count, Part
 from i3d_deploy.errors import VideoError
+from i3d_deploy.flow import mirrored
 from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.frames import Frame
 from i3d_deploy.geometry import Box, LazyWindow
@@ -56,7 +51,8 @@ class TrainViews(Part):
             aspect ratio; "random": ``crop_size`` anywhere.
         scales: The shares of "multi_scale".
         crop_size: The crop is resized to a square of this side.
-        flip: Probability of mirroring the whole clip, see Note [Mirrored flow]. 0 where left and right mean something.
+        flip: Probability of mirroring the whole clip, see Note [Mirrored flow] of
+            :mod:`i3d_deploy.flow`. 0 where left and right mean something.
         lazy: Cut from the source and resize once.
     """
 
@@ -203,7 +199,7 @@ class _Draw:
         elif frame.shape != self._frame_shape:
             raise VideoError(f"the frames have different sizes: {self._frame_shape[:2]} and {frame.shape[:2]}")
         crop = _cut_lazily(frame, self._window) if self._spec.lazy else self._cut_resized(frame)
-        return _mirrored(crop) if self._is_flipped else crop
+        return mirrored(crop) if self._is_flipped else crop
 
     def _draw_window(self, height: int, width: int) -> LazyWindow:
         """The crop, in coordinates of the resized frame and of the source."""
@@ -223,14 +219,6 @@ class _Draw:
     def _cut_resized(self, frame: Frame) -> Frame:
         resized = resizing.by_short_side(frame, short_side=self._spec.short_side)
         return _resize(_crop(resized, self._box), self._spec.crop_size, self._spec.crop_size)
-
-
-def _mirrored(frame: Frame) -> Frame:
-    """A frame, or flow: Note [Mirrored flow]."""
-    mirrored = np.asarray(cv2.flip(frame, 1), np.uint8)
-    if mirrored.shape[2] == 2:
-        mirrored[..., 0] = 255 - mirrored[..., 0]
-    return mirrored
 
 
 def validation_views(
