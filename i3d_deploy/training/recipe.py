@@ -262,8 +262,8 @@ class Recipe(Part):
         test: The views of a test; they go on the card.
         pixels: Their scaling.
         batch: Videos per step.
-        epochs: Times that the list is gone through.
-        steps: Steps of the run, in place of ``epochs``.
+        epochs: Times that the list is gone through; does not count where ``steps`` is given.
+        steps: Steps of the run, in place of ``epochs``; None: as many as ``epochs`` take.
         optimizer: What a step does.
         schedule: How the learning rate changes.
         compute: How the network is run.
@@ -377,7 +377,8 @@ class Recipe(Part):
                 where it is none, plain text.
 
         Raises:
-            InputError: A name is unknown (similar ones are listed), or a value has the wrong type or is out of range.
+            InputError: A name is unknown (similar ones are listed), a value has the wrong type or is out of range, or
+                ``epochs`` is set where ``steps`` decides.
         """
         document = self.model_dump(mode="json")
         known = dict(flat(document))
@@ -392,6 +393,12 @@ class Recipe(Part):
             for part in path:
                 target = target[part]
             target[leaf] = _parsed(value)
+        names = {setting.partition("=")[0] for setting in settings}
+        if "epochs" in names and "steps" not in names and document["steps"] is not None:
+            raise InputError(
+                f"--set epochs={document['epochs']}: steps ({document['steps']}) decides the length of the run: "
+                "set steps, or steps=null as well"
+            )
         try:
             # Strict, so that neither true is taken for 1 nor text for a number.
             return type(self).model_validate_json(json.dumps(document), strict=True)

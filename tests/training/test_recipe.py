@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from i3d_deploy import checkpoint, flow_images, labels, motion, network, origins
+from i3d_deploy import checkpoint, flow_images, labels, motion
 from i3d_deploy.errors import InputError
 from i3d_deploy.training import loop, recipe
 from i3d_deploy.training.recipe import Recipe
@@ -82,18 +82,59 @@ def test_zoo_recipes_have_the_numbers_of_the_zoo(name: str) -> None:
     assert found["data.kind"] == ("video" if "video" in name else "frames")
 
 
-@pytest.mark.parametrize("stream", ["rgb", "flow"])
-def test_the_original_i3d_is_tested_as_its_authors_do(stream: str) -> None:
+# Section 4 of the reference: kinetics-i3d's preprocessing and schedule, Carreira and Zisserman 2017.
+AUTHORS = {
+    "test.sampling.scheme": "whole",
+    "test.sampling.frame_interval": 1,
+    "test.sampling.num_clips": 1,
+    "test.sampling.min_clip_len": 9,
+    "test.sampling.frames_per_second": 25.0,
+    "test.spatial.short_side": 256,
+    "test.spatial.crop_size": 224,
+    "test.spatial.num_crops": 1,
+    "test.averaging": "logits",
+    "train.clip_len": 64,
+    "train.frame_interval": 1,
+    "train.frames_per_second": 25.0,
+    "train.short_side": 256,
+    "train.crop": "random",
+    "train.crop_size": 224,
+    "optimizer.kind": "sgd",
+    "optimizer.lr": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 1e-7,
+    "optimizer.clip_norm": None,
+    "batch.videos": 6,
+    "batch.lr_reference": 384,  # 6 on each of 64 GPUs
+    "schedule.kind": "table",
+    "schedule.warmup_epochs": 0.0,
+}
+RATES = {
+    "rgb": [(0, 0.1), (97_000, 0.01), (108_000, 0.001)],
+    "flow": [(0, 0.1), (97_000, 0.01), (104_500, 0.001), (115_000, 0.1), (140_000, 0.01), (150_000, 0.001)],
+}
+
+
+@pytest.mark.parametrize(("stream", "steps", "channels"), [("rgb", 115_000, 3), ("flow", 155_000, 2)])
+def test_the_original_i3d_is_trained_and_tested_as_its_authors_do(stream: str, steps: int, channels: int) -> None:
     spec = load(f"i3d_inception_{stream}_64x1x1_kinetics400")
-    usual = origins.usual_conventions(network.NETWORKS[f"i3d_inception_{stream}"](400))
-    assert (spec.test.sampling, spec.test.spatial, spec.test.averaging) == (
-        usual.sampling,
-        usual.spatial,
-        usual.averaging,
-    )
-    assert (spec.pixels, spec.data.flow_method) == (usual.pixels, usual.flow_method)
-    sgd = (spec.optimizer.kind, spec.optimizer.momentum, spec.optimizer.weight_decay, spec.optimizer.clip_norm)
-    assert sgd == ("sgd", 0.9, 1e-7, None)
+    found = dict(recipe.flat(spec.model_dump(mode="json")))
+    assert {field: found[field] for field in AUTHORS} == AUTHORS
+    assert (spec.pixels.mean, spec.pixels.std) == ((127.5,) * channels, (127.5,) * channels)  # v / 255 * 2 - 1
+    assert spec.data.flow_method == ("tvl1" if stream == "flow" else None)
+    assert spec.steps == steps
+    rates = [(step, share * spec.optimizer.lr) for step, share in spec.schedule.table]
+    np.testing.assert_allclose(rates, RATES[stream], rtol=1e-12)
+
+
+def test_epochs_are_refused_where_steps_decide(small_recipe: Recipe) -> None:
+    spec = load("i3d_inception_rgb_64x1x1_kinetics400")
+    message = r"^--set epochs=1: steps \(115000\) decides the length of the run: set steps, or steps=null as well$"
+    with pytest.raises(InputError, match=message):
+        spec.overridden(["epochs=1"])
+    assert spec.overridden(["epochs=1", "steps=null"]).total_steps(625) == 625
+    assert spec.overridden(["epochs=1", "steps=7"]).total_steps(625) == 7
+    assert small_recipe.overridden(["epochs=2"]).total_steps(5) == 10
 
 
 def test_both_streams_of_the_motion_data_are_shown_the_same_clips() -> None:
