@@ -94,14 +94,28 @@ def test_the_cache_gives_the_same_flow_and_computes_nothing(
         np.testing.assert_array_equal(second.by_index[number], plain.by_index[number])
 
 
-def test_another_rate_or_size_is_another_entry_of_the_cache(clip: Path, tmp_path: Path) -> None:
+def halved(frame: Frame) -> Frame:
+    return np.ascontiguousarray(frame[::2, ::2])
+
+
+def test_the_cache_knows_flow_by_the_two_frames_alone(clip: Path, tmp_path: Path) -> None:
     cached = FlowWanted(method="dis", cache=FlowCache(tmp_path / "cache"))
-    for sampling in (EVERY, EVERY.replaced(frames_per_second=50.0)):
-        plain = flow_frames.collect(clip, DIS, choose=sampling.flow_indices, resize=as_it_is)
-        kept = flow_frames.collect(clip, cached, choose=sampling.flow_indices, resize=as_it_is)
-        assert len(kept.by_index) == len(plain.by_index)
+    # 6 frames have 5 flows; every other frame, of which no pair was seen before, 2 more; half the size, 5 more.
+    for sampling, resize, count in (
+        (EVERY, as_it_is, 5),
+        (EVERY.replaced(frames_per_second=12.5), as_it_is, 7),
+        (EVERY, halved, 12),
+    ):
+        plain = flow_frames.collect(clip, DIS, choose=sampling.flow_indices, resize=resize)
+        kept = flow_frames.collect(clip, cached, choose=sampling.flow_indices, resize=resize)
+        assert kept.by_index.keys() == plain.by_index.keys()
         for number, frame in plain.by_index.items():
             np.testing.assert_array_equal(kept.by_index[number], frame)
+        assert len(list((tmp_path / "cache").rglob("*.png"))) == count
+    # The same frames from elsewhere are the same entries.
+    frames = np.stack(list(video_files.read(clip)))
+    flow_frames.collect(frames, cached, choose=EVERY.flow_indices, resize=as_it_is)
+    assert len(list((tmp_path / "cache").rglob("*.png"))) == 12
 
 
 def test_a_folder_of_flow_images_is_read_as_it_is(tmp_path: Path) -> None:
@@ -163,9 +177,6 @@ def test_a_folder_with_neither_says_what_was_looked_for(tmp_path: Path) -> None:
 
 
 def test_flow_images_are_transformed_in_place_of_being_resized(numbered: Path) -> None:
-    def halved(frame: Frame) -> Frame:
-        return frame[::2, ::2]
-
     found = flow_frames.collect(numbered, DIS, choose=EVERY.flow_indices, resize=as_it_is, transform=halved)
     assert found.by_index[0].shape == (8, 8, 2)
     # Of frames, the flow between whole ones.
