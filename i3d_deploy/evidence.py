@@ -89,7 +89,7 @@ class FrameEvidence:
 
     def __init__(self, evidence: Evidence, index: int) -> None:
         height, width = evidence.frame_size
-        self._seen = moments(evidence.indices)
+        self._seen = sightings(evidence.indices)
         self._frames = evidence.centers[0]
         of_class = evidence.of_class(index).astype(np.float32)
         self._by_crop = of_class.reshape(len(evidence.boxes), len(evidence.indices), *of_class.shape[1:])
@@ -137,7 +137,7 @@ def _tent(length: int) -> NDArray[np.float32]:
     return np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1)).astype(np.float32)
 
 
-def moments(indices: Indices) -> dict[int, list[tuple[int, float]]]:
+def sightings(indices: Indices) -> dict[int, list[tuple[int, float]]]:
     """When the clips saw the frames of the video.
 
     Args:

@@ -10,7 +10,7 @@ import pytest
 from i3d_deploy import evidence, generated, recognizer, video_files
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError, VideoError
-from i3d_deploy.evidence import moments
+from i3d_deploy.evidence import sightings
 from i3d_deploy.geometry import Box
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.torch_runner import TorchRunner
@@ -25,7 +25,7 @@ def tiny(tiny_checkpoint: Checkpoint) -> Recognizer:
 
 
 def test_clips_see_the_frames_between_those_that_they_take() -> None:
-    seen = moments(np.array([[0, 2, 4], [3, 6, 9]]))
+    seen = sightings(np.array([[0, 2, 4], [3, 6, 9]]))
     assert sorted(seen) == list(range(10))
     assert seen[1] == [(0, 0.5)]
     assert seen[3] == [(0, 1.5), (1, 0.0)]
@@ -34,8 +34,8 @@ def test_clips_see_the_frames_between_those_that_they_take() -> None:
 
 
 def test_clips_of_a_repeated_video_see_frames_several_times() -> None:
-    assert moments(np.array([[0, 2, 1, 0]])) == {0: [(0, 0.0), (0, 3.0)], 1: [(0, 0.5), (0, 2.0)], 2: [(0, 1.0)]}
-    assert moments(np.array([[3, 3]])) == {3: [(0, 0.0), (0, 1.0)]}
+    assert sightings(np.array([[0, 2, 1, 0]])) == {0: [(0, 0.0), (0, 3.0)], 1: [(0, 0.5), (0, 2.0)], 2: [(0, 1.0)]}
+    assert sightings(np.array([[3, 3]])) == {3: [(0, 0.0), (0, 1.0)]}
 
 
 def test_evidence_is_interpolated_between_positions() -> None:
