@@ -30,7 +30,14 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def chart_path(output: Path) -> Path:
-    """Where the strip chart of a video is written."""
+    """Where the strip chart of a video is written.
+
+    Args:
+        output: The explained video.
+
+    Returns:
+        A ``.png`` of the same name beside it.
+    """
     return output.with_suffix(".png")
 
 

@@ -90,6 +90,9 @@ def draw(motion: Motion, *, height: int = 256, width: int = 340, seed: int = 0) 
         width: Columns.
         seed: Any integer from 0; the same seed gives the same pictures and noise.
 
+    Returns:
+        Two grey frames of ``height`` times ``width``, the flow from the first to the second, and where it counts.
+
     Raises:
         InputError: ``height`` or ``width`` is not positive.
     """

@@ -68,7 +68,7 @@ class _Numbers(BaseModel, ABC):
 
     @abstractmethod
     def map_size(self, clip_len: int, crop_size: int) -> tuple[int, int]:
-        """Frames and side of the last feature maps of a view.
+        """Frames and side of the last feature maps, in positions.
 
         Args:
             clip_len: T, frames of the view.
@@ -143,7 +143,12 @@ class ResNet(_Numbers):
         return self
 
     def map_size(self, clip_len: int, crop_size: int) -> tuple[int, int]:
-        """Frames and side of the last feature maps of a view."""
+        """Frames and side of the last feature maps, in positions.
+
+        Args:
+            clip_len: T, frames of the view.
+            crop_size: Its side in pixels.
+        """
         frames = _strided(_strided(clip_len, self.stem_stride), self.stem_pool_stride) // 2
         return frames, _strided(_strided(crop_size, 4), 2 ** (len(self.temporal_kernels) - 1))
 
@@ -193,7 +198,12 @@ class Inception(_Numbers):
         return self
 
     def map_size(self, clip_len: int, crop_size: int) -> tuple[int, int]:
-        """Frames and side of the last feature maps of a view."""
+        """Frames and side of the last feature maps, in positions.
+
+        Args:
+            clip_len: T, frames of the view.
+            crop_size: Its side in pixels.
+        """
         return _strided(clip_len, 8), _strided(crop_size, 32)
 
     @property

@@ -84,7 +84,8 @@ class Explanation:
         prediction: What the network says about the video; logits are equal to those of :meth:`Recognizer.predict` up to
             rounding.
         index: The class.
-        evidence: What each view says for each class.
+        evidence: What each view says for each class, position by position of the last feature maps, in units of logits:
+            :meth:`Evidence.of_class` gives (V, T', H', W') of a class, :meth:`Evidence.on_frames` (H, W) of a frame.
         averaging: How views become one prediction.
         notes: What to know when reading it, one line each.
     """
@@ -171,7 +172,9 @@ class Recognizer:
 
         Args:
             source: A video file or URL, a folder of frames (``img_00001.jpg`` ...), a (T, H, W, 3) uint8 RGB array, or
-                an iterable of (H, W, 3) uint8 RGB frames.
+                an iterable of (H, W, 3) uint8 RGB frames. A network of flow computes the flow of these, or takes a
+                folder of flow that was computed before (``x_00001.jpg``, ``y_00001.jpg`` ...); of such a folder, a pair
+                of networks takes the frames that lie beside it (``img_00001.jpg`` ...).
             clips: Another number of clips than the card's.
             crops: Another number of crops than the card's: 1 or 3.
             batch: Views per run of the engine; default: what suits the device. Only rounding depends on it.
