@@ -75,7 +75,7 @@ def slowfast(zoo: Conventions, network: ResNet, text: str) -> tuple[Conventions,
     fields = _SlowFastFields(text)
     fields.check_only()
     crop_size, num_crops = fields.number("DATA.TEST_CROP_SIZE", 256), fields.number("TEST.NUM_SPATIAL_CROPS", 3)
-    jitter = fields.numbers("DATA.TRAIN_JITTER_SCALES", (256, 320))
+    smallest_size = fields.numbers("DATA.TRAIN_JITTER_SCALES", (256, 320))[0]
     trained_frames, trained_size = fields.number("DATA.NUM_FRAMES", 8), fields.number("DATA.TRAIN_CROP_SIZE", 224)
     window = (trained_frames // 2, trained_size // 32, trained_size // 32)
     if min(window) < 1:
@@ -90,7 +90,7 @@ def slowfast(zoo: Conventions, network: ResNet, text: str) -> tuple[Conventions,
             frames_per_second=fields.numbers("DATA.TARGET_FPS", (30.0,))[0],
         )
         spatial = zoo.spatial.replaced(
-            crop_size=crop_size, num_crops=num_crops, short_side=crop_size if num_crops == 3 else int(jitter[0])
+            crop_size=crop_size, num_crops=num_crops, short_side=crop_size if num_crops == 3 else smallest_size
         )
         mean, std = fields.numbers("DATA.MEAN", (0.45,) * 3), fields.numbers("DATA.STD", (0.225,) * 3)
         # (x / 255 - mean) / std
@@ -118,7 +118,7 @@ class _SlowFastFields:
     """The fields of a configuration by name, such as ``DATA.NUM_FRAMES``."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = text + "\n"
 
     def check_only(self) -> None:
         for name, read in _ONLY.items():
@@ -140,14 +140,14 @@ class _SlowFastFields:
 
     def number(self, name: str, usual: int) -> int:
         values = self.numbers(name, (usual,))
-        if len(values) != 1 or values[0] != int(values[0]):
+        if len(values) != 1 or not float(values[0]).is_integer():
             raise CheckpointError(f"its training configuration has {name} {self._find(name)}: a whole number is read")
         return int(values[0])
 
     def _find(self, name: str) -> str | None:
         """The value of a field as it is written: YAML, in which lists are in brackets or have a line for each item."""
         section, _, field = name.partition(".")
-        lines = re.search(rf"^{section}:\n((?:[ -].*\n?)*)", self._text, re.MULTILINE)
+        lines = re.search(rf"^{section}:\n((?:[ -].*\n)*)", self._text, re.MULTILINE)
         found = re.search(rf"^  {field}:(.*(?:\n  - .*)*)", lines[1] if lines else "", re.MULTILINE)
         return " ".join(found[1].split()) if found else None
 

@@ -64,6 +64,7 @@ def test_views_and_rate_are_those_of_the_file() -> None:
         ({"STRIDE_1X1": "true"}, r"has RESNET\.STRIDE_1X1 true: only false is read"),
         ({"NUM_FRAMES": "eight"}, r"has DATA\.NUM_FRAMES eight: numbers are read, such as 8"),
         ({"NUM_FRAMES": "8.5"}, r"has DATA\.NUM_FRAMES 8\.5: a whole number is read"),
+        ({"NUM_FRAMES": "1e999"}, r"has DATA\.NUM_FRAMES 1e999: a whole number is read"),
         ({"NUM_FRAMES": "1"}, r"DATA\.NUM_FRAMES \(1\) must be 2 or more"),
         ({"NUM_SPATIAL_CROPS": "2"}, r"is malformed: num_crops: Input should be 1 or 3"),
         ({"STD": "[0.2, 0.2]"}, r"is malformed: mean .* must have a number for each channel of rgb"),
