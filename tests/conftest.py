@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: its idle threads sleep, where another library or process of a test computes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from i3d_deploy import export, generated, model
 from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
