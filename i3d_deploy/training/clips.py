@@ -161,8 +161,7 @@ class _Draw:
     ) -> tuple[sampling.Indices, sampling.Indices]:
         """Choose flow frames, as :meth:`i3d_deploy.preprocessing.Sampling.flow_indices`."""
         counted = self._count(num_frames, frames_per_second)
-        if len(counted) < 2:
-            raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the recipe's rate")
+        sampling.check_flow(counted, num_frames=num_frames, rate_of="recipe")
         return self._draw_frames(len(counted) - 1), counted
 
     def _count(self, num_frames: int, frames_per_second: float | None) -> sampling.Indices:
