@@ -119,7 +119,7 @@ class Card(Part):
     def _check_labels(self) -> Card:
         if len(self.labels) != self.network.num_classes:
             raise ValueError(f"{len(self.labels)} labels for a network of {self.network.num_classes} classes")
-        problem = self.network.what_is_too_small(self.sampling.clip_len, self.spatial.crop_size)
+        problem = what_is_too_small(self.network, self.sampling, self.spatial)
         if problem is not None:
             raise ValueError(problem)
         return self
@@ -186,6 +186,21 @@ class Card(Part):
             return cls.model_validate(document)
         except ValidationError as error:
             raise CardError(f"the card of {where} is malformed: {first_problem(error)}") from error
+
+
+def what_is_too_small(network: Network, sampling: Sampling, spatial: Spatial) -> str | None:
+    """Why the shortest views of a video do not get through a network; None where all do.
+
+    Args:
+        network: The network's numbers.
+        sampling: Which frames make them; of whole videos also those of the usual length are checked.
+        spatial: Which pixels.
+    """
+    problem = network.what_is_too_small(sampling.clip_len, spatial.crop_size)
+    if problem is None and sampling.scheme == "whole":
+        problem = network.what_is_too_small(sampling.min_clip_len, spatial.crop_size)
+        return None if problem is None else problem.replace("clip_len", "min_clip_len")
+    return problem
 
 
 def with_labels(card: Card, name_or_names: str | tuple[str, ...]) -> Card:

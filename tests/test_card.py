@@ -119,6 +119,15 @@ def test_what_is_no_card_is_refused(text: str) -> None:
         Card.from_json(text, where="file.onnx")
 
 
+def test_the_shortest_whole_video_gets_through_the_network(tiny_checkpoint: Checkpoint) -> None:
+    # The stem halves 5 frames to 3, its pool these to 2, the next pool to 1; 4 frames end as none.
+    whole = {"scheme": "whole", "num_clips": 1}
+    card = tiny_checkpoint.card
+    assert card.replaced(sampling=card.sampling.replaced(**whole, min_clip_len=5)).sampling.min_clip_len == 5
+    with pytest.raises(InputError, match=r"min_clip_len \(4\) is too short: the network halves it to no frame at all"):
+        card.replaced(sampling=card.sampling.replaced(**whole, min_clip_len=4))
+
+
 def test_views_too_small_for_the_network_are_refused(tiny_checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match=r"clip_len \(4\) is too short"):
         tiny_checkpoint.card.replaced(sampling=Sampling(clip_len=4))

@@ -108,6 +108,15 @@ class ValidationViews(Part):
             raise ValueError(f"lazy views have one crop, not {self.spatial.num_crops}")
         return self
 
+    @model_validator(mode="after")
+    def _check_formula(self) -> ValidationViews:
+        if self.spatial.dtype != "uint8":
+            raise ValueError(
+                f"spatial.formula is {self.spatial.formula}, whose pixels are not rounded, and views of validation are "
+                "uint8: give mmaction2"
+            )
+        return self
+
 
 def draw(source: video.Source, spec: TrainViews, *, seed: int, flow: Wanted | None = None) -> NDArray[np.uint8]:
     """Draw one clip for training.

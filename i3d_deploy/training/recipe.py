@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from i3d_deploy import __version__, images, labels, lists
-from i3d_deploy.card import Averaging, Card, FlowMethod, Provenance
+from i3d_deploy.card import Averaging, Card, FlowMethod, Provenance, what_is_too_small
 from i3d_deploy.document import Count, Part, first_problem
 from i3d_deploy.errors import InputError
 from i3d_deploy.lists import Annotation, ListKind
@@ -302,13 +302,12 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Recipe:
-        views = {
-            "train": (self.train.clip_len, self.train.crop_size),
-            "validation": (self.validation.sampling.clip_len, self.validation.spatial.crop_size),
-            "test": (self.test.sampling.clip_len, self.test.spatial.crop_size),
+        problems = {
+            "train": self.network.what_is_too_small(self.train.clip_len, self.train.crop_size),
+            "validation": what_is_too_small(self.network, self.validation.sampling, self.validation.spatial),
+            "test": what_is_too_small(self.network, self.test.sampling, self.test.spatial),
         }
-        for name, (clip_len, crop_size) in views.items():
-            problem = self.network.what_is_too_small(clip_len, crop_size)
+        for name, problem in problems.items():
             if problem is not None:
                 raise ValueError(f"{name}: {problem}")
         return self
@@ -327,9 +326,8 @@ class Recipe(Part):
                 f"data.flow_method is {self.data.flow_method} and {self.network.name} is shown {self.network.stream}: "
                 f"{problem}"
             )
-        for part in ("validation", "test"):
-            if self.network.stream == "flow" and getattr(self, part).spatial.formula == "slowfast":
-                raise ValueError(f"{part}.spatial.formula is slowfast, and flow is kept in 8 bits: give mmaction2")
+        if self.network.stream == "flow" and self.test.spatial.formula == "slowfast":
+            raise ValueError("test.spatial.formula is slowfast, and flow is kept in 8 bits: give mmaction2")
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
