@@ -8,9 +8,9 @@ other languages.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from i3d_deploy import labels
 from i3d_deploy.document import Count, Part, first_problem
@@ -86,6 +86,8 @@ class Card(Part):
         modality: What the network is shown: "rgb" frames, the optical "flow" from each frame to the next, or one of two
             networks each: "rgb+flow".
         flow_method: How the flow of a video is computed.
+        flow_implementation: Who computed the flow that the network was trained on: package, version and algorithm.
+            None: it is not known, and left out of the JSON.
         sampling: Which frames.
         spatial: Which pixels.
         pixels: Their scaling.
@@ -104,6 +106,7 @@ class Card(Part):
     labels: tuple[str, ...]
     modality: Modality = "rgb"
     flow_method: FlowMethod | None = None
+    flow_implementation: str | None = None
     sampling: Sampling = Sampling()
     spatial: Spatial = Spatial()
     pixels: Pixels = Pixels()
@@ -132,11 +135,20 @@ class Card(Part):
             raise ValueError(f"pixels.mean {self.pixels.mean} for a network of {self.network.in_channels} channels")
         if (self.flow_method is not None) != ("flow" in self.modality):
             raise ValueError(f"flow_method {self.flow_method} does not go with modality {self.modality}")
+        if self.flow_implementation is not None and self.flow_method is None:
+            raise ValueError(f"flow_implementation {self.flow_implementation!r} without a flow_method")
         if self.engine is not None and (self.engine.input, self.spatial.dtype) == ("uint8_nthwc", "float32"):
             raise ValueError("engine.input uint8_nthwc does not go with spatial.formula slowfast: pixels are float32")
         if "flow" in self.modality and self.spatial.formula == "slowfast":
             raise ValueError("flow is stored in 8 bits: spatial.formula must be mmaction2")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = serialize(self)
+        if self.flow_implementation is None:
+            document.pop("flow_implementation", None)
+        return document
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:

@@ -43,8 +43,8 @@ _NOTHING: dict[str, Any] = {"is_1x": False}
 """What a file that says nothing of itself says."""
 
 _MULTI_LABEL = (
-    f"the {origins.CHARADES_CLASSES} classes are taken for those of Charades, of which a video has several: the network "
-    "was trained with a sigmoid per class, and probabilities here are a softmax over all of them"
+    f"the {origins.CHARADES_CLASSES} classes are taken for those of Charades, of which a video has several: the "
+    "network was trained with a sigmoid per class, and probabilities here are a softmax over all of them"
 )
 
 PICKLED = (".pth", ".pt", ".pyth")

@@ -107,7 +107,7 @@ class TestExport:
         assert (card.sampling.scheme, card.averaging) == ("dense", "logits")
 
     def test_a_network_of_clips_takes_whole_videos_of_any_length(self, tiny_exports: Path, tmp_path: Path) -> None:
-        options = ["--to", "safetensors", "--output", tmp_path, "--name", "whole", "--sampling", "whole"]
+        options = ["--to", "safetensors", "--output", str(tmp_path), "--name", "whole", "--sampling", "whole"]
         result = run(export.main, tiny_exports / "tiny.safetensors", *options)
         assert result.exit_code == 0, result.output
         card = artifact.read_card(tmp_path / "whole.safetensors")
