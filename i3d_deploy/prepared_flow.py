@@ -135,7 +135,9 @@ def check(prepared: Prepared, *, method: FlowMethod | None, short_side: int, fra
             differences.append(f"a short side of {record.least_side}, and test.spatial.short_side is {short_side}")
         if frames_per_second not in (None, record.frames_per_second):
             rate = (
-                "every frame" if record.frames_per_second is None else f"{record.frames_per_second:g} frames a second"
+                "every frame of a video"
+                if record.frames_per_second is None
+                else f"{record.frames_per_second:g} frames a second"
             )
             differences.append(f"{rate}, and test.sampling.frames_per_second is {frames_per_second:g}")
         if differences:

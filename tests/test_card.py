@@ -12,7 +12,8 @@ from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, InputError
 from i3d_deploy.measurements import Work
-from i3d_deploy.preprocessing import Sampling, Spatial
+from i3d_deploy.network import i3d_inception_flow
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 
 
 def changed(card: Card, **changes: Any) -> str:
@@ -28,6 +29,20 @@ def changed(card: Card, **changes: Any) -> str:
         else:
             node[last] = value
     return json.dumps(document)
+
+
+def test_who_computed_the_flow_is_on_the_card_where_it_is_known(tiny_checkpoint: Checkpoint) -> None:
+    assert "flow_implementation" not in json.loads(tiny_checkpoint.card.to_json())
+    assert "flow_implementation" not in tiny_checkpoint.card.model_dump_json()
+    numbers = i3d_inception_flow(7)
+    pixels = Pixels(color="xy", mean=(127.5,) * 2, std=(127.5,) * 2)
+    parts = {"network": numbers, "modality": "flow", "flow_method": "tvl1", "pixels": pixels}
+    parts |= {"sampling": Sampling(), "spatial": Spatial()}
+    card = tiny_checkpoint.card.replaced(**parts, flow_implementation="OpenCV 4.9.9 DualTVL1OpticalFlow")
+    assert json.loads(card.to_json())["flow_implementation"] == "OpenCV 4.9.9 DualTVL1OpticalFlow"
+    assert Card.from_json(card.to_json(), where="here") == card
+    with pytest.raises(InputError, match="flow_implementation 'somebody' without a flow_method"):
+        tiny_checkpoint.card.replaced(flow_implementation="somebody")
 
 
 def test_a_card_survives_json(tiny_checkpoint: Checkpoint) -> None:
