@@ -91,7 +91,7 @@ def evaluate(recognizer: Recognizer, planned: Plan, *, on_step: Report = lambda 
     found = result.metrics(["top_k_accuracy", "mean_class_accuracy"])
     return Accuracy(
         data=planned.listed.stem,
-        runner=str(recognizer.info),
+        runner=recognizer.ran_by,
         num_videos=len(planned.annotations),
         views_per_video=planned.num_views,
         top1=100 * found["top1_acc"],

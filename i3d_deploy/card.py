@@ -8,9 +8,9 @@ other languages.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from i3d_deploy import labels
 from i3d_deploy.document import Count, Part, first_problem
@@ -86,6 +86,8 @@ class Card(Part):
         modality: What the network is shown: "rgb" frames, the optical "flow" from each frame to the next, or one of two
             networks each: "rgb+flow".
         flow_method: How the flow of a video is computed.
+        flow_implementation: Who computed the flow that the network was trained on: package, version and algorithm.
+            None: it is not known, and left out of the JSON.
         sampling: Which frames.
         spatial: Which pixels.
         pixels: Their scaling.
@@ -104,6 +106,7 @@ class Card(Part):
     labels: tuple[str, ...]
     modality: Modality = "rgb"
     flow_method: FlowMethod | None = None
+    flow_implementation: str | None = None
     sampling: Sampling = Sampling()
     spatial: Spatial = Spatial()
     pixels: Pixels = Pixels()
@@ -119,7 +122,7 @@ class Card(Part):
     def _check_labels(self) -> Card:
         if len(self.labels) != self.network.num_classes:
             raise ValueError(f"{len(self.labels)} labels for a network of {self.network.num_classes} classes")
-        problem = self.network.what_is_too_small(self.sampling.clip_len, self.spatial.crop_size)
+        problem = what_is_too_small(self.network, self.sampling, self.spatial)
         if problem is not None:
             raise ValueError(problem)
         return self
@@ -132,11 +135,20 @@ class Card(Part):
             raise ValueError(f"pixels.mean {self.pixels.mean} for a network of {self.network.in_channels} channels")
         if (self.flow_method is not None) != ("flow" in self.modality):
             raise ValueError(f"flow_method {self.flow_method} does not go with modality {self.modality}")
+        if self.flow_implementation is not None and self.flow_method is None:
+            raise ValueError(f"flow_implementation {self.flow_implementation!r} without a flow_method")
         if self.engine is not None and (self.engine.input, self.spatial.dtype) == ("uint8_nthwc", "float32"):
             raise ValueError("engine.input uint8_nthwc does not go with spatial.formula slowfast: pixels are float32")
         if "flow" in self.modality and self.spatial.formula == "slowfast":
             raise ValueError("flow is stored in 8 bits: spatial.formula must be mmaction2")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = serialize(self)
+        if self.flow_implementation is None:
+            document.pop("flow_implementation", None)
+        return document
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
@@ -186,6 +198,21 @@ class Card(Part):
             return cls.model_validate(document)
         except ValidationError as error:
             raise CardError(f"the card of {where} is malformed: {first_problem(error)}") from error
+
+
+def what_is_too_small(network: Network, sampling: Sampling, spatial: Spatial) -> str | None:
+    """Why the shortest views of a video do not get through a network; None where all do.
+
+    Args:
+        network: The network's numbers.
+        sampling: Which frames make them; of whole videos also those of the usual length are checked.
+        spatial: Which pixels.
+    """
+    problem = network.what_is_too_small(sampling.clip_len, spatial.crop_size)
+    if problem is None and sampling.scheme == "whole":
+        problem = network.what_is_too_small(sampling.min_clip_len, spatial.crop_size)
+        return None if problem is None else problem.replace("clip_len", "min_clip_len")
+    return problem
 
 
 def with_labels(card: Card, name_or_names: str | tuple[str, ...]) -> Card:

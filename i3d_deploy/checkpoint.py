@@ -41,6 +41,11 @@ _COUNTER = "num_batches_tracked"
 _NOTHING: dict[str, Any] = {"is_1x": False}
 """What a file that says nothing of itself says."""
 
+_MULTI_LABEL = (
+    f"the {origins.CHARADES_CLASSES} classes are taken for those of Charades, of which a video has several: the "
+    "network was trained with a sigmoid per class, and probabilities here are a softmax over all of them"
+)
+
 PICKLED = (".pth", ".pt", ".pyth", ".ckpt")
 """Endings of files that PyTorch wrote; ``.ckpt`` is TensorFlow's as well."""
 
@@ -484,6 +489,8 @@ def _with_card(
     )
     if origin.name == "caffe2" and "_nl_" in network.name:
         notes += ("non-local blocks assumed: softmax, as in SlowFast's published ones; --model says otherwise",)
+    if origin is origins.PYTORCH_I3D and network.num_classes == origins.CHARADES_CLASSES:
+        notes += (_MULTI_LABEL,)
     classes = _stored_classes(meta)
     if len(classes) == network.num_classes:
         label_set, names = "custom", classes

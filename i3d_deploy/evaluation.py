@@ -105,7 +105,9 @@ def open_recognizer(
         else:
             runner = opened.enter_context(open_one(path, stream=recipe.network.stream, pair=None))
         _check_listed(path, runner.card, plan)
-        recognizer = Recognizer(runner, flow_cache=flow_cache)
+        runner.notes = (*runner.notes, *_other_flow(runner.card, plan))
+        is_flow_read = plan.prepared is not None and plan.prepared.is_all_read
+        recognizer = Recognizer(runner, flow_cache=flow_cache, is_flow_read=is_flow_read)
         opened.pop_all()
     return recognizer
 
@@ -220,6 +222,15 @@ def _check_listed(path: Path, card: Card, plan: Plan) -> None:
             f"list {plan.listed}: its folders hold flow images and no frames, which {path} is shown: take a list of "
             "videos or frames, or keep the frames beside the flow with training/prepare.py flow --rgb"
         )
+
+
+def _other_flow(card: Card, plan: Plan) -> Iterator[str]:
+    """Say so where the flow images of the list were computed by others than those that the network was trained on."""
+    if plan.prepared is None or not plan.prepared.is_all_read or card.flow_method is None:
+        return
+    found = plan.prepared.implementation(card.flow_method)
+    if found is not None and card.flow_implementation not in (None, found):
+        yield f"the flow of the list was computed by {found}; the card's was computed by {card.flow_implementation}"
 
 
 def _is_flow_alone(source: Path | FrameFolder) -> bool:

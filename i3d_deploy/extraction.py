@@ -16,7 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from i3d_deploy import files, flow, flow_images, geometry, images, lists, preparation, resizing, sampling, video_files
+from i3d_deploy import (
+    files,
+    flow,
+    flow_images,
+    geometry,
+    images,
+    lists,
+    preparation,
+    prepared_flow,
+    resizing,
+    sampling,
+    video_files,
+)
 from i3d_deploy.card import FlowMethod
 from i3d_deploy.errors import InputError
 from i3d_deploy.frames import Frame
@@ -24,7 +36,7 @@ from i3d_deploy.lists import Annotation
 from i3d_deploy.preparation import Finding, Limits, OnFile, Report
 from i3d_deploy.sampling import Indices
 
-_FRAMES_RECORD, _FLOW_RECORD = "frames.json", "flow.json"
+_FRAMES_RECORD = "frames.json"
 _MAX_CLASSES = 65536
 
 
@@ -161,7 +173,7 @@ def extract_flow(
         names,
         folders,
         output=output,
-        record=(_FLOW_RECORD, {**asdict(wanted), "implementation": implementation, **asdict(resize)}),
+        record=(prepared_flow.NAME, {**asdict(wanted), "implementation": implementation, **asdict(resize)}),
         function=partial(extract_flow_of, wanted=wanted, resize=resize, limits=limits),
         limits=limits,
         on_file=on_file,

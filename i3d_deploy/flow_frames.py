@@ -82,7 +82,8 @@ def collect(
         watcher: Told of the flow frames as they come.
 
     Returns:
-        ``by_index`` has (H, W, 2) or (H, W, 5) uint8 by number of the flow frame; ``num_frames`` counts the video's.
+        ``by_index`` has (H, W, 2) or (H, W, 5) uint8 by number of the flow frame; ``num_frames`` counts the frames that
+        the flow lies between, one more than the pairs of a folder. ``counted`` is None where flow was read.
 
     Raises:
         VideoError: No usable frame, or only one.
@@ -180,4 +181,4 @@ def _read(
         else:
             by_index[number] = listed.read(number, resize=resize)
         watcher.decoded(number, by_index[number])
-    return Frames(indices=indices, by_index=by_index, num_frames=listed.num_flows)
+    return Frames(indices=indices, by_index=by_index, num_frames=listed.num_flows + 1)

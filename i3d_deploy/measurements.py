@@ -43,7 +43,8 @@ class Parity(Part):
     """One measurement of an engine against its PyTorch float32 source.
 
     Attributes:
-        runner: What ran the engine: package, version, provider and the precision it really used.
+        runner: What ran the engine: package, version, provider and the precision it really used; and who computed the
+            flow that it was shown.
         status: "passed", "failed", or "not measured here" where the engine cannot run on the exporting machine.
         reason: Why it was not measured, or which stage failed.
         clips: "generated" or "given" and the SHA-256 of each video file.

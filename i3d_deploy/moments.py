@@ -108,7 +108,7 @@ def _speed(found: float | None, wanted: Rate) -> tuple[float, float | None, list
     if isinstance(wanted, str):
         return 1.0, found, []
     if found is None:
-        return 1.0, wanted, [f"the video does not say its rate: its frames are taken to be {wanted:g} a second"]
+        return 1.0, wanted, [video.assumed_rate(wanted)]
     return found / wanted, wanted, []
 
 

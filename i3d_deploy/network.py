@@ -87,12 +87,21 @@ class _Numbers(BaseModel, ABC):
             return f"clip_len ({clip_len}) is too short: the network halves it to no frame at all"
         window = self.head_window or (1, 1, 1)
         if frames < window[0]:
-            least = self._least(lambda size: self.map_size(size, crop_size)[0] >= window[0])
+            least = self.least_clip_len(crop_size)
             return f"clip_len ({clip_len}) is too short: {self.name} takes {least} frames or more"
         if side < max(window[1:]):
             least = self._least(lambda size: self.map_size(clip_len, size)[1] >= max(window[1:]))
             return f"crop_size ({crop_size}) is too small: {self.name} takes {least} pixels or more"
         return None
+
+    def least_clip_len(self, crop_size: int) -> int:
+        """The shortest T that gets through the network.
+
+        Args:
+            crop_size: As for :meth:`what_is_too_small`.
+        """
+        window = self.head_window or (1, 1, 1)
+        return self._least(lambda size: self.map_size(size, crop_size)[0] >= window[0])
 
     @staticmethod
     def _least(is_enough: Callable[[int], bool]) -> int:
@@ -263,6 +272,10 @@ class TwoStream(BaseModel):
     def what_is_too_small(self, clip_len: int, crop_size: int) -> str | None:
         """Why views of a size do not get through one of the networks; None where they do."""
         return self.rgb.what_is_too_small(clip_len, crop_size) or self.flow.what_is_too_small(clip_len, crop_size)
+
+    def least_clip_len(self, crop_size: int) -> int:
+        """The shortest T that gets through both networks."""
+        return max(self.rgb.least_clip_len(crop_size), self.flow.least_clip_len(crop_size))
 
 
 def out_channels(mixed: Mixed) -> int:

@@ -306,6 +306,9 @@ DEEPMIND = Origin(
     classifier_axes=3,
 )
 
+CHARADES_CLASSES = 157
+"""K of the data set with several labels a video that pytorch-i3d has checkpoints of as well."""
+
 ORIGINS: dict[str, Origin] = {
     origin.name: origin for origin in (CAFFE2, DEEPMIND, MMACTION2, PYTORCH_I3D, PYTORCHVIDEO, SLOWFAST)
 }

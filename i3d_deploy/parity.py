@@ -192,7 +192,7 @@ def compare(
         the card says nothing that a repeated run would not.
     """
     found: list[Answer] = []
-    failed = partial(Parity, runner=str(recognizer.info), status="failed", clips=tuple(clip.name for clip in clips))
+    failed = partial(Parity, runner=recognizer.ran_by, status="failed", clips=tuple(clip.name for clip in clips))
     for clip, reference in zip(clips, references, strict=True):
         prepared = views.prepare(clip.path, recognizer.card, clips=num_clips, flow_cache=flow_cache)
         problem = _first_difference(reference, recognizer.card, prepared)
@@ -229,7 +229,7 @@ def compare(
     elif not is_eight_bits and shift > limit / 2:
         reason = f"probabilities: differ by {shift:.2g}, allowed {limit / 2:.2g}"
     return Parity(
-        runner=str(recognizer.info),
+        runner=recognizer.ran_by,
         status="passed" if reason is None else "failed",
         reason=reason,
         clips=tuple(clip.name for clip in clips),

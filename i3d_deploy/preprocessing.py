@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from i3d_deploy import geometry, sampling
 from i3d_deploy.document import Count, Part
-from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.errors import InputError
 
 Scheme = Literal["uniform", "dense", "whole"]
 Formula = Literal["mmaction2-0.x", "mmaction2-1.x", "slowfast"]
@@ -74,7 +74,7 @@ class Sampling(Part):
         """
         num_clips = self.num_clips if num_clips is None else num_clips
         speed = sampling.speed(frames_per_second, counted_at=self.frames_per_second)
-        if self.scheme == "uniform" and self.formula == "slowfast":
+        if self._counts_in_seconds:
             return sampling.slowfast_indices(
                 num_frames,
                 clip_len=self.clip_len,
@@ -105,22 +105,34 @@ class Sampling(Part):
         """
         speed = sampling.speed(frames_per_second, counted_at=self.frames_per_second)
         counted = sampling.frames_at_rate(num_frames, speed=speed)
-        if len(counted) < 2:
-            raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the card's rate")
+        sampling.check_flow(counted, num_frames=num_frames, rate_of="card")
         num_clips = self.num_clips if num_clips is None else num_clips
         return self._counted_indices(len(counted) - 1, num_clips=num_clips), counted
 
-    def span(self, frames_per_second: float | None = None) -> int:
-        """Frames of a video, from the first to the last one of a clip.
+    @property
+    def least_clip_len(self) -> int:
+        """T of the shortest clip: all have ``clip_len``, or those of whole videos ``min_clip_len`` and more."""
+        return self.min_clip_len if self.scheme == "whole" else self.clip_len
+
+    def span(self, frames_per_second: float | None = None, *, of_flow: bool = False) -> int:
+        """Frames that a clip spans, from its first to its last one: in a shorter video they are repeated.
 
         Args:
             frames_per_second: As for :meth:`frame_indices`.
+            of_flow: Of a clip of flow frames, whose last one leads to one more frame.
+
+        Returns:
+            Frames of the video, as many as have a clip's among them when they are counted at the card's rate.
         """
-        if self.scheme == "whole":
-            return (self.min_clip_len - 1) * self.frame_interval + 1
-        if self.frames_per_second is None or frames_per_second is None:
-            return (self.clip_len - 1) * self.frame_interval + 1
-        return int((self.clip_len - 1) * self.frame_interval * frames_per_second / self.frames_per_second) + 1
+        speed = sampling.speed(frames_per_second, counted_at=self.frames_per_second)
+        steps = (self.least_clip_len - 1) * self.frame_interval
+        if self._counts_in_seconds and not of_flow:
+            return int(steps * speed) + 1
+        return sampling.least_frames(steps + (2 if of_flow else 1), speed=speed)
+
+    @property
+    def _counts_in_seconds(self) -> bool:
+        return self.scheme == "uniform" and self.formula == "slowfast"
 
     def _counted_indices(self, num_frames: int, *, num_clips: int) -> sampling.Indices:
         clip_len, interval = self.clip_len, self.frame_interval
@@ -174,6 +186,24 @@ class Spatial(Part):
             raise ValueError(f"three crops need crop_size ({self.crop_size}) == short_side ({self.short_side})")
         return self
 
+    def check_crops(self, num_crops: int | None) -> None:
+        """Refuse a number of crops in place of the card's that it cannot have.
+
+        Args:
+            num_crops: The number; None: the card's.
+
+        Raises:
+            InputError: It is neither 1 nor 3; or 3, and mmaction2's, which lie along the longer side, would leave a
+                part of the shorter one.
+        """
+        if num_crops not in (None, 1, 3):
+            raise InputError(f"crops ({num_crops}) must be 1 or 3")
+        if num_crops == 3 and self.formula == "mmaction2" and self.crop_size != self.short_side:
+            raise InputError(
+                f"crops (3) need a crop_size equal to short_side, and the card has crop_size {self.crop_size} and "
+                f"short_side {self.short_side}: give 1, or export the checkpoint with --short-side {self.crop_size}"
+            )
+
     def boxes(self, height: int, width: int, *, num_crops: int | None = None) -> tuple[geometry.Box, ...]:
         """Cut a resized frame.
 
@@ -181,10 +211,12 @@ class Spatial(Part):
             height: Rows after the resize.
             width: Columns after the resize.
             num_crops: Another number of crops than the card's: 1 or 3.
+
+        Raises:
+            InputError: As :meth:`check_crops`, or the crops do not fit the frame.
         """
+        self.check_crops(num_crops)
         num_crops = self.num_crops if num_crops is None else num_crops
-        if num_crops not in (1, 3):
-            raise InputError(f"crops ({num_crops}) must be 1 or 3")
         if self.formula == "slowfast":
             crops = geometry.slowfast_crops(height, width, size=self.crop_size)
             return crops if num_crops == 3 else (crops[1],)

@@ -198,7 +198,7 @@ def _with_agreement(card: Card, recognizer: Recognizer, calibrated: Calibrated |
     report = views_report(on_step, f"{recognizer.info.backend} on the calibration clips")
     try:
         logits = agreement.answers(recognizer, calibrated.clips, card, on_views=report)
-        found = agreement.compare(calibrated.logits, logits, runner=str(recognizer.info))
+        found = agreement.compare(calibrated.logits, logits, runner=recognizer.ran_by)
     except ArtifactError as error:
         # An agreement has no status: an artifact without an answer on real clips fails the proof.
         failed = {"status": "failed", "reason": doctor.without_places(str(error))}

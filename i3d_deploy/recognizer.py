@@ -14,9 +14,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import evidence, features, flow_frames, reading, video
+from i3d_deploy import evidence, features, flow, flow_frames, reading, video
 from i3d_deploy.card import Averaging, Card
-from i3d_deploy.errors import ArtifactError, InputError, VideoError
+from i3d_deploy.errors import ArtifactError, InputError, MissingExtraError, VideoError
 from i3d_deploy.evidence import Evidence
 from i3d_deploy.features import Features, Layer, Settings
 from i3d_deploy.flow_cache import FlowCache
@@ -144,14 +144,21 @@ class Recognizer:
     Args:
         runner: The loaded network.
         flow_cache: Folder where optical flow is kept, for networks that take flow.
+        is_flow_read: Whether flow will only be read, so that it does not matter who computes it here.
     """
 
-    def __init__(self, runner: Runner, *, flow_cache: Path | None = None) -> None:
+    def __init__(self, runner: Runner, *, flow_cache: Path | None = None, is_flow_read: bool = False) -> None:
         self._runner = runner
         self._flow_cache = None if flow_cache is None else FlowCache(flow_cache)
         self.card: Card = runner.card
         self.info: RunnerInfo = runner.info
-        self.notes: tuple[str, ...] = (*runner.notes, *_meaning(runner.card))
+        self._flow_by = None if is_flow_read else _flow_by(runner.card)
+        self.notes: tuple[str, ...] = (*runner.notes, *_meaning(runner.card, flow_by=self._flow_by))
+
+    @property
+    def ran_by(self) -> str:
+        """What turns a video into logits, for records: what runs the network, and who computes its flow."""
+        return str(self.info) if self._flow_by is None else f"{self.info}, flow by {self._flow_by}"
 
     @property
     def flow(self) -> FlowWanted | None:
@@ -445,7 +452,17 @@ class Recognizer:
         self.close()
 
 
-def _meaning(card: Card) -> Iterator[str]:
+def _flow_by(card: Card) -> str | None:
+    """Who computes the flow that a network is shown; None where it is shown none, or nobody here does."""
+    try:
+        return None if card.flow_method is None else flow.implementation(card.flow_method)
+    except MissingExtraError:  # told when flow is wanted: a folder of flow images needs nobody
+        return None
+
+
+def _meaning(card: Card, *, flow_by: str | None) -> Iterator[str]:
+    if flow_by is not None and card.flow_implementation not in (None, flow_by):
+        yield f"flow is computed by {flow_by} here; the card's was computed by {card.flow_implementation}"
     if card.provenance.origin.startswith("random weights"):
         yield "the weights are random: the time that this takes means something, the labels do not"
 

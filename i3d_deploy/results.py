@@ -15,11 +15,12 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import __version__, files, metrics, two_stream
+from i3d_deploy import __version__, files, flow, metrics, two_stream
 from i3d_deploy.card import Averaging
-from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.errors import InputError, MissingExtraError, VideoError
 from i3d_deploy.journal import Entry
 from i3d_deploy.lists import Annotation
+from i3d_deploy.prepared_flow import Prepared
 from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.recognizer import average_views
 from i3d_deploy.training.recipe import Recipe, Split
@@ -82,6 +83,7 @@ class Plan:
         averaging: What becomes of its views.
         listed: The list that the videos are from.
         source: What else decides about the videos, as JSON.
+        prepared: The flow images of the list; None where it is not said whether there are any.
     """
 
     annotations: tuple[Annotation, ...] = field(repr=False)
@@ -92,6 +94,7 @@ class Plan:
     averaging: AverageClips
     listed: Path
     source: dict[str, Any]
+    prepared: Prepared | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, *, split: Split = "test", averaging: AverageClips | None = None) -> Plan:
@@ -103,11 +106,13 @@ class Plan:
             averaging: Another averaging than the recipe's.
 
         Raises:
-            InputError: The list or the labels cannot be read, or do not fit the recipe's number of classes.
+            InputError: The list or the labels cannot be read, or do not fit the recipe's number of classes; or its flow
+                was made in another way than the recipe says.
         """
         data = recipe.data
+        annotations = data.read(split, num_classes=recipe.network.num_classes)
         return cls(
-            annotations=data.read(split, num_classes=recipe.network.num_classes),
+            annotations=annotations,
             labels=recipe.card().labels,
             sampling=recipe.test.sampling,
             spatial=recipe.test.spatial,
@@ -118,6 +123,7 @@ class Plan:
                 "root": str(data.root(split)),
                 **data.model_dump(mode="json", include=_OF_THE_VIDEOS),
             },
+            prepared=recipe.prepared_flow(annotations),
         )
 
     @property
@@ -136,7 +142,9 @@ class Plan:
 
     def identity(self, path: Path) -> dict[str, Any]:
         """Everything that the result depends on, for a file with a network: equal ones give equal results."""
+        is_of_flow = self.source.get("flow_method") is not None or path.suffix.lower() == ".json"
         return {
+            **({"flow": self._flow_by()} if is_of_flow else {}),
             "artifact": {name: files.sha256(file) for name, file in _parts(path)},
             "list": files.sha256(self.listed),
             "videos": self.source,
@@ -144,6 +152,19 @@ class Plan:
             "averaging": self.averaging,
             "i3d-deploy": __version__,
         }
+
+    def _flow_by(self) -> dict[str, Any]:
+        """Who computed the flow images of the list, and who computes flow here: not all methods may be installed."""
+        prepared = self.prepared
+        images = () if prepared is None else {record.implementation for record in prepared.records.values()}
+        here: dict[str, str | None] = {}
+        if prepared is None or not prepared.is_all_read:
+            for method in flow.METHODS:
+                try:
+                    here[method] = flow.implementation(method)
+                except MissingExtraError:
+                    here[method] = None
+        return {"images": sorted(images), "computed": here}
 
     def check(self, names: Sequence[str], *, confusion: bool = False) -> None:
         """Whether what is wanted of the result can be had, before hours are spent on it.

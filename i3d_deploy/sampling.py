@@ -232,9 +232,53 @@ def frames_at_rate(num_frames: int, *, speed: float) -> Indices:
         raise InputError(f"speed ({speed}) must be > 0")
     if speed == 1:
         return np.arange(num_frames, dtype=np.int64)
-    count = max(1, int(num_frames / speed + 0.5))
+    count = _count_at_rate(num_frames, speed=speed)
     nearest = np.floor(np.arange(count) * speed + 0.5).astype(np.int64)
     return np.asarray(np.minimum(nearest, num_frames - 1))
+
+
+def _count_at_rate(num_frames: int, *, speed: float) -> int:
+    return max(1, int(num_frames / speed + 0.5))
+
+
+def least_frames(count: int, *, speed: float) -> int:
+    """How long a video must be for :func:`frames_at_rate` to choose so many frames of it.
+
+    Args:
+        count: Frames that are chosen.
+        speed: As for :func:`frames_at_rate`.
+
+    Returns:
+        The least number of frames, at least 1.
+
+    Raises:
+        InputError: ``count`` or ``speed`` is not positive.
+    """
+    _check_positive(count=count)
+    if not speed > 0:
+        raise InputError(f"speed ({speed}) must be > 0")
+    if count == 1:
+        return 1  # however fast
+    least = max(1, int((count - 0.5) * speed) - 1)  # one less than it may be: the products are rounded
+    while _count_at_rate(least, speed=speed) < count:
+        least += 1
+    return least
+
+
+def check_flow(counted: Indices, *, num_frames: int, rate_of: str) -> None:
+    """Refuse a video that has no optical flow.
+
+    Args:
+        counted: Its frames at the rate wanted, as from :func:`frames_at_rate`.
+        num_frames: All of its frames.
+        rate_of: Who says the rate, for the message.
+
+    Raises:
+        VideoError: There is one frame only.
+    """
+    if len(counted) < 2:
+        frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
+        raise VideoError(f"a video of {frames} has no optical flow: it takes two at the {rate_of}'s rate")
 
 
 def stream_at_rate(frames: Iterable[T], *, speed: float) -> Iterator[T]:

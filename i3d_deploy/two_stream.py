@@ -143,6 +143,7 @@ def combine(rgb: Card, flow: Card) -> Card:
         labels=rgb.labels,
         modality="rgb+flow",
         flow_method=flow.flow_method,
+        flow_implementation=flow.flow_implementation,
         sampling=rgb.sampling,
         spatial=rgb.spatial,
         pixels=pixels,

@@ -69,6 +69,11 @@ def collect(
     )
 
 
+def assumed_rate(frames_per_second: float) -> str:
+    """The warning of a source without a rate, whose frames are taken to be so many a second."""
+    return f"the video does not say its rate: its frames are taken to be {frames_per_second:g} a second"
+
+
 def check(source: str | Path) -> None:
     """Open a file, URL or image folder and close it again.
 

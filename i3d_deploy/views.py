@@ -2,6 +2,11 @@
 
 They are uint8 unless the card says that resized pixels are not rounded. The order is crop-major: all clips under the
 left crop, then those under the next one. Source: mmaction2 0.24.1 ``ThreeCrop`` and ``FormatShape``.
+
+Note [Sources without a rate]
+    Arrays, iterables, folders of images and some files do not say how fast their frames follow each other. They are
+    taken to have the card's rate, and a warning says so. There is none for flow that is read, which was made at a rate,
+    and none for the folders of a list, whose rate is that of the whole data set: every line would have the same one.
 """
 
 from __future__ import annotations
@@ -18,8 +23,9 @@ from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import FlowWanted
-from i3d_deploy.frames import Resized, Watcher
+from i3d_deploy.frames import Frames, Resized, Watcher
 from i3d_deploy.geometry import Box
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.sampling import Indices
 
@@ -175,7 +181,7 @@ def prepare(
 
     Raises:
         VideoError: No usable frame.
-        InputError: ``clips`` or ``crops`` is out of range.
+        InputError: ``clips`` or ``crops`` is out of range, or three crops do not go with the card.
     """
     return cut(
         source,
@@ -215,12 +221,11 @@ def cut(
 
     Raises:
         VideoError: No usable frame.
-        InputError: ``clips`` or ``crops`` is out of range.
+        InputError: ``clips`` or ``crops`` is out of range, or three crops do not go with ``spatial``.
     """
     if clips is not None and clips < 1:
         raise InputError(f"clips ({clips}) must be > 0")
-    if crops not in (None, 1, 3):
-        raise InputError(f"crops ({crops}) must be 1 or 3")
+    spatial.check_crops(crops)  # before anything is read
     if flow is not None:
         frames = flow_frames.collect(
             source,
@@ -244,8 +249,6 @@ def cut(
     if len(sizes) > 1:
         raise VideoError(f"{source}: the frames have different sizes ({len(sizes)} of them)")
     height, width = sizes.pop()
-    span = sampling.span(frames.frames_per_second)
-    short = f"{frames.num_frames} frames are fewer than the {span} that a clip spans: they are repeated"
     return Views(
         indices=frames.indices,
         boxes=spatial.boxes(height, width, num_crops=crops),
@@ -253,5 +256,16 @@ def cut(
         num_frames=frames.num_frames,
         frames_per_second=frames.frames_per_second,
         counted=frames.counted,
-        warnings=frames.warnings if frames.num_frames >= span else (*frames.warnings, short),
+        warnings=(*frames.warnings, *_of_time(source, frames, sampling, is_flow=flow is not None)),
     )
+
+
+def _of_time(source: video.Source, frames: Frames, sampling: Sampling, *, is_flow: bool) -> Iterator[str]:
+    """What had to be assumed of a video's rate, and whether it is too short."""
+    has_a_rate_of_its_own = isinstance(source, FrameFolder) or (is_flow and frames.counted is None)
+    is_unknown = frames.frames_per_second is None and not has_a_rate_of_its_own  # Note [Sources without a rate]
+    if sampling.frames_per_second is not None and is_unknown:
+        yield video.assumed_rate(sampling.frames_per_second)
+    span = sampling.span(frames.frames_per_second, of_flow=is_flow)
+    if frames.num_frames < span:
+        yield f"{frames.num_frames} frames are fewer than the {span} that a clip spans: they are repeated"

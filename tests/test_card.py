@@ -12,7 +12,8 @@ from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, InputError
 from i3d_deploy.measurements import Work
-from i3d_deploy.preprocessing import Sampling, Spatial
+from i3d_deploy.network import i3d_inception_flow
+from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 
 
 def changed(card: Card, **changes: Any) -> str:
@@ -28,6 +29,20 @@ def changed(card: Card, **changes: Any) -> str:
         else:
             node[last] = value
     return json.dumps(document)
+
+
+def test_who_computed_the_flow_is_on_the_card_where_it_is_known(tiny_checkpoint: Checkpoint) -> None:
+    assert "flow_implementation" not in json.loads(tiny_checkpoint.card.to_json())
+    assert "flow_implementation" not in tiny_checkpoint.card.model_dump_json()
+    numbers = i3d_inception_flow(7)
+    pixels = Pixels(color="xy", mean=(127.5,) * 2, std=(127.5,) * 2)
+    parts = {"network": numbers, "modality": "flow", "flow_method": "tvl1", "pixels": pixels}
+    parts |= {"sampling": Sampling(), "spatial": Spatial()}
+    card = tiny_checkpoint.card.replaced(**parts, flow_implementation="OpenCV 4.9.9 DualTVL1OpticalFlow")
+    assert json.loads(card.to_json())["flow_implementation"] == "OpenCV 4.9.9 DualTVL1OpticalFlow"
+    assert Card.from_json(card.to_json(), where="here") == card
+    with pytest.raises(InputError, match="flow_implementation 'somebody' without a flow_method"):
+        tiny_checkpoint.card.replaced(flow_implementation="somebody")
 
 
 def test_a_card_survives_json(tiny_checkpoint: Checkpoint) -> None:
@@ -117,6 +132,15 @@ def test_a_malformed_card_is_refused_by_field(
 def test_what_is_no_card_is_refused(text: str) -> None:
     with pytest.raises(CardError, match=r"the card of file\.onnx"):
         Card.from_json(text, where="file.onnx")
+
+
+def test_the_shortest_whole_video_gets_through_the_network(tiny_checkpoint: Checkpoint) -> None:
+    # The stem halves 5 frames to 3, its pool these to 2, the next pool to 1; 4 frames end as none.
+    whole = {"scheme": "whole", "num_clips": 1}
+    card = tiny_checkpoint.card
+    assert card.replaced(sampling=card.sampling.replaced(**whole, min_clip_len=5)).sampling.min_clip_len == 5
+    with pytest.raises(InputError, match=r"min_clip_len \(4\) is too short: the network halves it to no frame at all"):
+        card.replaced(sampling=card.sampling.replaced(**whole, min_clip_len=4))
 
 
 def test_views_too_small_for_the_network_are_refused(tiny_checkpoint: Checkpoint) -> None:

@@ -259,6 +259,7 @@ def test_notes_say_where_the_recipe_overrules_the_card(tiny_exports: Path, proje
             "spatial.num_crops is 1 as the recipe says; the card says 3",
             "averaging is over logits; the card says probabilities",
             "labels are the recipe's; class 5 is 'other', on the card 'f'",
+            "the weights are random: the time that this takes means something, the labels do not",
         )
 
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ from i3d_deploy import (
 )
 from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import InputError
 from i3d_deploy.network import ResNet, i3d_inception_flow
 from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.results import Plan
@@ -105,10 +107,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         generated.write_clip(folder / f"{number}.mp4", num_frames=num_frames, height=40, width=52, seed=number)
     (folder / "list.txt").write_text("".join(f"{number}.mp4 {label}\n" for number, label in enumerate(LABELS)))
     (folder / "labels.txt").write_text("\n".join(NAMES))
-    kinds: tuple[Kind, Kind] = ("rgb", "flow")
-    for kind in kinds:
+    for kind in kinds_of_streams():
         (folder / f"{kind}_recipe.json").write_text(recipe_of(stream(kind), folder).to_json())
     return folder
+
+
+def kinds_of_streams() -> tuple[Kind, Kind]:
+    return "rgb", "flow"
 
 
 def write_pair(path: Path, rgb: str, flow: str) -> None:
@@ -319,6 +324,37 @@ def test_an_identity_names_both_streams(folder: Path) -> None:
     found = Plan.of(recipe).identity(folder / "mixed.json")["artifact"]
     names = {".json": "mixed.json", "rgb.safetensors": "rgb.safetensors", "flow.onnx": "flow.onnx"}
     assert found == {part: files.sha256(folder / name) for part, name in names.items()}
+
+
+def test_an_identity_says_who_computes_the_flow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_frames, of_flow = (Plan.of(recipe_of(stream(kind), folder)) for kind in kinds_of_streams())
+    assert "flow" not in of_frames.identity(folder / "rgb.safetensors")
+    monkeypatch.setattr(flow, "implementation", {"dis": "one", "tvl1": "two"}.get)
+    computed = {"images": [], "computed": {"dis": "one", "tvl1": "two"}}
+    assert of_flow.identity(folder / "flow.safetensors")["flow"] == computed
+    assert of_frames.identity(folder / "pair.json")["flow"] == computed
+
+
+def test_flow_images_are_told_from_flow_that_is_computed(folder: Path, tmp_path: Path) -> None:
+    # Who computes flow here does not matter where it is read: it is the list's that is told from the card's.
+    flow_images.write_pairs(tmp_path / "a", [np.full((40, 52, 2), 127, np.uint8)] * 20)
+    record = {"method": "dis", "frames_per_second": 25.0, "implementation": "the list's", "short_side": 32}
+    (tmp_path / "flow.json").write_text(json.dumps(record))
+    (tmp_path / "list.txt").write_text("a 20 0\n")
+    source = replace(stream("flow"), card=stream("flow").card.replaced(flow_implementation="the card's"))
+    checkpoint.save(source, tmp_path / "flow.safetensors")
+    data = recipe_of(source, folder).data.replaced(
+        kind="frames", folder=str(tmp_path), labels=str(folder / "labels.txt")
+    )
+    recipe = recipe_of(source, folder).replaced(data=data)
+    plan = Plan.of(recipe)
+    assert plan.identity(tmp_path / "flow.safetensors")["flow"] == {"images": ["the list's"], "computed": {}}
+    with evaluation.open_recognizer(tmp_path / "flow.safetensors", recipe, plan) as recognizer:
+        (note,) = (note for note in recognizer.notes if "computed by" in note)
+        assert note == "the flow of the list was computed by the list's; the card's was computed by the card's"
+    (tmp_path / "flow.json").write_text(json.dumps({**record, "short_side": 64}))
+    with pytest.raises(InputError, match=r"a short side of 64, and test\.spatial\.short_side is 32"):
+        Plan.of(recipe)
 
 
 def test_a_checkpoint_without_a_card_takes_the_flow_of_the_recipe(folder: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_colours_come_before_the_flow_that_starts_from_them() -> None:
 
 
 def test_one_frame_has_no_flow() -> None:
-    with pytest.raises(VideoError, match="a video of 1 frames has no optical flow: it takes two"):
+    with pytest.raises(VideoError, match="a video of 1 frame has no optical flow: it takes two"):
         flow_frames.collect(moving(1), DIS, choose=EVERY.flow_indices, resize=as_it_is)
 
 
@@ -157,7 +157,7 @@ def numbered(tmp_path: Path) -> Path:
 def test_a_list_says_which_flow_images_of_a_folder(numbered: Path) -> None:
     listed = FrameFolder(path=numbered, num_frames=3, offset=1)
     found = flow_frames.collect(listed, DIS, choose=EVERY.flow_indices, resize=as_it_is)
-    assert found.num_frames == 3
+    assert found.num_frames == 4  # three pairs lead from the first of four frames to the last
     assert [int(found.by_index[number][0, 0, 0]) for number in range(3)] == [20, 30, 40]
 
 
@@ -184,6 +184,31 @@ def test_flow_images_are_transformed_in_place_of_being_resized(numbered: Path) -
     found = flow_frames.collect(frames, DIS, choose=EVERY.flow_indices, resize=as_it_is, transform=halved)
     expected = flow.to_uint8(flow.compute(frames[0], frames[1], method="dis"))
     np.testing.assert_array_equal(found.by_index[0], expected[::2, ::2])
+
+
+def test_flow_is_short_by_its_own_frames(numbered: Path) -> None:
+    # 9 frames have 8 flow frames: a clip of 9 begins anew with the first one, and 10 frames are enough.
+    nine = Sampling(clip_len=9, frame_interval=1, num_clips=1)
+    spatial = Spatial(short_side=32, crop_size=32, num_crops=1)
+    prepared = views.cut(moving(9), sampling=nine, spatial=spatial, flow=DIS)
+    assert prepared.indices.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 0]]
+    assert prepared.warnings == ("9 frames are fewer than the 10 that a clip spans: they are repeated",)
+    assert views.cut(moving(10), sampling=nine, spatial=spatial, flow=DIS).warnings == ()
+    # Five pairs in a folder are six frames, as they are of a video.
+    for clip_len, warnings in {
+        5: (),
+        6: ("6 frames are fewer than the 7 that a clip spans: they are repeated",),
+    }.items():
+        prepared = views.cut(numbered, sampling=nine.replaced(clip_len=clip_len), spatial=spatial, flow=DIS)
+        assert (prepared.num_frames, prepared.warnings) == (6, warnings)
+
+
+def test_flow_that_is_read_was_made_at_a_rate(numbered: Path) -> None:
+    spatial = Spatial(short_side=32, crop_size=32, num_crops=1)
+    at_25 = EVERY.replaced(frames_per_second=25.0)
+    assert views.cut(numbered, sampling=at_25, spatial=spatial, flow=DIS).warnings == ()
+    (computed,) = views.cut(moving(6), sampling=at_25, spatial=spatial, flow=DIS).warnings
+    assert computed == "the video does not say its rate: its frames are taken to be 25 a second"
 
 
 def test_views_of_flow_are_cut_from_resized_flow() -> None:

@@ -41,7 +41,7 @@ FLOORS = [
     {"configurations", "decoding", "flow", "generated", "known_motion", "lists", "official_splits"},
     {"two_stream", "video"},
     {"artifact", "flow_cache", "flow_images", "motion", "runners.device_memory"},
-    {"flow_frames", "preparation"},
+    {"flow_frames", "preparation", "prepared_flow"},
     {"views"},
     {"calibration", "extraction", "moments", "reading", "runners.runner", "training.clips", "training.snapshots"},
     {"training.recipe"},

@@ -155,6 +155,7 @@ def test_files_of_old_pytorch_have_no_counters(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "rgb_imagenet.pt")
     found = checkpoint.load(tmp_path / "rgb_imagenet.pt")
     assert found.card.network.name == "i3d_inception_rgb"
+    assert not any("sigmoid" in note for note in found.notes)
     assert int(found.model.get_buffer("conv1a.bn.num_batches_tracked")) == 0
 
 
@@ -163,7 +164,13 @@ def test_charades_has_157_classes(tmp_path: Path) -> None:
     state["logits.conv3d.weight"] = torch.zeros(()).expand(157, 1024, 1, 1, 1)
     state["logits.conv3d.bias"] = torch.zeros(157)
     torch.save(state, tmp_path / "flow_charades.pt")
-    card = checkpoint.load(tmp_path / "flow_charades.pt").card
+    found = checkpoint.load(tmp_path / "flow_charades.pt")
+    (note,) = (note for note in found.notes if "sigmoid" in note)
+    assert note == (
+        "the 157 classes are taken for those of Charades, of which a video has several: the network was trained with a "
+        "sigmoid per class, and probabilities here are a softmax over all of them"
+    )
+    card = found.card
     assert (card.network.num_classes, card.modality, card.flow_method) == (157, "flow", "tvl1")
 
 

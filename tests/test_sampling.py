@@ -101,6 +101,20 @@ def test_a_stream_gives_the_frames_of_a_video_of_known_length(speed: float) -> N
         assert found == sampling.frames_at_rate(num_frames, speed=speed).tolist()
 
 
+@pytest.mark.parametrize("speed", [0.3, 0.5, 0.7, 1.0, 1.2, 29.97 / 25, 1.5, 2.0, 2.4, 3.0, 7.3])
+def test_the_least_video_that_has_so_many_frames(speed: float) -> None:
+    for count in range(1, 60):
+        least = next(length for length in range(1, 1000) if len(sampling.frames_at_rate(length, speed=speed)) >= count)
+        assert sampling.least_frames(count, speed=speed) == least
+
+
+def test_no_video_has_frames_at_no_speed() -> None:
+    with pytest.raises(InputError, match=r"speed \(0\) must be > 0"):
+        sampling.least_frames(3, speed=0)
+    with pytest.raises(InputError, match=r"count \(0\) must be > 0"):
+        sampling.least_frames(0, speed=1)
+
+
 def test_a_stream_keeps_few_frames_back() -> None:
     given: list[int] = []
 

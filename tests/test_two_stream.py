@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact, checkpoint, export, generated, model, network, origins, two_stream, video_files
+from i3d_deploy import artifact, checkpoint, export, flow, generated, model, network, origins, two_stream, video_files
 from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, CardError, InputError
@@ -68,13 +68,13 @@ def test_a_pair_adds_up_the_logits_of_its_streams(folder: Path, suffix: str) -> 
     with i3d.load(folder / f"i3d{suffix}.json") as pair:
         joint = pair.predict(clip)
     with i3d.load(folder / f"i3d_flow{ending}") as recognizer:
-        flow = recognizer.predict(clip)
+        of_flow = recognizer.predict(clip)
     # The flow of 24 frames is 23, of which the RGB stream sees the first ones as well.
     with i3d.load(folder / f"i3d_rgb{ending}") as recognizer:
         frames = np.stack(list(video_files.read(clip)))
         rgb = recognizer.predict(frames[:23])
-    np.testing.assert_allclose(joint.logits, rgb.logits + flow.logits, rtol=0, atol=1e-5)
-    summed = (rgb.logits + flow.logits).mean(0)
+    np.testing.assert_allclose(joint.logits, rgb.logits + of_flow.logits, rtol=0, atol=1e-5)
+    summed = (rgb.logits + of_flow.logits).mean(0)
     expected = np.exp(summed) / np.exp(summed).sum()
     np.testing.assert_allclose(joint.probabilities, expected, rtol=0, atol=1e-6)
 
@@ -85,6 +85,35 @@ def test_the_pair_has_one_card(folder: Path) -> None:
     assert card.labels[0] == "run"
     assert card.network.num_features == 2 * narrowed.small("i3d_inception_rgb", 5).num_features
     assert Card.from_json(card.to_json(), where="here") == card
+
+
+def test_flow_of_others_than_the_cards_is_told(folder: Path, tmp_path: Path) -> None:
+    here = flow.implementation("dis")
+    differs = f"flow is computed by {here} here; the card's was computed by OpenCV 4.9.9 Other"
+    for card_says, notes in {None: 0, here: 0, "OpenCV 4.9.9 Other": 1}.items():
+        checkpoint.save(stream("flow", flow_implementation=card_says), tmp_path / "flow.safetensors")
+        with i3d.load(tmp_path / "flow.safetensors") as recognizer:
+            assert [note for note in recognizer.notes if "flow" in note] == [differs] * notes
+            assert recognizer.ran_by == f"{recognizer.info}, flow by {here}"
+        with i3d.load(folder / "i3d_rgb.safetensors", flow=tmp_path / "flow.safetensors") as recognizer:
+            assert recognizer.card.flow_implementation == card_says
+            assert [note for note in recognizer.notes if "flow" in note] == [differs] * notes
+    (exported,) = export.export(
+        stream("flow", flow_implementation="OpenCV 4.9.9 Other"),
+        targets=["onnx"],
+        output=tmp_path,
+        name="flow",
+        videos=[folder / "clip.mp4"],
+    )
+    card = artifact.read_card(exported.path)
+    assert card.flow_implementation == "OpenCV 4.9.9 Other"
+    assert card.parity[0].runner.endswith(f", flow by {here}")
+
+
+def test_a_network_of_frames_has_no_flow_to_tell_of(folder: Path) -> None:
+    with i3d.load(folder / "i3d_rgb.onnx") as recognizer:
+        assert recognizer.ran_by == str(recognizer.info)
+        assert not any("flow" in note for note in recognizer.notes)
 
 
 def test_two_files_can_be_given_without_a_document(folder: Path) -> None:

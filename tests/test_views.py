@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from i3d_deploy import geometry, views
+from i3d_deploy import geometry, video_files, views
 from i3d_deploy.card import Card, Provenance
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Resized
 from i3d_deploy.geometry import Box, LazyWindow
+from i3d_deploy.images import FrameFolder
 from i3d_deploy.network import ResNet
 from i3d_deploy.preprocessing import Pixels, Sampling, Spatial, normalize
 from i3d_deploy.video import Source
@@ -230,9 +231,44 @@ def test_clips_and_crops_out_of_range_are_refused(options: dict[str, Any], messa
         views.prepare(noise(8, 32, 40), SMALL, **options)
 
 
-def test_three_crops_of_a_card_with_a_smaller_crop_are_refused() -> None:
-    with pytest.raises(InputError, match="three crops of 224 need a frame whose shorter side is 224"):
-        views.prepare(noise(8, 32, 40), make_card(ONE_CLIP, CENTER_224), crops=3)
+def test_three_crops_of_a_card_with_a_smaller_crop_are_refused_before_anything_is_read() -> None:
+    def unread() -> Any:
+        raise AssertionError("a frame was asked for")
+        yield
+
+    message = (
+        r"crops \(3\) need a crop_size equal to short_side, and the card has crop_size 224 and short_side 256: give 1, "
+        "or export the checkpoint with --short-side 224"
+    )
+    with pytest.raises(InputError, match=message):
+        views.prepare(unread(), make_card(ONE_CLIP, CENTER_224), crops=3)
+
+
+def test_slowfast_cuts_three_crops_of_any_size() -> None:
+    spatial = Spatial(formula="slowfast", short_side=40, crop_size=32, num_crops=1)
+    assert len(views.prepare(noise(8, 40, 50), make_card(ONE_CLIP, spatial), crops=3)) == 3
+
+
+ASSUMED = "the video does not say its rate: its frames are taken to be 25 a second"
+
+
+@pytest.mark.parametrize("kind", ["array", "iterable", "images"])
+def test_a_rate_that_is_not_known_is_assumed_aloud(kind: str, tmp_path: Path) -> None:
+    frames = noise(16, 32, 40)
+    for number, frame in enumerate(frames, 1):
+        assert cv2.imwrite(str(tmp_path / f"img_{number:05d}.png"), frame)
+    source: Any = {"array": frames, "iterable": iter(frames), "images": tmp_path}[kind]
+    at_25 = SMALL.replaced(sampling=SMALL.sampling.replaced(frames_per_second=25.0))
+    assert views.prepare(source, at_25).warnings == (ASSUMED,)
+    # A card that takes any rate assumes none, and of the folders of a list all have that of the data set.
+    assert views.prepare(frames, SMALL).warnings == ()
+    assert views.prepare(FrameFolder(path=tmp_path, num_frames=16, image_name="img_{:05}.png"), at_25).warnings == ()
+
+
+def test_a_file_says_its_rate(tmp_path: Path) -> None:
+    at_25 = SMALL.replaced(sampling=SMALL.sampling.replaced(frames_per_second=25.0))
+    video_files.write(tmp_path / "clip.mp4", iter(noise(16, 32, 40)), frames_per_second=25)
+    assert views.prepare(tmp_path / "clip.mp4", at_25).warnings == ()
 
 
 @pytest.mark.parametrize("size", [1, 4, 6, 7])

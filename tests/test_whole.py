@@ -22,6 +22,9 @@ from tests import narrowed
 RandomState = np.random.RandomState
 
 
+ASSUMED = "the video does not say its rate: its frames are taken to be 25 a second"
+
+
 def small(name: str, spatial: Spatial, **changes: Any) -> Checkpoint:
     """A small network that is tested as its origin tests it, on small frames."""
     numbers = narrowed.small(name, 5)
@@ -71,13 +74,26 @@ def test_a_whole_video_is_one_view_of_all_frames(whole: Checkpoint) -> None:
     prepared = views.prepare(noise(23), whole.card)
     assert prepared.indices.tolist() == [list(range(23))]
     assert next(prepared.batches(1)).shape == (1, 23, 33, 33, 3)
-    assert prepared.warnings == ()
+    assert prepared.warnings == (ASSUMED,)
 
 
 def test_a_short_video_is_repeated(whole: Checkpoint) -> None:
     prepared = views.prepare(noise(4), whole.card)
     assert prepared.indices.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3, 0]]
-    assert prepared.warnings == ("4 frames are fewer than the 9 that a clip spans: they are repeated",)
+    short = "4 frames are fewer than the 9 that a clip spans: they are repeated"
+    assert prepared.warnings == (ASSUMED, short)
+
+
+def test_a_video_is_short_by_its_frames_at_the_cards_rate(tmp_path: Path, whole: Checkpoint) -> None:
+    # Of 12 frames at 50 a second 6 are counted, and those of 9 are repeated; 17 frames have 9: the first, the third ...
+    video_files.write(tmp_path / "short.mp4", iter(noise(12)), frames_per_second=50)
+    prepared = views.prepare(tmp_path / "short.mp4", whole.card)
+    assert prepared.indices.tolist() == [[0, 2, 4, 6, 8, 10, 0, 2, 4]]
+    assert prepared.warnings == ("12 frames are fewer than the 17 that a clip spans: they are repeated",)
+    video_files.write(tmp_path / "enough.mp4", iter(noise(17)), frames_per_second=50)
+    prepared = views.prepare(tmp_path / "enough.mp4", whole.card)
+    assert prepared.indices.tolist() == [list(range(0, 17, 2))]
+    assert prepared.warnings == ()
 
 
 def test_frames_are_counted_at_the_cards_rate(tmp_path: Path, whole: Checkpoint) -> None:

@@ -203,6 +203,9 @@ class CheckpointOptions:
         is_whole = found.card.sampling.scheme == "whole"
         if self.sampling is not None and is_whole != (self.sampling == "whole"):
             chosen |= {"num_clips": Sampling().num_clips if is_whole else 1}
+        if self.sampling == "whole" and not is_whole:
+            least = found.card.network.least_clip_len(self.crop_size or found.card.spatial.crop_size)
+            chosen |= {"min_clip_len": max(least, found.card.sampling.min_clip_len)}
         sizes = {"short_side": self.short_side, "crop_size": self.crop_size}
         sizes = {name: value for name, value in sizes.items() if value is not None}
         card = found.card.replaced(

@@ -104,6 +104,15 @@ class ValidationViews(Part):
             raise ValueError(f"lazy views have one crop, not {self.spatial.num_crops}")
         return self
 
+    @model_validator(mode="after")
+    def _check_formula(self) -> ValidationViews:
+        if self.spatial.dtype != "uint8":
+            raise ValueError(
+                f"spatial.formula is {self.spatial.formula}, whose pixels are not rounded, and views of validation are "
+                "uint8: give mmaction2"
+            )
+        return self
+
 
 def draw(source: video.Source, spec: TrainViews, *, seed: int, flow: FlowWanted | None = None) -> NDArray[np.uint8]:
     """Draw one clip for training.
@@ -157,8 +166,7 @@ class _Draw:
     ) -> tuple[sampling.Indices, sampling.Indices]:
         """Choose flow frames, as :meth:`i3d_deploy.preprocessing.Sampling.flow_indices`."""
         counted = self._count(num_frames, frames_per_second)
-        if len(counted) < 2:
-            raise VideoError(f"a video of {num_frames} frames has no optical flow: it takes two at the recipe's rate")
+        sampling.check_flow(counted, num_frames=num_frames, rate_of="recipe")
         return self._draw_frames(len(counted) - 1), counted
 
     def _count(self, num_frames: int, frames_per_second: float | None) -> sampling.Indices:

@@ -206,6 +206,8 @@ class _Run:
         self._flow = flow_frames.wanted_of(self._card)
         self._train_entries = spec.data.read("train", num_classes=spec.network.num_classes)
         self._val_entries = spec.data.read("val", num_classes=spec.network.num_classes) if options.validate else ()
+        self._card = self._card.replaced(flow_implementation=spec.flow_implementation(self._train_entries))
+        self._val_flow_by = spec.flow_implementation(self._val_entries) if self._val_entries else None
         self._snapshots = Snapshots(options.work_dir / CHECKPOINTS_FOLDER)
         notes: list[str] = []
         # Only the first process reads and writes the work-dir: machines need not share it.
@@ -459,10 +461,11 @@ class _Run:
         return self._load_clips([(epoch, int(index)) for index in row] for row in kept)
 
     def _accuracy(self, found: Validation) -> tuple[Accuracy, ...]:
+        flow_by = "" if self._val_flow_by is None else f", flow by {self._val_flow_by}"
         return (
             Accuracy(
                 data=f"{self._spec.data.list_path('val').stem} (validation)",
-                runner=f"torch {torch.__version__}, {self._spec.compute.autocast}",
+                runner=f"torch {torch.__version__}, {self._spec.compute.autocast}{flow_by}",
                 num_videos=found.num_videos,
                 views_per_video=found.views_per_video,
                 **found.percents,

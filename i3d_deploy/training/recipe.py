@@ -17,12 +17,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from i3d_deploy import __version__, images, labels, lists
-from i3d_deploy.card import Averaging, Card, FlowMethod, Provenance
+from i3d_deploy import __version__, images, labels, lists, prepared_flow
+from i3d_deploy.card import Averaging, Card, FlowMethod, Provenance, what_is_too_small
 from i3d_deploy.document import Count, Part, first_problem
 from i3d_deploy.errors import InputError
 from i3d_deploy.lists import Annotation, ListKind
 from i3d_deploy.network import OneNetwork
+from i3d_deploy.prepared_flow import Prepared
 from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
 from i3d_deploy.training.clips import Probability, TrainViews, ValidationViews
 
@@ -38,7 +39,8 @@ class Data(Part):
         kind: Whether the lists name "video" files or folders of "frames". Of these, a network of frames reads
             ``image_name``, and one of optical flow ``x_00001.jpg`` and ``y_00001.jpg``, whose pairs its lists count.
         flow_method: How that flow was computed, and how it is where there are videos or frames alone; None for a
-            network of frames.
+            network of frames. Where training/prepare.py made the flow, its ``flow.json`` must say the same of method,
+            short side and rate (:mod:`i3d_deploy.prepared_flow`).
         folder: Where the data set is; the other paths start from it.
         train_list: The list trained on. ``{split}`` in a list's path stands for ``split``.
         val_list: The list validated on.
@@ -302,13 +304,12 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Recipe:
-        views = {
-            "train": (self.train.clip_len, self.train.crop_size),
-            "validation": (self.validation.sampling.clip_len, self.validation.spatial.crop_size),
-            "test": (self.test.sampling.clip_len, self.test.spatial.crop_size),
+        problems = {
+            "train": self.network.what_is_too_small(self.train.clip_len, self.train.crop_size),
+            "validation": what_is_too_small(self.network, self.validation.sampling, self.validation.spatial),
+            "test": what_is_too_small(self.network, self.test.sampling, self.test.spatial),
         }
-        for name, (clip_len, crop_size) in views.items():
-            problem = self.network.what_is_too_small(clip_len, crop_size)
+        for name, problem in problems.items():
             if problem is not None:
                 raise ValueError(f"{name}: {problem}")
         return self
@@ -327,9 +328,8 @@ class Recipe(Part):
                 f"data.flow_method is {self.data.flow_method} and {self.network.name} is shown {self.network.stream}: "
                 f"{problem}"
             )
-        for part in ("validation", "test"):
-            if self.network.stream == "flow" and getattr(self, part).spatial.formula == "slowfast":
-                raise ValueError(f"{part}.spatial.formula is slowfast, and flow is kept in 8 bits: give mmaction2")
+        if self.network.stream == "flow" and self.test.spatial.formula == "slowfast":
+            raise ValueError("test.spatial.formula is slowfast, and flow is kept in 8 bits: give mmaction2")
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -364,6 +364,38 @@ class Recipe(Part):
             averaging=self.test.averaging,
             provenance=Provenance(origin="i3d-deploy training", tools={"i3d-deploy": __version__}),
         )
+
+    def flow_implementation(self, entries: Sequence[Annotation]) -> str | None:
+        """Who computed the flow of a list, or will while it is read; None where that is not known, or it is of frames.
+
+        Args:
+            entries: The list.
+
+        Raises:
+            InputError: Its flow was made in another way than the recipe says.
+            MissingExtraError: Nothing that is installed computes the flow of its videos.
+        """
+        method = self.data.flow_method
+        return None if method is None else self.prepared_flow(entries).implementation(method)
+
+    def prepared_flow(self, entries: Sequence[Annotation]) -> Prepared:
+        """The flow images of a list, held against the recipe where it is one of flow.
+
+        Args:
+            entries: The list.
+
+        Raises:
+            InputError: They were made in another way than the recipe says.
+        """
+        prepared = prepared_flow.of_list(entries)
+        if self.data.flow_method is not None:
+            prepared_flow.check(
+                prepared,
+                method=self.data.flow_method,
+                short_side=self.test.spatial.short_side,
+                frames_per_second=self.test.sampling.frames_per_second,
+            )
+        return prepared
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The recipe as JSON, fields in their order."""

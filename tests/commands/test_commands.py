@@ -106,6 +106,20 @@ class TestExport:
         assert (card.labels[6], card.label_set) == ("action 6", "custom")
         assert (card.sampling.scheme, card.averaging) == ("dense", "logits")
 
+    def test_a_network_of_clips_takes_whole_videos_of_any_length(self, tiny_exports: Path, tmp_path: Path) -> None:
+        options = ["--to", "safetensors", "--output", str(tmp_path), "--name", "whole", "--sampling", "whole"]
+        result = run(export.main, tiny_exports / "tiny.safetensors", *options)
+        assert result.exit_code == 0, result.output
+        card = artifact.read_card(tmp_path / "whole.safetensors")
+        # Strides of 2 three times, the last one rounding down: 5 frames become 3, 2 and 1.
+        assert (card.sampling.scheme, card.sampling.num_clips, card.sampling.min_clip_len) == ("whole", 1, 5)
+        # A video of 3 frames taken every 2 is repeated up to that.
+        short = tmp_path / "short.mp4"
+        generated.write_clip(short, num_frames=3, height=48, width=64)
+        predicted = run(predict.main, tmp_path / "whole.safetensors", short)
+        assert predicted.exit_code == 0, predicted.output
+        assert "3 frames are fewer than the 9 that a clip spans: they are repeated" in predicted.output
+
     def test_describe_prints_the_card(self, tiny_exports: Path) -> None:
         result = run(export.main, "--describe", tiny_exports / "tiny.xml")
         assert json.loads(result.stdout) == json.loads(artifact.read_card(tiny_exports / "tiny.xml").to_json())

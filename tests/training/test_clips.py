@@ -229,7 +229,7 @@ def test_flow_of_frames_is_computed_at_the_short_side(lazy: bool) -> None:
 
 
 def test_one_frame_has_no_flow_to_train_on() -> None:
-    with pytest.raises(VideoError, match="a video of 1 frames has no optical flow: it takes two at the recipe's rate"):
+    with pytest.raises(VideoError, match="a video of 1 frame has no optical flow: it takes two at the recipe's rate"):
         clips.draw(noise(1, 32, 32), WHOLE, seed=0, flow=DIS)
 
 

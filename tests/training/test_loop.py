@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact, checkpoint, extraction, lists, preparation
+from i3d_deploy import artifact, checkpoint, extraction, flow, lists, preparation
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CheckpointError, InputError, TrainingError
 from i3d_deploy.training import clips, loop, snapshots
@@ -201,9 +201,25 @@ def test_a_network_of_flow_trains_from_images_as_from_videos(
             "xy",
             (8, 32, 32, 2),
         )
+        assert card.flow_implementation == flow.implementation("dis")
+        assert all(entry.runner.endswith(f", flow by {flow.implementation('dis')}") for entry in card.accuracy)
+        assert len(card.accuracy) == (name == "images")
         losses.append([entry["loss"] for entry in read_records(tmp_path / name) if entry["kind"] == "train"])
     # JPEG changes a flow by 0.05 of the 256 levels on average.
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.01)
+    # The card says what the record beside the images says, and a recipe that says otherwise is refused.
+    record = tmp_path / "flow" / "flow.json"
+    record.write_text(record.read_text().replace("DISOpticalFlow", "AnotherFlow"))
+    published = loop.train(images.overridden(["steps=1"]), options(tmp_path / "another", validate=False))
+    by = artifact.read_card(published).flow_implementation
+    assert by is not None and by == flow.implementation("dis").replace("DISOpticalFlow", "AnotherFlow")
+    for setting, message in {
+        "data.flow_method=tvl1": "made with method dis, and data.flow_method is tvl1",
+        "test.spatial.short_side=40": r"a short side of 36, and test\.spatial\.short_side is 40",
+        "test.sampling.frames_per_second=30": r"25 frames a second, and test\.sampling\.frames_per_second is 30",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            loop.train(images.overridden([setting]), options(tmp_path / "refused", validate=False))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -222,6 +222,10 @@ def test_settings_override_named_fields(small_recipe: Recipe) -> None:
         ("data.image_name=img.jpg", r"image_name 'img.jpg' has no place for the number"),
         ("train.clip_len=1", r"train: clip_len \(1\) is too short"),
         ("validation.spatial.crop_size=40", r"crop_size \(40\) must be <= short_side \(32\)"),
+        (
+            "validation.spatial.formula=slowfast",
+            "validation: spatial.formula is slowfast, whose pixels are not rounded, and views of validation are uint8",
+        ),
         ("train.scheme=whole", r"train.scheme: Input should be 'uniform' or 'dense'"),
         ("steps=0", r"--set: steps: .*greater than or equal to 1"),
         ("schedule.kind=table", r"schedule: the steps of table \[\] must begin with 0 and ascend"),
