@@ -48,7 +48,9 @@ def probes(net: I3D, names: list[str]) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize(("name", "build", "float32_tolerance"), NETWORKS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("name", "build", "float32_tolerance"), NETWORKS, ids=lambda value: getattr(value, "__name__", str(value))
+)
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 def test_activations_equal_the_original(name: str, build: Any, float32_tolerance: float, case: str) -> None:
     golden = goldens.load_npz(f"mmaction_{name}.npz")
