@@ -489,6 +489,11 @@ def _with_card(
     )
     if origin.name == "caffe2" and "_nl_" in network.name:
         notes += ("non-local blocks assumed: softmax, as in SlowFast's published ones; --model says otherwise",)
+    if conventions.flow_method is not None:
+        notes += (
+            f"flow assumed: by {conventions.flow_method}, about a second a frame; --flow-method dis is another method, "
+            "many times as fast",
+        )
     if origin is origins.PYTORCH_I3D and network.num_classes == origins.CHARADES_CLASSES:
         notes += (_MULTI_LABEL,)
     classes = _stored_classes(meta)

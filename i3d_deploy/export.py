@@ -201,6 +201,9 @@ def verify(
     """
     with load(path, device=device) as recognizer, tempfile.TemporaryDirectory(prefix="i3d-proof-") as scratch:
         clips = parity.given_clips(videos) or (parity.generated_clip(Path(scratch)),)
+        problem = parity.card_difference(source.card, recognizer.card)
+        if problem is not None:  # before the long steps
+            return Parity(runner=recognizer.ran_by, status="failed", reason=problem)
         flow_cache = FlowCache(Path(scratch) / "flow")
         answered = proof.answer(source, clips=clips, num_clips=num_clips, on_step=on_step, flow_cache=flow_cache)
         report = proof.views_report(on_step, f"{recognizer.info.backend} on {path.name}")

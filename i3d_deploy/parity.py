@@ -194,8 +194,11 @@ def compare(
     found: list[Answer] = []
     failed = partial(Parity, runner=recognizer.ran_by, status="failed", clips=tuple(clip.name for clip in clips))
     for clip, reference in zip(clips, references, strict=True):
+        problem = card_difference(reference.card, recognizer.card)
+        if problem is not None:
+            return failed(reason=problem)
         prepared = views.prepare(clip.path, recognizer.card, clips=num_clips, flow_cache=flow_cache)
-        problem = _first_difference(reference, recognizer.card, prepared)
+        problem = _first_difference(reference, prepared)
         if problem is not None:
             return failed(reason=problem)
         found.append(answer(recognizer, prepared, on_views=on_views))
@@ -258,10 +261,30 @@ def _several_at_once(recognizer: Recognizer, ours: Answer) -> NDArray[np.float32
     return np.concatenate([recognizer.infer(first[start : start + size]) for start in range(0, len(first), size)])
 
 
-def _first_difference(reference: Answer, card: Card, prepared: views.Views) -> str | None:
+def card_difference(source: Card, card: Card) -> str | None:
+    """Why answers need not be compared: the cards are of different things.
+
+    Args:
+        source: The card of the checkpoint.
+        card: The card of the artifact.
+
+    Returns:
+        One line; None where they agree.
+    """
+    if source.network.name != card.network.name:
+        return f"card: the artifact is of {card.network.name}, the checkpoint of {source.network.name}"
+    if source.flow_method != card.flow_method:
+        return (
+            f"card: the artifact's optical flow is by {card.flow_method}, the checkpoint's by {source.flow_method}: "
+            "--flow-method says otherwise"
+        )
     for part in ("network", "labels", "pixels", "averaging"):
-        if getattr(reference.card, part) != getattr(card, part):
+        if getattr(source, part) != getattr(card, part):
             return f"card: the artifact's {part} is not the checkpoint's"
+    return None
+
+
+def _first_difference(reference: Answer, prepared: views.Views) -> str | None:
     if not np.array_equal(reference.prepared.indices, prepared.indices):
         return "indices: the artifact's card chooses other frames than the checkpoint's"
     if len(reference.prepared) != len(prepared):

@@ -21,11 +21,13 @@ from i3d_deploy.card import Card
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, DeviceError, MissingExtraError
 from i3d_deploy.flow_cache import FlowCache
+from i3d_deploy.frames import Nobody, Resized
 from i3d_deploy.measurements import Accuracy, Gate, Parity, Status
 from i3d_deploy.parity import Answer, Clip
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.results import Plan
 from i3d_deploy.runners.torch_runner import TorchRunner
+from i3d_deploy.sampling import Indices
 
 Report = Callable[[str], None]
 
@@ -103,9 +105,34 @@ def answer(
     references = []
     for clip in clips:
         report = views_report(on_step, f"PyTorch float32 on {clip.path.name}")
-        prepared = views.prepare(clip.path, source.card, clips=num_clips, flow_cache=flow_cache)
+        watcher = _FlowReport(on_step, f"optical flow by {source.card.flow_method} of {clip.path.name}")
+        prepared = views.prepare(
+            clip.path,
+            source.card,
+            clips=num_clips,
+            flow_cache=flow_cache,
+            watcher=None if source.card.flow_method is None else watcher,
+        )
         references.append(parity.answer(recognizer, prepared, on_views=report))
     return Proof(clips=tuple(clips), references=tuple(references), num_clips=num_clips, flow_cache=flow_cache)
+
+
+class _FlowReport(Nobody):
+    """Tells how many flow frames are computed, of which one may take a second."""
+
+    def __init__(self, on_step: Report, text: str) -> None:
+        self._on_step = on_step
+        self._text = text
+        self._done = self._total = 0
+
+    def planned(self, indices: Indices) -> None:
+        """Begin to count."""
+        self._done, self._total = 0, len(np.unique(indices))
+
+    def decoded(self, index: int, frame: Resized) -> None:
+        """Count one."""
+        self._done += 1
+        self._on_step(f"{self._text}: {self._done} of {self._total} frames")
 
 
 def extend(

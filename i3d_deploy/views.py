@@ -168,6 +168,7 @@ def prepare(
     crops: int | None = None,
     min_decoded_share: float = video.MIN_DECODED_SHARE,
     flow_cache: FlowCache | None = None,
+    watcher: Watcher | None = None,
 ) -> Views:
     """Do to a video what the card says, up to the network.
 
@@ -178,6 +179,7 @@ def prepare(
         crops: Another number of crops than the card's: 1 or 3.
         min_decoded_share: What a damaged stream must still give.
         flow_cache: Where optical flow is kept, if the card wants any.
+        watcher: As for :func:`i3d_deploy.video.collect`; it sees the resized frames.
 
     Raises:
         VideoError: No usable frame.
@@ -191,6 +193,7 @@ def prepare(
         clips=clips,
         crops=crops,
         min_decoded_share=min_decoded_share,
+        watcher=watcher,
     )
 
 

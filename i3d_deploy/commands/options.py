@@ -214,7 +214,9 @@ class CheckpointOptions:
         for name in ("averaging", "flow_method"):
             if getattr(self, name) is not None:
                 card = card.replaced(**{name: getattr(self, name)})
-        notes = tuple(note for note in found.notes if not ((chosen or sizes) and note.startswith("sampling ")))
+        is_overruled = {"sampling ": bool(chosen or sizes), "flow ": self.flow_method is not None}
+        overruled = tuple(beginning for beginning, is_given in is_overruled.items() if is_given)
+        notes = tuple(note for note in found.notes if not note.startswith(overruled))
         return dataclasses.replace(found, card=card, notes=notes)
 
 

@@ -102,6 +102,29 @@ def test_a_stream_of_another_network_fails(folder: Path) -> None:
     assert [word for word in result.stdout.split() if word.strip(",.:") in ("passed", "failed")] == ["passed", "failed"]
 
 
+@pytest.mark.parametrize(
+    ("checkpoints", "reason", "computed"),
+    [
+        (("flow", "rgb"), "card: the artifact is of i3d_inception_rgb, the checkpoint of i3d_inception_flow", 0),
+        (("rgb", "other"), "card: the artifact's optical flow is by dis, the checkpoint's by tvl1: --flow-method", 1),
+    ],
+)
+def test_other_cards_are_told_before_the_work(
+    folder: Path, checkpoints: tuple[str, str], reason: str, computed: int
+) -> None:
+    checkpoint.save(stream("flow", flow_method="tvl1"), folder / "other.safetensors")
+    rgb, flow = (folder / f"{name}.safetensors" for name in checkpoints)
+    result = run(verify.main, folder / "i3d.json", folder / "clip.mp4", "--against", rgb, "--flow", flow)
+    assert result.exit_code == 1, result.output
+    assert reason in result.stdout
+    assert result.stderr.count("PyTorch float32 on clip.mp4\n") == computed
+
+
+def test_how_far_the_flow_is_is_told(folder: Path) -> None:
+    result = verified(folder, "flow.safetensors")
+    assert "optical flow by dis of clip.mp4\n" in result.stderr
+
+
 def test_how_many_checkpoints_it_takes(made: Path) -> None:
     rgb, flow = made / "rgb.safetensors", made / "flow.safetensors"
     assert_one_line(run(verify.main, made / "i3d.json", "--against", rgb), "has two streams: give", "--flow", code=2)
