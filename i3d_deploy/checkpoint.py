@@ -13,7 +13,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -355,14 +355,20 @@ def read_pickled(path: Path) -> dict[Any, Any]:
         if needed is None:
             raise CheckpointError(f"{path}: not a PyTorch checkpoint") from error
         raise CheckpointError(
-            f"{path}: refused, it needs the pickled code {needed[1]}; only tensors and plain values are read"
+            f"{path}: refused, it needs the pickled code {needed[1]}; only tensors and plain values are read: "
+            "where you trust its author, load it with torch.load and save its state_dict alone"
         ) from error
     except Exception as error:  # random bytes make the unpickler fail in every way
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a damaged one: {reason}") from error
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a damaged one{_reason(error)}") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path}: holds a {type(document).__name__} instead of a checkpoint's dictionary")
     return document
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch or the system says of a file; nothing of what else may stumble over its bytes."""
+    text = str(error).partition("\n")[0].partition(". ")[0]
+    return f": {text}" if isinstance(error, (RuntimeError, OSError)) and " " in text else ""
 
 
 def _from_training(document: dict[Any, Any], path: Path) -> Checkpoint:
@@ -392,7 +398,10 @@ def _load_foreign(path: Path, *, network: str | None, origin: str | None, allow_
         if isinstance(document.get(CARD_KEY), str):
             return _from_training(document, path)
         state, meta = _split(document, path)
-    found = ORIGINS[origin] if origin is not None else origins.recognise(state)
+    asked = None if origin is None else ORIGINS[origin]
+    wrapper = origins.wrapped_in(state, asked)
+    state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
+    found = asked or origins.recognise(state)
     if found is None:
         titles = ", ".join(each.title for each in ORIGINS.values())
         raise CheckpointError(
@@ -405,7 +414,10 @@ def _load_foreign(path: Path, *, network: str | None, origin: str | None, allow_
         net = build_from(state, numbers, found)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return _with_card(net, found, conventions, meta=meta, digest=digest)
+    checkpoint = _with_card(net, found, conventions, meta=meta, digest=digest)
+    if not wrapper:
+        return checkpoint
+    return replace(checkpoint, notes=(*checkpoint.notes, f"entries are read without their prefix {wrapper!r}"))
 
 
 def _check_published_hash(path: Path, digest: str, *, allow: bool) -> None:

@@ -173,7 +173,7 @@ def extract(
         padded_frames=padded_frames,
         num_frames=counted.count,
         frames_per_second=opened.frames_per_second,
-        warnings=tuple(opened.warnings),
+        warnings=(*opened.warnings, *_of_gaps(places, settings, counted.count)),
     )
 
 
@@ -305,6 +305,14 @@ def _run(runner: Runner, cut: Resized, *, layer: Layer, batch: int) -> NDArray[n
     if not np.isfinite(values).all():
         raise ArtifactError(f"features of {network.name} are not finite: the weights are damaged")
     return values
+
+
+def _of_gaps(places: Sequence[Window[Moment]], settings: Settings, num_frames: int) -> Iterator[str]:
+    """Whether frames are in no window, because the stride is longer than one."""
+    count = windows.between(places, stride=settings.stride, num_frames=num_frames)
+    if count:
+        lie = "1 frame lies" if count == 1 else f"{count} frames lie"
+        yield f"{lie} between the windows: the stride ({settings.stride}) is longer than a window ({settings.window})"
 
 
 def _why_none(num_frames: int, streams: Streams, settings: Settings) -> str:

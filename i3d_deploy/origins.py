@@ -7,7 +7,7 @@ origin's way of testing, so that it predicts as it did at home.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -332,10 +332,34 @@ def recognise(names: Iterable[str]) -> Origin | None:
         The origin that more than half of them look like; None where there is none.
     """
     listed = list(names)
-    for origin in ORIGINS.values():
-        if sum(origin.looks.match(name) is not None for name in listed) * 2 > len(listed):
-            return origin
-    return None
+    return next((origin for origin in ORIGINS.values() if _is_of(listed, origin)), None)
+
+
+def _is_of(names: Sequence[str], origin: Origin) -> bool:
+    return sum(origin.looks.match(name) is not None for name in names) * 2 > len(names)
+
+
+def wrapped_in(names: Iterable[str], origin: Origin | None = None) -> str:
+    """What a module that holds the network, such as a trainer's, has put before the names of all entries.
+
+    Args:
+        names: Of all entries.
+        origin: Whose they are; None: anybody's.
+
+    Returns:
+        The longest beginning of whole words, such as ``model.``, that all names share and without which they are
+        recognised; often nothing.
+    """
+    listed = list(names)
+    words = min(listed, default="").split(".")[:-1]
+    for count in range(len(words), 0, -1):
+        wrapper = ".".join(words[:count]) + "."
+        if not all(name.startswith(wrapper) for name in listed):
+            continue
+        inner = [name.removeprefix(wrapper) for name in listed]
+        if recognise(inner) is not None if origin is None else _is_of(inner, origin):
+            return wrapper
+    return ""
 
 
 def scope_of(names: Iterable[str]) -> str:

@@ -139,7 +139,8 @@ class Sampling(Part):
         if self.scheme == "whole":
             if num_clips != 1:
                 raise InputError(
-                    f"clips ({num_clips}) must be 1: a whole video is one clip; --sampling uniform has more"
+                    f"clips ({num_clips}) must be 1: a whole video is one clip; "
+                    "export it with --sampling uniform for more"
                 )
             return sampling.whole_indices(num_frames, frame_interval=interval, min_clip_len=self.min_clip_len)
         if self.scheme == "dense":

@@ -39,6 +39,9 @@ T = TypeVar("T")
 MAX_WHOLE_FRAMES = 1500
 """Of a video that is taken whole: a minute at 25 frames per second, with which a network fills several GiB."""
 
+MAX_CLIPS = 1000
+"""Of a video: published protocols have 10, and the views of many more take hours."""
+
 
 def _check_positive(**numbers: int) -> None:
     for name, number in numbers.items():

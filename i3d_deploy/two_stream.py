@@ -113,6 +113,16 @@ def read(path: Path) -> Pair:
     return Pair(rgb=found[0], flow=found[1])
 
 
+def check_single(path: Path) -> None:
+    """Refuse a pair where the first of two streams is wanted.
+
+    Raises:
+        InputError: It is the document of a pair.
+    """
+    if path.suffix.lower() == ".json":
+        raise InputError(f"{path} already has its flow stream: leave out --flow")
+
+
 def combine(rgb: Card, flow: Card) -> Card:
     """The card of two streams.
 

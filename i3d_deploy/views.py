@@ -27,7 +27,7 @@ from i3d_deploy.frames import Frames, Resized, Watcher
 from i3d_deploy.geometry import Box
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Sampling, Spatial
-from i3d_deploy.sampling import Indices
+from i3d_deploy.sampling import MAX_CLIPS, Indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +226,8 @@ def cut(
         VideoError: No usable frame.
         InputError: ``clips`` or ``crops`` is out of range, or three crops do not go with ``spatial``.
     """
-    if clips is not None and clips < 1:
-        raise InputError(f"clips ({clips}) must be > 0")
+    if clips is not None and not 1 <= clips <= MAX_CLIPS:
+        raise InputError(f"clips ({clips}) must be > 0 and <= {MAX_CLIPS}")
     spatial.check_crops(crops)  # before anything is read
     if flow is not None:
         frames = flow_frames.collect(

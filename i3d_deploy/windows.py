@@ -6,10 +6,11 @@ Which frames make which window is known while the video is read: only as many fr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, get_args
 
+from i3d_deploy import sampling
 from i3d_deploy.errors import InputError
 
 Last = Literal["drop", "repeat", "loop", "shift"]
@@ -52,6 +53,10 @@ def check(*, window: int, stride: int, last: Last) -> None:
     """
     if min(window, stride) < 1:
         raise InputError(f"window ({window}) and stride ({stride}) must be > 0")
+    if window > sampling.MAX_WHOLE_FRAMES:
+        raise InputError(
+            f"window ({window}) must be <= {sampling.MAX_WHOLE_FRAMES}: its frames go through the network at once"
+        )
     if last not in LASTS:
         raise InputError(f"last ({last!r}) is not one of {', '.join(LASTS)}")
 
@@ -77,6 +82,20 @@ def rest(num_frames: int, *, window: int, stride: int, last: Last) -> range:
     if last == "shift":
         start = max(0, num_frames - window)
     return range(start, start + window)
+
+
+def between(places: Sequence[Window[T]], *, stride: int, num_frames: int) -> int:
+    """Count the frames that lie between windows, which a stride longer than a window leaves out.
+
+    Args:
+        places: The windows of a video, in order; their frames are not needed.
+        stride: As for :func:`rest`.
+        num_frames: As for :func:`rest`.
+    """
+    if not places:
+        return 0
+    starts = [*(place.start_frame for place in places), min(num_frames, places[-1].start_frame + stride)]
+    return sum(max(0, start - place.end_frame) for place, start in zip(places, starts[1:], strict=True))
 
 
 def slide(frames: Iterable[T], *, window: int, stride: int, last: Last) -> Iterator[Window[T]]:

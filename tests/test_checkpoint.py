@@ -171,6 +171,25 @@ def test_a_module_prefix_is_stripped(full_states: dict[str, State], tmp_path: Pa
     assert checkpoint.load(write(tmp_path / "a.pth", state)).card.network.name == "i3d_r50"
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.module."])
+def test_a_prefix_of_all_entries_is_left_out_and_noted(
+    full_states: dict[str, State], tmp_path: Path, prefix: str
+) -> None:
+    state = {prefix + name: tensor for name, tensor in full_states["i3d_r50"].items()}
+    path = write(tmp_path / "a.ckpt", state, **{"pytorch-lightning_version": "2.5.0"})
+    note = f"entries are read without their prefix '{prefix}'"
+    for origin in (None, "mmaction2"):
+        found = checkpoint.load(path, origin=origin)
+        assert found.card.network.name == "i3d_r50"
+        assert note in found.notes
+    assert not any(
+        "prefix" in text for text in checkpoint.load(write(tmp_path / "b.pth", full_states["i3d_r50"])).notes
+    )
+    state["loss.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="not an I3D of"):
+        checkpoint.load(write(path, state))
+
+
 # Writes a file as mmengine does: class names of the data set, and its HistoryBuffer pickled in message_hub.
 WRITE_1X = """
 import sys, types, numpy as np, torch
@@ -212,7 +231,9 @@ class Malicious:
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.pth"
     torch.save({"state_dict": Malicious()}, path)
-    with pytest.raises(CheckpointError, match=r"refused, it needs the pickled code .*print; only tensors"):
+    with pytest.raises(
+        CheckpointError, match=r"refused, it needs the pickled code .*print; only tensors and plain .*: where you trust"
+    ):
         checkpoint.load(path)
     assert "executed" not in capsys.readouterr().out
 
@@ -233,6 +254,7 @@ BAD_FILES = [
     ("nothing.pth", None, "no such file"),
     ("empty.pth", b"", "the file is empty"),
     ("text.pth", b"hello world, this is no checkpoint", "not a PyTorch checkpoint|refused"),
+    ("letter.pth", b"e", "not a PyTorch checkpoint, or a damaged one$"),
     ("zip.pth", b"PK\x03\x04" + bytes(200), "not a PyTorch checkpoint"),
     ("empty.safetensors", b"", "the file is empty"),
     ("engine.onnx", b"graph", "is an exported engine: give the checkpoint it was made from"),

@@ -125,6 +125,11 @@ def test_two_files_can_be_given_without_a_document(folder: Path) -> None:
         np.testing.assert_array_equal(loose.predict(clip).logits, pair.predict(clip).logits)
 
 
+def test_a_pair_takes_no_second_stream(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"i3d_onnx\.json already has its flow stream: leave out --flow"):
+        i3d.load(folder / "i3d_onnx.json", flow=folder / "i3d_flow.onnx")
+
+
 def test_streams_in_the_wrong_order_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="i3d_inception_flow is shown flow: it is no rgb stream of a pair"):
         open_two_streams(folder / "i3d_flow.safetensors", folder / "i3d_rgb.safetensors")

@@ -117,7 +117,7 @@ def test_a_video_too_long_for_one_pass_is_refused(whole: Checkpoint) -> None:
 def test_a_whole_video_has_no_clips(whole: Checkpoint) -> None:
     with (
         Recognizer(TorchRunner(whole, device="cpu")) as recognizer,
-        pytest.raises(InputError, match="must be 1: a whole"),
+        pytest.raises(InputError, match=r"must be 1: a whole .*; export it with --sampling uniform"),
     ):
         recognizer.predict(noise(20), clips=2)
     with pytest.raises(InputError, match=r"num_clips \(3\) must be 1"):

@@ -93,6 +93,36 @@ def test_no_more_frames_are_kept_than_windows_need(last: Last, most: int) -> Non
     assert max(counts) <= most + 4
 
 
+@pytest.mark.parametrize(
+    ("num_frames", "last", "count"),
+    [
+        (3, "drop", 0),
+        (20, "drop", 8),  # 4 to 6, 11 to 13, 18 and 19
+        (16, "drop", 6),  # 14 and 15 are dropped
+        (18, "repeat", 6),
+        (13, "repeat", 5),  # 4 to 6, 11 and 12
+        (16, "repeat", 6),  # 14 and 15 are in a window that is filled
+        (16, "shift", 4),  # 4 to 6, and 11: the last window begins at 12
+    ],
+)
+def test_frames_between_windows_of_four_every_seven(num_frames: int, last: Last, count: int) -> None:
+    places = list(windows.slide(range(num_frames), window=4, stride=7, last=last))
+    assert windows.between(places, stride=7, num_frames=num_frames) == count
+
+
+@pytest.mark.parametrize("last", windows.LASTS)
+def test_nothing_is_between_windows_that_touch(last: Last) -> None:
+    for stride in (1, 3, 4):
+        places = list(windows.slide(range(21), window=4, stride=stride, last=last))
+        assert windows.between(places, stride=stride, num_frames=21) == 0
+
+
+def test_a_window_that_fills_the_memory_is_refused() -> None:
+    windows.check(window=1500, stride=1, last="drop")
+    with pytest.raises(InputError, match=r"window \(1501\) must be <= 1500"):
+        windows.check(window=1501, stride=1, last="drop")
+
+
 @pytest.mark.parametrize(("window", "stride"), [(0, 1), (1, 0), (4, -1)])
 def test_numbers_out_of_range(window: int, stride: int) -> None:
     with pytest.raises(InputError, match=rf"window \({window}\) and stride \({stride}\) must be > 0"):

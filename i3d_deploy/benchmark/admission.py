@@ -172,7 +172,7 @@ def _answer(entrant: Entrant, card: Card, file: Path, protocol: Protocol) -> NDA
     shapes = [(*each.view_shape, each.network.num_classes) for each in (own, card)]
     if shapes[0] != shapes[1]:
         raise I3DError(
-            f"it takes views of {_sizes(own)}, the first artifact views of {_sizes(card)}: measure it in another run"
+            f"it takes {_views_of(own)}, the first artifact takes {_views_of(card)}: measure it in another run"
         )
     output = file.with_name("logits.npy")
     asked = {"views_path": str(file), "count": protocol.views, "batch": protocol.batch, "output": str(output)}
@@ -183,9 +183,9 @@ def _answer(entrant: Entrant, card: Card, file: Path, protocol: Protocol) -> NDA
     return logits
 
 
-def _sizes(card: Card) -> str:
+def _views_of(card: Card) -> str:
     frames, height, width, _ = card.view_shape
-    return f"{frames}x{height}x{width} and gives {card.network.num_classes} classes"
+    return f"{card.modality} views of {frames}x{height}x{width} and gives {card.network.num_classes} classes"
 
 
 def _compare(entrant: Entrant, logits: NDArray[np.float32], reference: NDArray[np.float32], card: Card) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -111,6 +112,24 @@ class Plan:
                 "or --clips"
             )
         return self._protocol(clips=self.clips or self.frames // clip_len, clip_len=clip_len, crops=crops)
+
+    def departures(self, protocol: Protocol) -> Iterator[str]:
+        """Where a protocol is another than the one asked for, a line each.
+
+        Args:
+            protocol: From :meth:`protocol`.
+        """
+        frames = protocol.clips * protocol.clip_len
+        if self.clips is None and frames != self.frames:
+            yield (
+                f"{self.frames} frames of a video were asked for, {frames} are measured: networks of whole videos are "
+                "measured on one clip of the usual length"
+            )
+        if protocol.crops != self.crops:
+            yield (
+                f"{self.crops} crops were asked for, {protocol.crops} is measured: the card's crops are smaller than "
+                "its frames"
+            )
 
     def _protocol(self, *, clips: int, clip_len: int, crops: int) -> Protocol:
         return Protocol(

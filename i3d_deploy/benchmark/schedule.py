@@ -102,6 +102,7 @@ class _Measured:
 
 def _measure(admitted: Admitted, plan: Plan, *, scratch: Path, on_step: Report) -> _Measured:
     measured = _Measured(admitted=admitted)
+    measured.notes += plan.departures(admitted.protocol)
     measured.notes += [f"the video: {warning}" for warning in admitted.video_warnings]
     # Before and after: the machine may have drifted, and a ceiling is what it did at its best.
     before = _ceilings(measured, plan, on_step)

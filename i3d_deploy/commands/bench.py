@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -170,6 +170,7 @@ def main(
         )
     except InputError as error:
         raise click.UsageError(str(error)) from error
+    _check_inputs(artifacts)
     _check_outputs(json_path, html_path)
     if max_regression is not None and baseline_path is None:
         raise click.UsageError("--max-regression says how much may be lost against a --baseline: give one")
@@ -203,6 +204,15 @@ def _ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_inputs(artifacts: Sequence[Path]) -> None:
+    """Before the long run: a slip of the pen is no artifact that does not run here."""
+    from i3d_deploy import tensorflow_files
+
+    for path in artifacts:
+        if not path.exists() and not tensorflow_files.is_checkpoint(path):
+            raise InputError(f"{path}: no such file")
 
 
 def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:

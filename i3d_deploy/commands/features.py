@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from i3d_deploy.flow_cache import FlowCache
     from i3d_deploy.runners import Runner
 
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C has ended, as of a shell: 128 + SIGINT."""
+
+CHECKPOINTS = ("safetensors", "checkpoint")
 STREAMS = {"rgb": ("rgb",), "flow": ("flow",), "both": ("rgb", "flow")}
 
 # Source: READMEs of happyharrycn/actionformer_release (with FAQ.md and configs/anet_i3d.yaml); issues of
@@ -185,7 +189,7 @@ def main(
     **chosen: Any,
 ) -> None:
     """Compute features of VIDEOS with ARTIFACT, a checkpoint (.safetensors, .pth, .pt, .pyth, .pkl, .ckpt) or the .json
-    of two streams.
+    of two streams in safetensors.
 
     VIDEOS are as for i3d-predict: files, URLs, folders of videos, folders of frames (img_00001.jpg ...) or of optical
     flow (x_00001.jpg, y_00001.jpg ...), or text files (.txt) with one of these a line. Each gets DIR/NAME.npy, float32
@@ -203,7 +207,7 @@ def main(
         model=model, origin=origin, flow_method=flow_method, allow_hash_mismatch=allow_hash_mismatch
     )
     with ExitStack() as opened:
-        paths = [*_files(artifact), *([] if flow is None else [flow])]
+        paths = _files(artifact, flow)
         first = reading if len(paths) == 1 else reading.of_rgb
         given = [
             _open(path, reading.of_flow if number else first, device=device, threads=threads)
@@ -215,9 +219,25 @@ def main(
         check([network.runner for network in streams], settings)
         jobs = _plan(found, streams, settings, output=output, overwrite=overwrite)
         cache = None if flow_cache is None else FlowCache(flow_cache)
-        done = [_run(job, number, len(jobs), batch, min_decoded, cache) for number, job in enumerate(jobs, 1)]
+        done: list[bool] = []
+        try:
+            for number, job in enumerate(jobs, 1):
+                done.append(_run(job, number, len(jobs), batch, min_decoded, cache))
+        except KeyboardInterrupt:
+            count = len(found) - len(jobs) + sum(done)
+            _tell_stopped(count, len(found), overwrite=overwrite)
+            raise SystemExit(INTERRUPTED) from None
     if not all(done):
         raise SystemExit(1)
+
+
+def _tell_stopped(count: int, total: int, *, overwrite: bool) -> None:
+    """Say how far a run has come that was interrupted."""
+    from i3d_deploy.benchmark.wording import counted
+
+    command = "the same command without --overwrite" if overwrite else "the same command"
+    verb = "is" if total == 1 else "are"
+    click.echo(f"stopped: {count} of {counted(total, 'video')} {verb} done; {command} goes on", err=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,13 +260,21 @@ class _Job:
     settings: Settings
 
 
-def _files(path: Path) -> list[Path]:
-    """The files of a pair of streams, or the file itself."""
+def _files(path: Path, flow: Path | None) -> list[Path]:
+    """The files of a pair of streams, or those given."""
     from i3d_deploy import artifact, two_stream
 
+    if flow is not None:
+        two_stream.check_single(path)
+        return [path, flow]
     if artifact.identify(path).kind != "two-stream":
         return [path]
     pair = two_stream.read(path)
+    if not all(artifact.identify(file).kind in CHECKPOINTS for file in (pair.rgb, pair.flow)):
+        raise InputError(
+            f"{path} is a pair of engines, which give logits alone: give the checkpoints, RGB --flow FLOW, or a pair "
+            "exported with --to safetensors"
+        )
     return [pair.rgb, pair.flow]
 
 
@@ -254,7 +282,7 @@ def _open(path: Path, reading: CheckpointOptions, *, device: str, threads: int |
     """Load a checkpoint and say what had to be assumed about it."""
     from i3d_deploy import artifact, files
 
-    if artifact.identify(path).kind not in ("safetensors", "checkpoint"):
+    if artifact.identify(path).kind not in CHECKPOINTS:
         raise InputError(f"{path} is an engine, which gives logits alone: give the checkpoint that it was made from")
     from i3d_deploy.runners.torch_runner import TorchRunner
 
@@ -269,9 +297,6 @@ def _open(path: Path, reading: CheckpointOptions, *, device: str, threads: int |
 def _choose(given: Sequence[_Network], stream: str | None) -> list[_Network]:
     """The networks of the streams that are wanted, RGB first."""
     by_modality: dict[str, _Network] = {network.runner.card.modality: network for network in given}
-    if len(by_modality) < len(given):
-        both = " and ".join(str(network.path) for network in given)
-        raise click.UsageError(f"{both} are both of {given[0].runner.card.modality}: --flow is for the network of flow")
     wanted = STREAMS[stream] if stream is not None else tuple(sorted(by_modality, reverse=True))
     missing = [modality for modality in wanted if modality not in by_modality]
     if missing:

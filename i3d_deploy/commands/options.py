@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, get_args
 
 import click
 
@@ -21,6 +21,8 @@ from i3d_deploy.preprocessing import Formula, Sampling, Scheme
 
 if TYPE_CHECKING:
     from i3d_deploy.checkpoint import Checkpoint
+
+Stream = Literal["rgb", "flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -132,7 +134,7 @@ def checkpoint_options(function: Callable[P, R]) -> Callable[P, R]:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """The values of :func:`checkpoint_options`; None where the checkpoint decides."""
+    """The values of :func:`checkpoint_options`, None where the checkpoint decides; and which of two streams it is."""
 
     model: str | None
     origin: str | None
@@ -146,6 +148,7 @@ class CheckpointOptions:
     averaging: Averaging | None = None
     flow_method: FlowMethod | None = None
     allow_hash_mismatch: bool
+    stream: Stream | None = None
 
     def read(self, path: Path) -> Checkpoint:
         """Read a checkpoint and put the options on its card."""
@@ -159,6 +162,9 @@ class CheckpointOptions:
             label_names=names,
             allow_hash_mismatch=self.allow_hash_mismatch,
         )
+        if self.stream is not None and found.card.modality != self.stream:
+            place = "first stream" if self.stream == "rgb" else "second stream (--flow)"
+            raise InputError(f"{path} is a network of {found.card.modality}: the {place} is one of {self.stream}")
         if self.flow_method is not None and found.card.modality != "flow":
             raise InputError(f"{path} is a network of {found.card.modality}: --flow-method is for networks of flow")
         return self._on_card(found)
@@ -179,17 +185,18 @@ class CheckpointOptions:
     @property
     def of_rgb(self) -> CheckpointOptions:
         """Those of the first of two streams."""
-        return dataclasses.replace(self, flow_method=None)
+        return dataclasses.replace(self, flow_method=None, stream="rgb")
 
     @property
     def of_flow(self) -> CheckpointOptions:
         """Those of the second of two streams; ``model`` is the network of the first."""
-        return dataclasses.replace(self, model=None)
+        return dataclasses.replace(self, model=None, stream="flow")
 
     @property
-    def is_any_given(self) -> bool:
-        """Whether any option was given."""
-        return any(getattr(self, field.name) not in (None, False) for field in dataclasses.fields(self))
+    def given(self) -> tuple[str, ...]:
+        """The options that were given, as they are called on the command line."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "stream"]
+        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False))
 
     def _on_card(self, found: Checkpoint) -> Checkpoint:
         """Put what was given on the card of a checkpoint."""

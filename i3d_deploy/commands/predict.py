@@ -164,9 +164,12 @@ def _load(
     flow_cache: Path | None,
 ) -> Recognizer:
     """Load one network, or the two streams of one."""
+    from i3d_deploy import two_stream
     from i3d_deploy.recognizer import Recognizer
     from i3d_deploy.runners import TwoStreamRunner
 
+    if flow is not None:
+        two_stream.check_single(path)
     given = [(path, options)] if flow is None else [(path, options.of_rgb), (flow, options.of_flow)]
     with ExitStack() as opened:
         runners = [opened.enter_context(_open(*each, device=device, threads=threads)) for each in given]
@@ -181,8 +184,9 @@ def _open(path: Path, options: CheckpointOptions, *, device: str, threads: int |
     from i3d_deploy import artifact, runners
 
     if artifact.identify(path).kind not in ("safetensors", "checkpoint"):
-        if options.is_any_given:
-            raise click.UsageError(f"{path} carries its card: --labels, --sampling and so on are for checkpoints")
+        if options.given:
+            verb = "is" if len(options.given) == 1 else "are"
+            raise click.UsageError(f"{', '.join(options.given)} {verb} for checkpoints: {path} carries its card")
         return runners.open_runner(path, device=device, threads=threads)
     from i3d_deploy.runners.torch_runner import TorchRunner
 

@@ -64,6 +64,7 @@ def open_two_streams(rgb: Path, flow: Path, *, device: str = "auto", threads: in
         InputError: They do not go together.
         I3DError: As :func:`open_runner`.
     """
+    two_stream.check_single(rgb)
     with ExitStack() as opened:
         streams = [opened.enter_context(open_runner(path, device=device, threads=threads)) for path in (rgb, flow)]
         runner = TwoStreamRunner(*streams)

@@ -10,7 +10,7 @@ from i3d_deploy.benchmark.plan import Plan, SweepPlan, frames_and_crops
 from i3d_deploy.card import Card, Provenance
 from i3d_deploy.errors import InputError
 from i3d_deploy.network import ResNet
-from i3d_deploy.preprocessing import Sampling
+from i3d_deploy.preprocessing import Sampling, Spatial
 
 
 @pytest.fixture
@@ -54,6 +54,21 @@ def test_clips_take_the_place_of_frames(card: Card) -> None:
 def test_frames_must_fill_whole_clips(card: Card) -> None:
     with pytest.raises(InputError, match=r"20 frames per video are no multiple of the clip's 32.*--clips"):
         Plan(frames=20).protocol(card)
+
+
+def test_where_the_protocol_is_another_than_the_one_asked_for(card: Card) -> None:
+    plan = Plan(frames=64, crops=3)
+    assert list(plan.departures(plan.protocol(card))) == []
+    whole = card.replaced(
+        sampling=Sampling(scheme="whole", clip_len=32, num_clips=1, min_clip_len=9),
+        spatial=Spatial(short_side=64, crop_size=32, num_crops=1),
+    )
+    assert list(plan.departures(plan.protocol(whole))) == [
+        "64 frames of a video were asked for, 32 are measured: networks of whole videos are measured on one clip of "
+        "the usual length",
+        "3 crops were asked for, 1 is measured: the card's crops are smaller than its frames",
+    ]
+    assert list(Plan(clips=1, crops=1).departures(plan.protocol(whole))) == []
 
 
 @pytest.mark.parametrize("name", ["320", "320x2", "0x3", "320x3x1", "x3", "3 20x3"])

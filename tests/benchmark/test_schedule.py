@@ -189,7 +189,7 @@ def test_other_views_are_measured_in_another_run(
     )
     (failure,) = found.failures
     assert failure.reason.startswith(
-        "it takes views of 16x32x32 and gives 7 classes, the first artifact views of 8x32x32"
+        "it takes rgb views of 16x32x32 and gives 7 classes, the first artifact takes rgb views of 8x32x32 and"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from i3d_deploy import generated
+from i3d_deploy.benchmark import schedule
 from i3d_deploy.benchmark.record import Record
 from i3d_deploy.commands import bench
 from tests.commands.test_commands import assert_one_line, run
@@ -126,11 +127,20 @@ def test_an_artifact_that_does_not_run_is_named_and_the_others_are_measured(
     artifacts: tuple[Path, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "bench.json"
+    (tmp_path / "none.xml").write_bytes(b"")
     result = run(bench.main, artifacts[0], tmp_path / "none.xml", *QUICK, "--json", path)
-    assert_one_line(result, "none.xml was not timed: ", "no such file")
+    assert_one_line(result, "none.xml was not timed: ", "the file is empty")
     document = json.loads(path.read_text())
     assert [entry["artifact"] for entry in document["results"]] == ["tiny.onnx"]
     assert [entry["artifact"] for entry in document["failures"]] == ["none.xml"]
+
+
+def test_a_path_that_is_not_there_is_told_at_once(
+    artifacts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "run", None)
+    result = run(bench.main, artifacts[0], tmp_path / "none.xml")
+    assert_one_line(result, f"{tmp_path / 'none.xml'}: no such file")
 
 
 @pytest.mark.parametrize("protocol", ["320", "320x2", "x3", "-8x3"])

@@ -262,7 +262,20 @@ class TestPredict:
 
     def test_an_engine_keeps_its_card(self, tiny_exports: Path, clip: Path) -> None:
         result = run(predict.main, tiny_exports / "tiny.onnx", clip, "--sampling", "dense")
-        assert_one_line(result, "tiny.onnx carries its card", code=2)
+        assert_one_line(result, "Error: --sampling is for checkpoints: ", "tiny.onnx carries its card", code=2)
+        options = ["--flow-method", "dis", "--allow-hash-mismatch"]
+        result = run(predict.main, tiny_exports / "tiny.onnx", clip, *options)
+        assert_one_line(result, "--flow-method, --allow-hash-mismatch are for checkpoints: ", code=2)
+
+    def test_more_clips_than_anybody_waits_for_are_refused(self, tiny_exports: Path, clip: Path) -> None:
+        result = run(predict.main, tiny_exports / "tiny.onnx", clip, "--clips", "1000000")
+        assert_one_line(result, "clips (1000000) must be > 0 and <= 1000")
+
+    def test_a_text_file_is_no_checkpoint(self, clip: Path, tmp_path: Path) -> None:
+        (tmp_path / "text.pth").write_text("epoch 1\n")
+        result = run(predict.main, tmp_path / "text.pth", clip)
+        assert_one_line(result, "text.pth: not a PyTorch checkpoint, or a damaged one")
+        assert result.stderr.rstrip().endswith("a damaged one")
 
     def test_an_annotated_copy_on_a_full_disk_keeps_the_old_one(
         self, tiny_exports: Path, clip: Path, tmp_path: Path

@@ -201,16 +201,29 @@ def test_what_is_wrong_with_a_video_is_said_and_written(artifacts: Path, videos:
     assert document(tmp_path / "out" / "images.json")["warnings"] == [text]
 
 
+def test_frames_between_the_windows_are_told(artifacts: Path, videos: Path, tmp_path: Path) -> None:
+    result = compute(artifacts, videos / "a.mp4", "--output", tmp_path, "--stride", "18")
+    text = "4 frames lie between the windows: the stride (18) is longer than a window (16)"
+    assert f"Warning: {videos / 'a.mp4'}: {text}" in result.stderr
+    assert document(tmp_path / "a.json")["warnings"] == [text]
+
+
 @pytest.mark.parametrize(
     ("options", "part", "code"),
     [
         (["--stream", "flow"], "--stream flow takes a network of flow, and ", 2),
         (["--stream", "both"], "rgb.safetensors is a network of rgb: give one with --flow", 2),
-        (["--flow", "{folder}/rgb.safetensors"], "are both of rgb: --flow is for the network of flow", 2),
+        (["--flow", "{folder}/rgb.safetensors"], "rgb: the second stream (--flow) is one of flow", 1),
+        (
+            ["--flow", "{folder}/rgb.safetensors", "--flow-method", "dis"],
+            "rgb: the second stream (--flow) is one of",
+            1,
+        ),
         (["--fps", "fast"], "'fast' is neither a number nor source", 2),
         (["--fps", "-1"], "frames_per_second (-1.0) must be", 1),
         (["--window", "8"], "window (8) is too short: i3d_inception_rgb takes 9 frames or more", 1),
         (["--window", "0"], "0 is not in the range x>=1", 2),
+        (["--window", "100000000"], "window (100000000) must be <= 1500", 1),
         (["--crops", "3"], "'3' is not one of '1', '10'", 2),
         (["--model", "i3d_r50"], "holds the network i3d_inception_rgb, not i3d_r50", 1),
     ],
@@ -227,6 +240,22 @@ def test_an_engine_is_refused_before_the_work(artifacts: Path, videos: Path, tmp
     (tmp_path / "a.onnx").write_bytes(b"x")
     result = run(features.main, tmp_path / "a.onnx", videos, "--output", tmp_path / "out")
     assert_one_line(result, "a.onnx is an engine, which gives logits alone: give the checkpoint that it was made from")
+
+
+def test_a_pair_of_engines_is_refused(videos: Path, tmp_path: Path) -> None:
+    for name in ("rgb.onnx", "flow.onnx"):
+        (tmp_path / name).write_bytes(b"x")
+    two_stream.write(tmp_path / "pair.json", Pair(rgb=tmp_path / "rgb.onnx", flow=tmp_path / "flow.onnx"))
+    result = run(features.main, tmp_path / "pair.json", videos, "--output", tmp_path / "out")
+    assert_one_line(
+        result, "pair.json is a pair of engines", "RGB --flow FLOW, or a pair exported with --to safetensors"
+    )
+
+
+def test_a_pair_takes_no_second_stream(artifacts: Path, videos: Path, tmp_path: Path) -> None:
+    flow_path = artifacts / "flow.safetensors"
+    result = run(features.main, artifacts / "pair.json", videos, "--flow", flow_path, "--output", tmp_path / "out")
+    assert_one_line(result, "pair.json already has its flow stream: leave out --flow")
 
 
 def test_the_output_is_needed(artifacts: Path, videos: Path) -> None:
@@ -246,7 +275,8 @@ def test_interrupting_leaves_whole_pairs(
 
     monkeypatch.setattr(TorchRunner, "feature_maps", until_stopped)
     result = compute(artifacts, videos, "--output", tmp_path / "out")
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Aborted!")
+    stopped = "stopped: 1 of 3 videos are done; the same command goes on"
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, stopped)
     assert files_in(tmp_path / "out") == ["a.json", "a.npy"]
 
 

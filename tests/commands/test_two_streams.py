@@ -74,6 +74,19 @@ def test_the_flow_method_can_be_chosen(made: Path, tmp_path: Path) -> None:
     assert_one_line(result, "rgb.safetensors is a network of rgb: --flow-method is for networks of flow")
 
 
+def test_streams_in_the_wrong_place_are_named(made: Path) -> None:
+    rgb, flow, clip = made / "rgb.safetensors", made / "flow.safetensors", made / "clip.mp4"
+    result = run(predict.main, rgb, "--flow", rgb, clip, "--flow-method", "dis")
+    assert_one_line(result, "rgb.safetensors is a network of rgb: the second stream (--flow) is one of flow")
+    result = run(predict.main, flow, "--flow", rgb, clip)
+    assert_one_line(result, "flow.safetensors is a network of flow: the first stream is one of rgb")
+
+
+def test_a_pair_takes_no_second_stream(made: Path) -> None:
+    result = run(predict.main, made / "i3d.json", made / "clip.mp4", "--flow", made / "flow.safetensors")
+    assert_one_line(result, "i3d.json already has its flow stream: leave out --flow")
+
+
 def verified(folder: Path, flow: str, *options: str) -> Result:
     """Verify the pair on one clip of the video against rgb.safetensors and a checkpoint of flow."""
     pair, video, rgb = (folder / name for name in ("i3d.json", "clip.mp4", "rgb.safetensors"))
