@@ -5,7 +5,6 @@ Expected are the original toolbox's logits and probabilities for the same files.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -16,11 +15,9 @@ import torch
 from click.testing import CliRunner
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact, checkpoint
+from i3d_deploy import artifact
 from i3d_deploy.commands import export as export_command
 from i3d_deploy.commands import predict as predict_command
-from i3d_deploy.recognizer import Recognizer
-from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import goldens
 
 CLIPS = ["arm_wrestling.mp4", "filling_eyebrows.avi"]
@@ -54,8 +51,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
     return made
 
 
-# Each case runs 30 views of a whole network, so not every combination is one. Dense sampling on the first clip is predicted
-# by the command line below.
+# Each case runs 30 views of a whole network, so not every combination is one. Dense sampling on the first clip is
+# predicted by the command line below.
 CASES = [
     ("i3d_r50", "uniform", CLIPS[0], ".pth"),
     ("i3d_r50", "uniform", CLIPS[0], ".onnx"),
@@ -65,15 +62,6 @@ CASES = [
     ("i3d_nl_dot_product", "uniform", CLIPS[0], ".onnx"),
     ("i3d_nl_dot_product", "uniform", CLIPS[1], ".xml"),
 ]
-
-
-def load(path: Path, *, scheme: str) -> Recognizer:
-    """Load an engine, or the checkpoint, which does not say itself which sampling it was tested with."""
-    if path.suffix != ".pth":
-        return i3d.load(path, device="cpu")
-    found = checkpoint.load(path)
-    card = found.card.replaced(sampling=found.card.sampling.replaced(scheme=scheme))
-    return Recognizer(TorchRunner(dataclasses.replace(found, card=card), device="cpu"))
 
 
 @pytest.mark.parametrize(("network", "scheme", "clip", "suffix"), CASES)
@@ -86,7 +74,7 @@ def test_predictions_equal_the_original_from_the_file(
     assert hashlib.sha256(video.read_bytes()).hexdigest() == str(golden[f"{key}/sha256"])
     folder = folders[network, scheme]
     path = folder / f"{network}.pth" if suffix == ".pth" else folder / f"model{suffix}"
-    with load(path, scheme=scheme) as recognizer:
+    with i3d.load(path, device="cpu") as recognizer:
         prediction = recognizer.predict(video)
     indices = recognizer.card.sampling.frame_indices(prediction.frames)
     np.testing.assert_array_equal(indices.ravel(), golden[f"{key}/frame_inds"])
