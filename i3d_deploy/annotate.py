@@ -79,11 +79,14 @@ def draw(frame: Frame, prediction: Prediction, *, count: int) -> Frame:
     band = line_height * len(top) + int(12 * scale)
     drawn = frame.copy()
     drawn[:band] = (drawn[:band] * 0.35).astype(np.uint8)
-    for number, (label, probability) in enumerate(top):
-        text = f"{percent(probability):>7}  {label}"
-        origin = (int(10 * scale), line_height * (number + 1))
+    font, thickness, left = 0.7 * scale, max(1, round(1.4 * scale)), int(10 * scale)
+    widths = [cv2.getTextSize(percent(probability), _FONT, font, thickness)[0][0] for _, probability in top]
+    for number, ((label, probability), width) in enumerate(zip(top, widths, strict=True)):
         color = (255, 255, 255) if number == 0 else (190, 190, 190)
-        cv2.putText(drawn, text, origin, _FONT, 0.7 * scale, color, max(1, round(1.4 * scale)), cv2.LINE_AA)
+        column = left + max(widths)
+        for text, place in ((percent(probability), column - width), (label, column + left)):
+            origin = (place, line_height * (number + 1))
+            cv2.putText(drawn, text, origin, _FONT, font, color, thickness, cv2.LINE_AA)
     return drawn
 
 
@@ -101,5 +104,7 @@ def fitted(frame: Frame) -> Frame:
 
 
 def percent(probability: float) -> str:
-    """A probability as it is drawn."""
-    return f"{100 * probability:.1f} %" if probability >= 0.001 else "< 0.1 %"
+    """A probability as it is drawn: two digits at least, but for the smallest."""
+    if probability < 0.0001:
+        return "< 0.01 %"
+    return f"{100 * probability:.{1 if probability >= 0.00995 else 2}f} %"

@@ -29,8 +29,8 @@ _CURVE = (0.4, 0.96)
 """Where in a row its curve is; the name is above."""
 
 _CAPTIONS = {
-    "clip": "Lines: the clips, each over the frames that it spans. Area: mean of the clips at a moment.",
-    "step": "Lines: steps of the only clip, each over its frames. Area: mean of the steps at a moment.",
+    "clip": "A line is what one clip says, over the frames that it spans; the area is the mean of these clips.",
+    "step": "A line is what a part of the clip says, over its frames; the area is the mean of these parts.",
 }
 
 
@@ -70,27 +70,34 @@ def of(explanation: Explanation) -> Timeline:
     clips, clip_len = evidence.indices.shape
     if clips > 1:
         by_crop = evidence.logits.reshape(len(evidence.boxes), clips, -1)
-        spans = list(evidence.indices)
+        spans = [(int(frames.min()), int(frames.max()) + 1) for frames in evidence.indices]
     else:
         by_crop = evidence.head.step_logits(evidence.class_maps)
         spans = _steps(evidence, clip_len)
+    starts, ends = np.array(spans).T
     rows = [average_views(by_crop[:, span], over=explanation.averaging) for span in range(by_crop.shape[1])]
     return Timeline(
         of="clip" if clips > 1 else "step",
-        start_frames=np.array([frames.min() for frames in spans]),
-        end_frames=np.array([frames.max() + 1 for frames in spans]),
+        start_frames=starts,
+        end_frames=ends,
         probabilities=np.stack(rows),
     )
 
 
-def _steps(evidence: Evidence, clip_len: int) -> list[NDArray[np.int64]]:
-    """The frames that the steps of the only clip span: each position of the maps stands for as many."""
+def _steps(evidence: Evidence, clip_len: int) -> list[tuple[int, int]]:
+    """The frames from which to which the steps of the only clip go: each position of the maps stands for as many.
+
+    A step reaches to the first frame of the next position, but where the clip begins the video anew.
+    """
     positions, step_frames = evidence.class_maps.shape[2], evidence.head.step_frames()
     edges = np.arange(positions + 1) * clip_len / positions
     firsts, lasts = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
-    return [
-        evidence.indices[0, firsts[step] : lasts[step + step_frames - 1]] for step in range(positions - step_frames + 1)
-    ]
+    spans = []
+    for step in range(positions - step_frames + 1):
+        frames = evidence.indices[0, firsts[step] : lasts[step + step_frames - 1]]
+        following = [int(evidence.indices[0, first]) for first in firsts[step + step_frames :][:1]]
+        spans.append((int(frames.min()), max([int(frames.max()) + 1, *following])))
+    return spans
 
 
 def write(path: Path, explanation: Explanation, *, title: str, count: int = 5) -> None:
@@ -107,15 +114,12 @@ def write(path: Path, explanation: Explanation, *, title: str, count: int = 5) -
         OSError: The file cannot be written.
     """
     prediction, timeline = explanation.prediction, of(explanation)
-    classes = prediction.top_indices(min(count, MAX_CLASSES))
-    if explanation.index not in classes:
-        classes.append(explanation.index)
-    best = prediction.top_indices(1)[0]
-    heading = f"{title}: {prediction.labels[best]}, {percent(prediction.probabilities[best])}"
+    top = prediction.top_indices(min(count, MAX_CLASSES))
+    classes = [explanation.index, *(index for index in top if index != explanation.index)]
     height = _TOP + len(classes) * _ROW + drawing.SCALE + 2 * drawing.LINE
 
     def paint(figure: Figure) -> None:
-        drawing.heading(figure, wording.short(heading, 80))
+        drawing.heading(figure, heading(explanation, title=title))
         axes = _axes(figure, explanation, rows=len(classes))
         scale = _scale(timeline.probabilities[:, classes])
         _label_scale(axes, scale, rows=len(classes))
@@ -126,11 +130,30 @@ def write(path: Path, explanation: Explanation, *, title: str, count: int = 5) -
             drawing.row_text(axes, row + 0.22, f"{name}, drawn on the frames" if is_explained else name, right)
             color = drawing.PALETTE[0] if is_explained else drawing.MUTED
             _draw(axes, timeline, index, row=row, scale=scale, color=color, rate=_rate(explanation))
-        caption = f"{_CAPTIONS[timeline.of]}\nGaps: not seen. At the right: the whole video."
+        caption = f"{_CAPTIONS[timeline.of]}\nGaps were not seen. At the right: all that was seen."
         figure.text(_LEFT / _WIDTH, 0.06 / height, caption, fontsize=drawing.SMALL, color=drawing.MUTED, va="bottom")
 
     with files.replacing(path) as (target,):
         drawing.png(target, paint, width=_WIDTH, height=height)
+
+
+def heading(explanation: Explanation, *, title: str) -> str:
+    """The most probable class and, where it is another, the one that is explained.
+
+    Args:
+        explanation: What is drawn.
+        title: Name of the video; shortened.
+    """
+    best = explanation.prediction.top_indices(1)[0]
+    if explanation.index == best:
+        return wording.short(f"{wording.short(title, 40)}: {_named(explanation, best)}", 80)
+    names = f"{_named(explanation, best)}; drawn: {_named(explanation, explanation.index)}"
+    return wording.short(f"{wording.short(title, 24)}: {names}", 80)
+
+
+def _named(explanation: Explanation, index: int) -> str:
+    prediction = explanation.prediction
+    return f"{prediction.labels[index]}, {percent(prediction.probabilities[index])}"
 
 
 def _rate(explanation: Explanation) -> float:

@@ -77,7 +77,16 @@ def test_the_video_itself_is_not_overwritten(clip: Path, prediction: Prediction)
 
 
 @pytest.mark.parametrize(
-    ("probability", "text"), [(1.0, "100.0 %"), (0.1234, "12.3 %"), (0.0011, "0.1 %"), (1e-9, "< 0.1 %")]
+    ("probability", "text"),
+    [
+        (1.0, "100.0 %"),
+        (0.1234, "12.3 %"),
+        (0.01, "1.0 %"),
+        (0.00996, "1.0 %"),
+        (0.00434, "0.43 %"),
+        (0.0001, "0.01 %"),
+        (1e-9, "< 0.01 %"),
+    ],
 )
 def test_a_small_probability_is_not_drawn_as_none(probability: float, text: str) -> None:
     assert annotate.percent(probability) == text
