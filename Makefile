@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo peers r50 test
+.PHONY: coverage demo peers r50 test
 .DEFAULT_GOAL := test
 
 # torch goes first and alone: packages that find it missing would choose a build of their own.
@@ -41,8 +41,14 @@ demo: $(VENV)/.installed
 r50: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/r50_speed.sh $(if $(VIDEO),"$(VIDEO)")
 
+# A process for each core; the tests of a file stay in one.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/pytest $(PARALLEL)
+
+coverage: $(VENV)/.installed
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term:skip-covered
