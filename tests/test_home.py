@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from i3d_deploy import checkpoint, network, origins, views
+from i3d_deploy import checkpoint, labels, network, origins, resizing, views
+from i3d_deploy.card import Card, Provenance
+from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.head import I3D
 from i3d_deploy.preprocessing import Sampling, Spatial, normalize
 from i3d_deploy.recognizer import Recognizer, average_views
+from i3d_deploy.runners import TwoStreamRunner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import goldens
 
@@ -56,6 +59,40 @@ def test_inception_equals_the_original_in_float64() -> None:
     with torch.no_grad():
         logits = net(inputs_of(golden, "b").double())
     np.testing.assert_allclose(logits.numpy(), golden["b/logits_f64"], rtol=0, atol=1e-9)
+
+
+def runner_of_clips(kind: str, clip_len: int) -> TorchRunner:
+    """A filled stream of clips of 224 pixels."""
+    net = filled(f"inception_i3d_{kind}", "pytorch-i3d", f"i3d_inception_{kind}")
+    conventions = origins.usual_conventions(net.network)
+    card = Card(
+        network=net.network,
+        label_set="kinetics400",
+        labels=labels.for_count(400)[1],
+        provenance=Provenance(origin="pytorch-i3d"),
+        **{**conventions.parts, "sampling": Sampling(clip_len=clip_len, frame_interval=1, num_clips=1)},
+    )
+    return TorchRunner(Checkpoint(model=net, card=card), device="cpu")
+
+
+def test_two_streams_with_the_goldens_weights_add_up_their_logits() -> None:
+    key = "flow/synth_240x320_s7_40"
+    random = np.random.RandomState(7)  # the golden's rule is in README.md
+    cells = random.randint(0, 256, (40, 9, 11, 2)).astype(np.uint8)
+    video = cells.repeat(27, 1).repeat(30, 2)[:, :240, :320].astype(np.int64) * 7 // 8
+    video = (video + random.randint(0, 32, video.shape)).astype(np.uint8)
+    np.testing.assert_array_equal(video.ravel()[:16], WHOLE[f"{key}/raw_first16"])
+    top, left = WHOLE[f"{key}/top_left"]
+    resized = np.stack([resizing.by_short_side(frame, short_side=256) for frame in video])
+    motion = resized[None, :, top : top + 224, left : left + 224]
+    frames = np.random.RandomState(8).randint(0, 256, (1, 40, 224, 224, 3)).astype(np.uint8)
+    rgb, flow = runner_of_clips("rgb", 40), runner_of_clips("flow", 40)
+    with torch.no_grad():
+        inputs = torch.from_numpy(frames.astype(np.float32)).permute(0, 4, 1, 2, 3) / 255 * 2 - 1
+        of_rgb = filled("inception_i3d_rgb", "pytorch-i3d", "i3d_inception_rgb")(inputs).numpy()
+    with TwoStreamRunner(rgb, flow) as pair:
+        logits = pair.infer(np.concatenate([frames, motion], axis=4))
+    np.testing.assert_allclose(logits, of_rgb + WHOLE[f"{key}/logits_f32"], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
