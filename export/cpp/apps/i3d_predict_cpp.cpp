@@ -1,0 +1,139 @@
+// i3d_predict_cpp VIDEO ARTIFACT: labels of a video, as i3d-predict gives them.
+#include <i3d.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr const char* kUsage =
+    "usage: i3d_predict_cpp VIDEO ARTIFACT [--top N] [--clips N] [--crops N] [--batch N] [--threads N] [--device NAME]\n"
+    "                       [--raw WIDTHxHEIGHT [--rate FPS]]\n"
+    "  VIDEO     a video file, where libi3d was built with OpenCV; with --raw, frames of rgb24, \"-\" for standard input\n"
+    "  ARTIFACT  an engine of i3d-export: .xml, .onnx or .engine\n";
+
+struct Arguments {
+    std::string video;
+    std::string artifact;
+    int top = 5;
+    int raw_width = 0;
+    int raw_height = 0;
+    double rate = 0;
+    i3d::Options options;
+    i3d::RunOptions run;
+};
+
+std::optional<int> whole(const char* text) {
+    char* end = nullptr;
+    const long number = std::strtol(text, &end, 10);
+    const bool is_number = *text != '\0' && *end == '\0' && number >= 1 && number <= 65536;
+    return is_number ? std::optional<int>(static_cast<int>(number)) : std::nullopt;
+}
+
+bool set_whole(const char* text, int& number) {
+    const std::optional<int> found = whole(text);
+    number = found.value_or(0);
+    return found.has_value();
+}
+
+bool set_raw(const std::string& text, Arguments& arguments) {
+    const std::size_t cross = text.find('x');
+    return cross != std::string::npos && set_whole(text.substr(0, cross).c_str(), arguments.raw_width) &&
+           set_whole(text.substr(cross + 1).c_str(), arguments.raw_height);
+}
+
+bool set_option(const std::string& name, const char* value, Arguments& arguments) {
+    if (name == "--top") return set_whole(value, arguments.top);
+    if (name == "--clips") return set_whole(value, arguments.run.clips);
+    if (name == "--crops") return set_whole(value, arguments.run.crops);
+    if (name == "--batch") return set_whole(value, arguments.run.batch);
+    if (name == "--threads") return set_whole(value, arguments.options.threads);
+    if (name == "--raw") return set_raw(value, arguments);
+    if (name == "--rate") return (arguments.rate = std::atof(value)) > 0;
+    if (name == "--device") {
+        arguments.options.device = value;
+        return true;
+    }
+    return false;
+}
+
+std::optional<Arguments> parsed(int count, char** words) {
+    Arguments arguments;
+    std::vector<std::string> positional;
+    for (int i = 1; i < count; ++i) {
+        const std::string word = words[i];
+        if (word.rfind("--", 0) != 0) {
+            positional.push_back(word);
+        } else if (i + 1 == count || !set_option(word, words[++i], arguments)) {
+            return std::nullopt;
+        }
+    }
+    if (positional.size() != 2) {
+        return std::nullopt;
+    }
+    arguments.video = positional[0];
+    arguments.artifact = positional[1];
+    return arguments;
+}
+
+std::vector<char> read_all(const std::string& path) {
+    if (path == "-") {
+        return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+    }
+    std::ifstream stream(path, std::ios::binary);
+    if (!stream) {
+        throw i3d::Error(I3D_ERROR_VIDEO, path + ": no such file, or it cannot be read");
+    }
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+i3d::Prediction predict_raw(const i3d::Recognizer& recognizer, const Arguments& arguments) {
+    const std::vector<char> bytes = read_all(arguments.video);
+    const std::size_t frame_bytes = std::size_t{3} * static_cast<std::size_t>(arguments.raw_width) *
+                                    static_cast<std::size_t>(arguments.raw_height);
+    if (bytes.empty() || bytes.size() % frame_bytes != 0) {
+        throw i3d::Error(I3D_ERROR_VIDEO, arguments.video + ": " + std::to_string(bytes.size()) +
+                                              " bytes are no whole number of frames of " + std::to_string(frame_bytes));
+    }
+    const auto num_frames = static_cast<std::int64_t>(bytes.size() / frame_bytes);
+    const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
+    const i3d_frames frames =
+        i3d::frames(data, num_frames, arguments.raw_height, arguments.raw_width, I3D_RGB, arguments.rate);
+    return recognizer.predict(frames, arguments.run);
+}
+
+void print(const i3d::Prediction& prediction, const Arguments& arguments) {
+    for (const std::string& line : prediction.warnings()) {
+        std::fprintf(stderr, "warning: %s\n", line.c_str());
+    }
+    for (const auto& [label, probability] : prediction.top(static_cast<std::uint32_t>(arguments.top))) {
+        std::printf("%.6f  %s\n", static_cast<double>(probability), label.c_str());
+    }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    const std::optional<Arguments> arguments = parsed(count, words);
+    if (!arguments) {
+        std::fputs(kUsage, stderr);
+        return 2;
+    }
+    try {
+        const i3d::Recognizer recognizer(arguments->artifact, arguments->options);
+        const bool is_raw = arguments->raw_width > 0;
+        print(is_raw ? predict_raw(recognizer, *arguments) : recognizer.predict_file(arguments->video, arguments->run),
+              *arguments);
+        return 0;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "error: %s\n", error.what());
+        return 1;
+    }
+}

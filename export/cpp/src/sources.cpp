@@ -1,0 +1,123 @@
+#include "sources.hpp"
+
+#include <cmath>
+#include <cstdlib>
+
+#include "errors.hpp"
+
+namespace i3d::core {
+namespace {
+
+constexpr std::int32_t kMaxSide = 65536;
+constexpr std::int64_t kMaxFrames = std::int64_t{1} << 40;
+constexpr std::int64_t kChannels = 3;
+
+void check_count(std::int64_t num_frames, double frames_per_second) {
+    if (num_frames < 1 || num_frames > kMaxFrames) {
+        throw Error(I3D_ERROR_VIDEO, "num_frames (" + std::to_string(num_frames) + ") must be > 0 and <= 2^40");
+    }
+    if (!std::isfinite(frames_per_second) || frames_per_second < 0) {
+        throw Error(I3D_ERROR_INPUT, "frames_per_second (" + std::to_string(frames_per_second) +
+                                         ") must be a rate, or 0 where it is not known");
+    }
+}
+
+class ReaderSource : public Source {
+public:
+    explicit ReaderSource(const i3d_reader& reader) : reader_(reader) {
+        if (reader.read == nullptr) {
+            throw Error(I3D_ERROR_INPUT, "reader.read is NULL: give the function that gives frames");
+        }
+        check_count(reader.num_frames, reader.frames_per_second);
+    }
+
+    Reading read(const Choose& choose, const Take& take) override {
+        Reading reading;
+        reading.num_frames = reader_.num_frames;
+        reading.frames_per_second = reader_.frames_per_second;
+        reading.indices = choose(reading.num_frames, reading.frames_per_second);
+        for (const std::int64_t index : unique(reading.indices)) {
+            i3d_image image{};
+            const std::int32_t code = reader_.read(reader_.user, index, &image);
+            if (code != 0) {
+                throw Error(I3D_ERROR_VIDEO, "frame " + std::to_string(index) + " could not be read: reader.read gave " +
+                                                 std::to_string(code));
+            }
+            take(index, checked(image));
+        }
+        return reading;
+    }
+
+private:
+    i3d_reader reader_;
+};
+
+class MemorySource : public Source {
+public:
+    explicit MemorySource(const i3d_frames& frames) : frames_(frames) {
+        check_count(frames.num_frames, frames.frames_per_second);
+        first_ = checked({frames.data, frames.height, frames.width, frames.row_stride, frames.color});
+        const std::int64_t all_rows = std::abs(static_cast<std::int64_t>(first_.row_stride)) * frames.height;
+        frame_stride_ = frames.frame_stride == 0 ? all_rows : frames.frame_stride;
+        if (std::abs(frame_stride_) > INT64_MAX / frames.num_frames) {
+            throw Error(I3D_ERROR_INPUT, "frame_stride (" + std::to_string(frame_stride_) + ") is too large");
+        }
+    }
+
+    Reading read(const Choose& choose, const Take& take) override {
+        Reading reading;
+        reading.num_frames = frames_.num_frames;
+        reading.frames_per_second = frames_.frames_per_second;
+        reading.indices = choose(reading.num_frames, reading.frames_per_second);
+        for (const std::int64_t index : unique(reading.indices)) {
+            FrameView frame = first_;
+            frame.data += index * frame_stride_;
+            take(index, frame);
+        }
+        return reading;
+    }
+
+private:
+    i3d_frames frames_;
+    FrameView first_{};
+    std::int64_t frame_stride_ = 0;
+};
+
+}  // namespace
+
+FrameView checked(const i3d_image& image) {
+    if (image.data == nullptr) {
+        throw Error(I3D_ERROR_INPUT, "the data of the frames is NULL");
+    }
+    if (image.height < 1 || image.width < 1 || image.height > kMaxSide || image.width > kMaxSide) {
+        throw Error(I3D_ERROR_INPUT, "frames of " + std::to_string(image.width) + "x" + std::to_string(image.height) +
+                                         ": sides must be > 0 and <= " + std::to_string(kMaxSide));
+    }
+    if (image.color != I3D_RGB && image.color != I3D_BGR) {
+        throw Error(I3D_ERROR_INPUT, "color (" + std::to_string(image.color) + ") must be I3D_RGB or I3D_BGR");
+    }
+    const std::int64_t row_bytes = image.width * kChannels;
+    const std::int64_t row_stride = image.row_stride == 0 ? row_bytes : image.row_stride;
+    if (row_stride > -row_bytes && row_stride < row_bytes) {
+        throw Error(I3D_ERROR_INPUT, "row_stride (" + std::to_string(image.row_stride) + ") must be at least the " +
+                                         std::to_string(row_bytes) + " bytes of a row, or 0 for rows side by side");
+    }
+    if (row_stride < -(INT64_MAX / kMaxSide) || row_stride > INT64_MAX / kMaxSide) {
+        throw Error(I3D_ERROR_INPUT, "row_stride (" + std::to_string(image.row_stride) + ") is too large");
+    }
+    return {image.data, image.height, image.width, static_cast<std::ptrdiff_t>(row_stride), image.color == I3D_BGR};
+}
+
+std::unique_ptr<Source> source_of(const i3d_frames& frames) { return std::make_unique<MemorySource>(frames); }
+
+std::unique_ptr<Source> source_of(const i3d_reader& reader) { return std::make_unique<ReaderSource>(reader); }
+
+#ifndef I3D_WITH_OPENCV
+bool reads_files() { return false; }
+
+std::unique_ptr<Source> open_file(const std::string& path) {
+    throw Error(I3D_ERROR_BACKEND, path + ": this libi3d was built without OpenCV and reads no files: give it frames");
+}
+#endif
+
+}  // namespace i3d::core

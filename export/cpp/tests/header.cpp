@@ -1,0 +1,8 @@
+#include "i3d.hpp"
+
+std::size_t probe_cpp();
+
+std::size_t probe_cpp() {
+    const i3d::Recognizer recognizer("model.xml");
+    return recognizer.predict_file("clip.mp4").top(5).size();
+}

@@ -1,0 +1,215 @@
+// i3d.h for C++17: handles that free themselves, exceptions in place of statuses. Header-only; link libi3d.
+//
+//     i3d::Recognizer recognizer("model.xml");
+//     for (const auto& [label, probability] : recognizer.predict_file("clip.mp4").top(5)) ...
+//
+// Threads: as i3d.h says. A Recognizer may be used by any number of threads at once; a Prediction by one at a time.
+#ifndef I3D_HPP
+#define I3D_HPP
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "i3d.h"
+
+namespace i3d {
+
+// A call that failed; what() is the line of i3d_last_error().
+class Error : public std::runtime_error {
+public:
+    Error(i3d_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
+    i3d_status status() const noexcept { return status_; }
+
+private:
+    i3d_status status_;
+};
+
+inline void check(i3d_status status) {
+    if (status != I3D_OK) {
+        throw Error(status, i3d_last_error());
+    }
+}
+
+// As of i3d_options.
+struct Options {
+    int threads = 0;
+    std::string device = "auto";
+};
+
+// As of i3d_run_options.
+struct RunOptions {
+    int clips = 0;
+    int crops = 0;
+    int batch = 0;
+};
+
+// An image, or several, of uint8 in memory: as of i3d_frames.
+inline i3d_frames frames(const std::uint8_t* data, std::int64_t num_frames, std::int32_t height, std::int32_t width,
+                         i3d_color color = I3D_RGB, double frames_per_second = 0) {
+    i3d_frames result;
+    i3d_frames_init(&result);
+    result.color = color;
+    result.data = data;
+    result.num_frames = num_frames;
+    result.height = height;
+    result.width = width;
+    result.frames_per_second = frames_per_second;
+    return result;
+}
+
+// What a network says about one video.
+class Prediction {
+public:
+    Prediction(std::shared_ptr<const i3d_recognizer> recognizer, i3d_prediction* prediction)
+        : recognizer_(std::move(recognizer)), prediction_(prediction, &i3d_prediction_destroy) {}
+
+    // The most probable classes, best first.
+    std::vector<std::pair<std::string, float>> top(std::uint32_t count = 5) const {
+        std::vector<std::uint32_t> indices(std::min(count, i3d_num_classes(prediction_.get())));
+        indices.resize(i3d_top(prediction_.get(), static_cast<std::uint32_t>(indices.size()), indices.data()));
+        std::vector<std::pair<std::string, float>> result;
+        for (const std::uint32_t index : indices) {
+            result.emplace_back(i3d_label(recognizer_.get(), index), i3d_probabilities(prediction_.get())[index]);
+        }
+        return result;
+    }
+
+    // (K), averaged over the views.
+    std::vector<float> probabilities() const {
+        const float* values = i3d_probabilities(prediction_.get());
+        return {values, values + i3d_num_classes(prediction_.get())};
+    }
+
+    // (V x K), a row per view.
+    std::vector<float> logits() const {
+        const float* values = i3d_logits(prediction_.get());
+        return {values, values + std::size_t{views()} * i3d_num_classes(prediction_.get())};
+    }
+
+    std::uint32_t views() const { return i3d_num_views(prediction_.get()); }
+    std::int64_t num_frames() const { return i3d_num_frames(prediction_.get()); }
+
+    // What was wrong with the video, a line each.
+    std::vector<std::string> warnings() const {
+        std::vector<std::string> lines;
+        for (std::uint32_t number = 0; const char* line = i3d_warning(prediction_.get(), number); ++number) {
+            lines.emplace_back(line);
+        }
+        return lines;
+    }
+
+private:
+    std::shared_ptr<const i3d_recognizer> recognizer_;  // keeps the labels
+    std::unique_ptr<i3d_prediction, decltype(&i3d_prediction_destroy)> prediction_;
+};
+
+// A loaded engine that takes videos. Copies are the same one.
+class Recognizer {
+public:
+    // Gives the frame of an index: as of i3d_read_frame, but for what it returns. An exception ends the prediction and
+    // comes out of predict().
+    using Read = std::function<i3d_image(std::int64_t index)>;
+
+    // path: an engine that i3d-export wrote: .xml, .onnx or .engine. Throws Error.
+    explicit Recognizer(const std::string& path, const Options& options = {}) {
+        i3d_options chosen;
+        i3d_options_init(&chosen);
+        chosen.threads = options.threads;
+        chosen.device = options.device.c_str();
+        i3d_recognizer* made = nullptr;
+        check(i3d_create(path.c_str(), &chosen, &made));
+        handle_.reset(made, &i3d_destroy);
+    }
+
+    // Throws Error: no usable frame, or an option out of range.
+    Prediction predict(const i3d_frames& frames, const RunOptions& options = {}) const {
+        return run(options, [&](const i3d_run_options* chosen, i3d_prediction** prediction) {
+            return i3d_run(handle_.get(), &frames, chosen, prediction);
+        });
+    }
+
+    // Predict frames that are read when they are needed.
+    Prediction predict(const Read& read, std::int64_t num_frames, double frames_per_second = 0,
+                       const RunOptions& options = {}) const {
+        Reading reading{read, nullptr};
+        i3d_reader reader;
+        i3d_reader_init(&reader);
+        reader.read = &Reading::give;
+        reader.user = &reading;
+        reader.num_frames = num_frames;
+        reader.frames_per_second = frames_per_second;
+        return run(options, [&](const i3d_run_options* chosen, i3d_prediction** prediction) {
+            const i3d_status status = i3d_run_reader(handle_.get(), &reader, chosen, prediction);
+            if (reading.error) {
+                std::rethrow_exception(reading.error);
+            }
+            return status;
+        });
+    }
+
+    // Predict a video file, where libi3d was built with OpenCV.
+    Prediction predict_file(const std::string& path, const RunOptions& options = {}) const {
+        return run(options, [&](const i3d_run_options* chosen, i3d_prediction** prediction) {
+            return i3d_run_file(handle_.get(), path.c_str(), chosen, prediction);
+        });
+    }
+
+    // What it is; texts live as long as the recognizer.
+    i3d_description description() const {
+        i3d_description result;
+        i3d_description_init(&result);
+        check(i3d_describe(handle_.get(), &result));
+        return result;
+    }
+
+    // Name of a class; "" where there is none of that number.
+    std::string label(std::uint32_t index) const {
+        const char* name = i3d_label(handle_.get(), index);
+        return name == nullptr ? "" : name;
+    }
+
+    i3d_recognizer* handle() const noexcept { return handle_.get(); }
+
+private:
+    struct Reading {
+        const Read& read;
+        std::exception_ptr error;
+
+        static int32_t give(void* user, int64_t index, i3d_image* image) {
+            auto* reading = static_cast<Reading*>(user);
+            try {
+                *image = reading->read(index);
+                return 0;
+            } catch (...) {
+                reading->error = std::current_exception();
+                return 1;
+            }
+        }
+    };
+
+    template <typename Run>
+    Prediction run(const RunOptions& options, const Run& run) const {
+        i3d_run_options chosen;
+        i3d_run_options_init(&chosen);
+        chosen.clips = options.clips;
+        chosen.crops = options.crops;
+        chosen.batch = options.batch;
+        i3d_prediction* prediction = nullptr;
+        check(run(&chosen, &prediction));
+        return Prediction(handle_, prediction);
+    }
+
+    std::shared_ptr<i3d_recognizer> handle_;
+};
+
+}  // namespace i3d
+
+#endif
