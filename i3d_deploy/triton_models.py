@@ -36,6 +36,7 @@ class EngineRunner(Runner):
     """
 
     def __init__(self, card: Card, *, model: str, views_per_request: int) -> None:
+        super().__init__()
         assert card.engine is not None, "the card of a repository is that of an engine"
         self.card = card
         self.preferred_batch = views_per_request
