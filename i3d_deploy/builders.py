@@ -19,6 +19,7 @@ from i3d_deploy.errors import InputError
 from i3d_deploy.frames import Resized
 from i3d_deploy.measurements import Work
 from i3d_deploy.preprocessing import normalize
+from i3d_deploy.tensorrt_flavor import load_flavor
 from i3d_deploy.to_tensorrt import EngineOptions
 from i3d_deploy.triton_repository import Serving
 
@@ -174,10 +175,16 @@ class Builders:
             from i3d_deploy import quantize_onnx  # noqa: F401
 
     def check_repository(self, serving: Serving) -> None:
-        """Refuse a repository whose engine cannot be built here; raises as :meth:`check`."""
+        """Refuse a repository whose engine cannot be built here, or not be served; raises as :meth:`check`."""
         self.check(serving.backend)
-        if serving.backend == "tensorrt" and self._tensorrt.flavor == "tensorrt_rtx":
-            raise InputError("Triton runs plans of tensorrt, not of tensorrt_rtx: leave out --tensorrt-flavor")
+        if serving.backend == "tensorrt":
+            if self._tensorrt.flavor == "tensorrt_rtx":
+                raise InputError("Triton runs plans of tensorrt, not of tensorrt_rtx: leave out --tensorrt-flavor")
+            load_flavor("tensorrt")
+        if (serving.backend, serving.is_on_gpu, self._engine.precision) == ("onnx", False, "bf16"):
+            raise InputError(
+                "ONNX Runtime cannot run bf16 on a CPU: give --triton-device gpu, or --triton-backend openvino"
+            )
 
     def build_repository(self, serving: Serving) -> tuple[Built, ...]:
         """Build a Triton repository, or one for each layout; raises as :meth:`build`.

@@ -45,9 +45,14 @@ ENDING = "_triton"
 """What a repository's name has after that of its engine."""
 
 _ENGINE_FILES: dict[Backend, str] = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "model.plan"}
-_BESIDE: dict[Backend, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",), "tensorrt": ("model.plan.json",)}
+_BESIDE = ("model.bin", "model.plan.json")
 _BACKEND_NAMES: dict[Backend, str] = {"onnx": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}
 _DTYPES = {"uint8": Word("TYPE_UINT8"), "float32": Word("TYPE_FP32")}
+_COMMENTS = {
+    "": "The engine: views in, logits out.",
+    "_preprocess": "A video's frames in, views out, as the card says.",
+    "_video": "A video's frames in, probabilities out: cuts views as the card says, calls the engine, averages.",
+}
 _PYTHON_MODEL = '''\
 """{what}.
 
@@ -164,13 +169,6 @@ def notes(card: Card, serving: Serving) -> tuple[str, ...]:
     return ()
 
 
-_COMMENTS = {
-    "": "The engine: views in, logits out.",
-    "_preprocess": "A video's frames in, views out, as the card says.",
-    "_video": "A video's frames in, probabilities out: cuts views as the card says, calls the engine, averages.",
-}
-
-
 def _name(repository: Path) -> str:
     return repository.name.removesuffix(".failed").removesuffix(ENDING)
 
@@ -185,19 +183,19 @@ def _video(name: str) -> str:
 
 def _written(name: str) -> set[Path]:
     """Every file that a repository of this name may have, whatever its backend."""
-    engines = {*_ENGINE_FILES.values(), *(file for beside in _BESIDE.values() for file in beside)}
-    of_all = {"config.pbtxt", "labels.txt", "1/card.json", "1/model.py", *(f"1/{file}" for file in engines)}
-    return {Path(model, file) for model in (name, _preprocess(name), _video(name)) for file in of_all}
+    engines = (f"1/{file}" for file in (*_ENGINE_FILES.values(), *_BESIDE))
+    of_all = ("config.pbtxt", "labels.txt", "1/card.json", "1/model.py", *engines)
+    return {Path(model, file) for file in of_all for model in (name, _preprocess(name), _video(name))}
 
 
 def _engine_config(name: str, card: Card, serving: Serving) -> Message:
     engine = _engine_of(card)
     taken = input_of(card)
-    warm = taken.shape if card.has_fixed_length else tuple(_usual(card) if size < 0 else size for size in taken.shape)
+    usual = tuple(card.sampling.clip_len if size < 0 else size for size in taken.shape)
     has_batches = serving.backend != "openvino"  # Note [OpenVINO in Triton]
     of_views = () if has_batches else (-1,)
     num_views = _views_per_request(engine, serving)
-    warm_views = {"data_type": _DTYPES[taken.dtype], "dims": warm if has_batches else (num_views, *warm)}
+    warm_views = {"data_type": _DTYPES[taken.dtype], "dims": usual if has_batches else (num_views, *usual)}
     return {
         "name": name,
         "backend": _BACKEND_NAMES[serving.backend],
@@ -277,10 +275,6 @@ def _python_config(model: str, card: Card, serving: Serving) -> Message:
 def _engine_of(card: Card) -> Engine:
     assert card.engine is not None, "a checkpoint's card has none"
     return card.engine
-
-
-def _usual(card: Card) -> int:
-    return card.view_shape[0]
 
 
 def _views_per_request(engine: Engine, serving: Serving) -> int:

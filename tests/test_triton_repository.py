@@ -281,6 +281,13 @@ def test_plans_of_rtx_are_refused(tiny_checkpoint: Checkpoint, tmp_path: Path) -
         )
 
 
+def test_what_the_device_cannot_run_is_refused(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    bf16 = Engine(precision="bf16")
+    with pytest.raises(InputError, match="cannot run bf16 on a CPU: give --triton-device gpu"):
+        export.export(tiny_checkpoint, targets=[], serving=Serving(), engine=bf16, output=tmp_path / "out", name="i3d")
+    assert not (tmp_path / "out").exists()
+
+
 def test_both_layouts_are_made_where_only_a_gpu_can_tell(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     made = builders.Builders(
         tiny_checkpoint,

@@ -1,8 +1,6 @@
 """Ask a Triton server what happens in a video: all its frames go to NAME_video, labels come back.
 
 It needs the extra `triton-client`. Frames are decoded by i3d-deploy, as they were for the export's proof.
-
-Example: python client.py clip.mp4 --model i3d_r50_video --url localhost:8001
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from i3d_deploy import I3DError, video
 
 
-@click.command()
+@click.command(epilog="Example: python client.py clip.mp4 --model i3d_r50_video --url localhost:8001")
 @click.argument("path", metavar="VIDEO", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="NAME_video, where the repository is NAME_triton.")
 @click.option("--url", default="localhost:8001", show_default=True, help="The server's gRPC address.")
