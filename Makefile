@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: coverage demo peers r50 test
+.PHONY: coverage demo peers r50 test triton
 .DEFAULT_GOAL := test
 
 # torch goes first and alone: packages that find it missing would choose a build of their own.
@@ -33,6 +33,22 @@ $(PEERS)/.installed: bench/peers/constraints.txt
 
 peers: $(VENV)/.installed $(PEERS)/.installed
 	$(BIN)/python bench/peers/compare.py
+
+# A Triton server with its Python backend, without Docker: nvidia-pytriton's, which is 24.10 and cannot read arrays of
+# NumPy 2. It declares a package for serving functions, which is not used; this library goes in without what it pins.
+TRITON := .venv-triton
+
+$(TRITON)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check hatchling editables \
+		numpy==1.26.4 opencv-python==4.11.0.86 click pydantic rich
+	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
+	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Backends of engines that were built apart are used too: make triton TRITON_BACKENDS=folder.
+triton: $(VENV)/.installed $(TRITON)/.installed
+	TRITON_BACKENDS="$(TRITON_BACKENDS)" $(BIN)/pytest -v tests/test_triton_server.py
 
 demo: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/demo.sh

@@ -6,7 +6,7 @@ suffix       contents         where the card is
 safetensors  PyTorch weights  metadata
 onnx         ONNX graph       ``metadata_props``
 xml + bin    OpenVINO IR      ``rt_info``
-engine       TensorRT plan    ``.engine.json`` beside it
+engine, plan TensorRT plan    ``.engine.json`` beside it
 json         two streams      in the files of both
 ============ ================ ==========================
 """
@@ -36,6 +36,7 @@ SUFFIXES: dict[str, Kind] = {
     ".onnx": "onnx",
     ".xml": "openvino",
     ".engine": "tensorrt",
+    ".plan": "tensorrt",
     ".pth": "checkpoint",
     ".pt": "checkpoint",
     ".pyth": "checkpoint",

@@ -6,11 +6,12 @@ Every engine starts from the same ONNX graph, traced once per input and precisio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from i3d_deploy import checkpoint, layouts, to_tensorrt
+from i3d_deploy import checkpoint, layouts, to_tensorrt, triton_repository
 from i3d_deploy.calibration import Clips
 from i3d_deploy.card import Card, Engine, Layout, Precision, Rewrite
 from i3d_deploy.checkpoint import Checkpoint
@@ -18,11 +19,11 @@ from i3d_deploy.errors import InputError
 from i3d_deploy.frames import Resized
 from i3d_deploy.measurements import Work
 from i3d_deploy.preprocessing import normalize
+from i3d_deploy.tensorrt_flavor import load_flavor
 from i3d_deploy.to_tensorrt import EngineOptions
+from i3d_deploy.triton_repository import Serving
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnx
 
 Target = Literal["safetensors", "onnx", "openvino", "tensorrt"]
@@ -74,9 +75,10 @@ class Built:
 
     Attributes:
         target: What it is.
-        ending: Of its file's name, the suffix included.
+        ending: Of its file's name, the suffix included; of its folder's name where it is in a repository.
         write: Writes it with a card to a path.
         engine: What its card says of it; None of weights alone.
+        serving: How a server runs it, where it is in a repository.
         notes: How its graph was made faster, one line each.
         warnings: What the engine builder warned of.
     """
@@ -85,8 +87,13 @@ class Built:
     ending: str
     write: Callable[[Card, Path], None]
     engine: Engine | None = None
+    serving: Serving | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def runs(self, path: Path) -> Path:
+        """The file that is loaded to run it, where it was written to a path."""
+        return path if self.serving is None else triton_repository.engine_path(path, self.serving)
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,36 @@ class Builders:
             from i3d_deploy import quantize_openvino  # noqa: F401
         elif precision in ("int8", "fp8"):
             from i3d_deploy import quantize_onnx  # noqa: F401
+
+    def check_repository(self, serving: Serving) -> None:
+        """Refuse a repository whose engine cannot be built here, or not be served; raises as :meth:`check`."""
+        self.check(serving.backend)
+        if serving.backend == "tensorrt":
+            if self._tensorrt.flavor == "tensorrt_rtx":
+                raise InputError("Triton runs plans of tensorrt, not of tensorrt_rtx: leave out --tensorrt-flavor")
+            load_flavor("tensorrt")
+        if (serving.backend, serving.is_on_gpu, self._engine.precision) == ("onnx", False, "bf16"):
+            raise InputError(
+                "ONNX Runtime cannot run bf16 on a CPU: give --triton-device gpu, or --triton-backend openvino"
+            )
+
+    def build_repository(self, serving: Serving) -> tuple[Built, ...]:
+        """Build a Triton repository, or one for each layout; raises as :meth:`build`.
+
+        Args:
+            serving: How it is to be run.
+        """
+        if serving.backend == "tensorrt":  # the engine of another flavour that was built before is no help
+            self._tensorrt = replace(self._tensorrt, flavor="tensorrt")
+        return tuple(
+            replace(
+                built,
+                ending=f"{built.ending.removesuffix(SUFFIXES[built.target])}{triton_repository.ENDING}",
+                write=partial(triton_repository.write, built.write, serving),
+                serving=serving,
+            )
+            for built in self.build(serving.backend)
+        )
 
     def build(self, target: Target) -> tuple[Built, ...]:
         """Build one target, in one layout or in both.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from i3d_deploy import accuracy, artifact, checkpoint, parity, proof, video
+from i3d_deploy import accuracy, artifact, checkpoint, parity, proof, triton_repository, video
 from i3d_deploy.builders import Builders, Built, Optimization, Target
 from i3d_deploy.calibration import Clips
 from i3d_deploy.card import Card, Engine
@@ -23,6 +23,7 @@ from i3d_deploy.measurements import Parity
 from i3d_deploy.proof import Proof
 from i3d_deploy.recognizer import load
 from i3d_deploy.to_tensorrt import EngineOptions
+from i3d_deploy.triton_repository import Serving
 
 _TOOLS: dict[Target, tuple[str, ...]] = {
     "safetensors": ("safetensors",),
@@ -41,16 +42,18 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One file that an export wrote.
+    """One file, or Triton repository, that an export wrote.
 
     Attributes:
         path: Where it is; under its ``.failed`` name when it failed.
+        wanted: Where it would be had it not failed.
         card: Its card, with the figures.
         notes: How its graph was made faster, one line each.
         warnings: What the engine builder warned of.
     """
 
     path: Path
+    wanted: Path
     card: Card
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -74,6 +77,7 @@ def export(
     calibrate: Clips | None = None,
     gate: accuracy.Wanted | None = None,
     tensorrt: EngineOptions | None = None,
+    serving: Serving | None = None,
     on_step: Report = lambda text: None,
 ) -> tuple[Exported, ...]:
     """Export and prove.
@@ -90,12 +94,13 @@ def export(
         calibrate: Clips that int8 and fp8 are calibrated on.
         gate: The accuracy that the files must keep.
         tensorrt: Options of the engine builder.
+        serving: Makes a Triton repository too, ``NAME_triton``, with an engine that is run so.
         on_step: Called with a line when a long step begins.
 
     Returns:
-        An entry per file, in the order of the targets. A target has two files where only the machine that will run them
-        can tell which layout is faster, the second with the layout in its name. A failed proof or gate is an entry with
-        ``has_failed``; what cannot run on this machine is recorded as not measured here.
+        An entry per file, in the order of the targets, the repository last. A target has two files where only the
+        machine that will run them can tell which layout is faster, the second with the layout in its name. A failed
+        proof or gate is an entry with ``has_failed``; what cannot run on this machine is recorded as not measured here.
 
     Raises:
         ExportError: A target could not be built.
@@ -120,10 +125,15 @@ def export(
     )
     for target in targets:
         builders.check(target)
+    if serving is not None:
+        builders.check_repository(serving)
+        triton_repository.check(output / f"{name}{triton_repository.ENDING}")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".proving-", ignore_cleanup_errors=True) as scratch:
         # Everything is built before the longer proof begins, so that a missing part is known at once.
         built = [entry for target in dict.fromkeys(targets) for entry in builders.build(target)]
+        if serving is not None:
+            built += builders.build_repository(serving)
         clips = clips or (parity.generated_clip(Path(scratch)),)
         answered = proof.extend(
             proof.answer(
@@ -141,15 +151,16 @@ def export(
         )
         exported = []
         for entry in built:
-            path, card = _prove_and_keep(
-                entry,
-                _card(source, entry),
-                path=output / f"{name}{entry.ending}",
-                scratch=Path(scratch),
-                answered=answered,
-                on_step=on_step,
+            exported.append(
+                _prove_and_keep(
+                    entry,
+                    _card(source, entry),
+                    path=output / f"{name}{entry.ending}",
+                    scratch=Path(scratch),
+                    answered=answered,
+                    on_step=on_step,
+                )
             )
-            exported.append(Exported(path=path, card=card, notes=entry.notes, warnings=entry.warnings))
     return tuple(exported)
 
 
@@ -167,14 +178,20 @@ def _card(source: Checkpoint, built: Built) -> Card:
 
 def _prove_and_keep(
     built: Built, card: Card, *, path: Path, scratch: Path, answered: Proof, on_step: Report
-) -> tuple[Path, Card]:
+) -> Exported:
     candidate = scratch / path.name
     built.write(card, candidate)
-    card = proof.examine(candidate, card, proof=answered, on_step=on_step)
-    if proof.has_failed(card):
-        path = path.with_name(f"{path.stem}.failed{path.suffix}")
-    built.write(card, path)
-    return path, card
+    card = proof.examine(built.runs(candidate), card, proof=answered, on_step=on_step)
+    kept = _failed(built, path) if proof.has_failed(card) else path
+    built.write(card, kept)
+    of_serving = () if built.serving is None else triton_repository.notes(card, built.serving)
+    return Exported(path=kept, wanted=path, card=card, notes=(*built.notes, *of_serving), warnings=built.warnings)
+
+
+def _failed(built: Built, path: Path) -> Path:
+    if built.serving is not None:  # a folder, whose name may have a dot anywhere
+        return path.with_name(f"{path.name}.failed")
+    return path.with_name(f"{path.stem}.failed{path.suffix}")
 
 
 def verify(

@@ -54,6 +54,45 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
     _flush(folder)
 
 
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Write a folder of files that belong together.
+
+    The block writes into a temporary sibling of ``target``; when it ends, what it wrote is flushed to the disk and
+    takes the place of ``target``. When the block raises, everything is as before; a process that is killed between the
+    two renames leaves the earlier folder, whole, in a sibling whose name begins with :data:`SCRATCH_PREFIX`.
+
+    Args:
+        target: The folder; its parents are made if need be. What it held before is gone afterwards.
+
+    Yields:
+        A folder to write into, with the same name.
+
+    Raises:
+        OSError: The target exists and is no folder, or cannot be written.
+    """
+    target = target.resolve()
+    if target.exists() and not target.is_dir():
+        raise OSError(errno.ENOTDIR, "not a folder, so it cannot be replaced", str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True) as scratch:
+        written, earlier = (Path(scratch) / part / target.name for part in ("new", "earlier"))
+        written.mkdir(parents=True)
+        earlier.parent.mkdir()
+        yield written
+        for path in (*written.rglob("*"), written):
+            _flush(path)
+        if target.exists():
+            target.rename(earlier)
+        try:
+            written.rename(target)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(target)
+            raise
+    _flush(target.parent)
+
+
 def _usual_mode(folder: Path) -> int:
     """The mode that this process gives to a new file."""
     probe = folder / ".mode"

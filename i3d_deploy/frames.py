@@ -89,20 +89,23 @@ class Wish:
         self.watcher.planned(indices)
         return indices
 
-    def collect(self, num_frames: int, read: Callable[[int], Frame]) -> Frames:
+    def collect(
+        self, num_frames: int, read: Callable[[int], Frame], *, frames_per_second: float | None = None
+    ) -> Frames:
         """Read what is wanted of frames whose number is known and of which each can be had by its index.
 
         Args:
             num_frames: Frames there are.
             read: Gives the frame of an index.
+            frames_per_second: Their rate, where it is known.
         """
-        indices = self.planned(num_frames)
+        indices = self.planned(num_frames, frames_per_second)
         by_index: dict[int, Resized] = {}
         for index in unique(indices):
             self.watcher.before_frame()
             by_index[index] = self.transform(read(index))
             self.watcher.decoded(index, by_index[index])
-        return Frames(indices=indices, by_index=by_index, num_frames=num_frames)
+        return Frames(indices=indices, by_index=by_index, num_frames=num_frames, frames_per_second=frames_per_second)
 
 
 def unique(indices: Indices) -> list[int]:

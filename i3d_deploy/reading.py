@@ -36,7 +36,7 @@ from i3d_deploy.frames import Resized, Watcher
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.sampling import Indices
-from i3d_deploy.video import Source
+from i3d_deploy.video import Source, TimedFrames
 from i3d_deploy.views import Part, Views
 
 _THREAD_NAME = "i3d-decode"
@@ -210,7 +210,7 @@ def opened(source: Source, cutting: Cutting) -> Iterator[Reading]:
         cutting: How its views are cut.
     """
     reading = Reading(source, cutting)
-    if not isinstance(source, (str, Path, FrameFolder, np.ndarray)):
+    if not isinstance(source, (str, Path, FrameFolder, TimedFrames, np.ndarray)):
         reading.run()
         yield reading
         return

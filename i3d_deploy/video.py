@@ -17,8 +17,32 @@ from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Choose, Frame, Frames, Nobody, Resized, Watcher, Wish, unique
 from i3d_deploy.images import FrameFolder
 
-Source = str | Path | FrameFolder | NDArray[np.uint8] | Iterable[Frame]
-"""A video file, a URL, an image folder, a (T, H, W, 3) uint8 RGB array, or an iterable of frames."""
+
+@dataclass(frozen=True, kw_only=True)
+class TimedFrames:
+    """The frames of a whole video in memory, with their rate.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB.
+        frames_per_second: How fast they follow each other.
+    """
+
+    frames: NDArray[np.uint8] = field(repr=False)
+    frames_per_second: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frames_per_second <= MAX_FRAMES_PER_SECOND:
+            raise InputError(
+                f"frames_per_second ({self.frames_per_second:g}) must be > 0 and <= {MAX_FRAMES_PER_SECOND}"
+            )
+
+
+Source = str | Path | FrameFolder | TimedFrames | NDArray[np.uint8] | Iterable[Frame]
+"""A video file, a URL, an image folder, a (T, H, W, 3) uint8 RGB array with or without its rate, or an iterable of
+frames."""
+
+MAX_FRAMES_PER_SECOND = 1000
+"""The highest rate that a video can be said to have."""
 
 MIN_DECODED_SHARE = 0.5
 """A damaged stream needs at least this share of the frames that its container promises."""
@@ -37,7 +61,8 @@ def collect(
     """Read the frames wanted of a source.
 
     Args:
-        source: File, URL, image folder (``img_00001.jpg`` ...), uint8 RGB array (T, H, W, 3), or iterable of frames.
+        source: File, URL, image folder (``img_00001.jpg`` ...), uint8 RGB array (T, H, W, 3) with or without its rate,
+            or iterable of frames.
         choose: From the number of frames and their rate, where it is known, to the indices wanted, (clips, clip_len).
         transform: Applied to each unique frame as it is decoded, so that large frames are never kept.
         min_decoded_share: A damaged stream needs at least this share of the frames that its container promises.
@@ -53,9 +78,10 @@ def collect(
     wish = Wish(choose=choose, transform=transform, watcher=watcher or Nobody())
     if isinstance(source, FrameFolder):
         return wish.collect(source.num_frames, lambda index: images.read(source.image(index)))
-    if isinstance(source, np.ndarray):
-        _check_array(source)
-        return wish.collect(len(source), lambda index: np.ascontiguousarray(source[index]))
+    if isinstance(source, np.ndarray | TimedFrames):
+        array, rate = (source, None) if isinstance(source, np.ndarray) else (source.frames, source.frames_per_second)
+        _check_array(array)
+        return wish.collect(len(array), lambda index: np.ascontiguousarray(array[index]), frames_per_second=rate)
     if not isinstance(source, (str, Path)):
         return _collect_iterable(source, wish)
     address = video_files.address(source)
@@ -115,7 +141,8 @@ def stream(source: Source, *, min_decoded_share: float = MIN_DECODED_SHARE) -> I
     """
     address = video_files.address(source) if isinstance(source, (str, Path)) else None
     if address is None:
-        yield Stream(frames=_still(source))
+        rate = source.frames_per_second if isinstance(source, TimedFrames) else None
+        yield Stream(frames=_still(source), frames_per_second=rate)
         return
     with video_files.opened(address) as capture:
         warnings: list[str] = []
@@ -132,6 +159,8 @@ def _still(source: Source) -> Iterator[Frame]:
         return (images.read(source.image(index)) for index in range(source.num_frames))
     if isinstance(source, (str, Path)):
         return (images.read(path) for path in images.run_of(Path(source)))
+    if isinstance(source, TimedFrames):
+        source = source.frames
     if isinstance(source, np.ndarray):
         _check_array(source)
     return _checked(source)

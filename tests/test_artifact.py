@@ -95,7 +95,7 @@ def test_openvino_needs_both_files(tiny_exports: Path, tmp_path: Path) -> None:
         ("a.onnx", None, "no such file"),
         ("a.onnx", b"", "the file is empty"),
         ("a.onnx", b"hello world", "not a whole ONNX file"),
-        ("a.tflite", b"x", r"unknown kind of file, allowed are \.safetensors, \.onnx, \.xml, \.engine, \.pth"),
+        ("a.tflite", b"x", r"unknown kind of file, allowed are \.safetensors, \.onnx, \.xml, \.engine, \.plan"),
         ("a.pth", b"x", "foreign checkpoint; i3d-export gives it one"),
         ("a.engine", b"x", r"a\.engine\.json beside it is missing or unreadable"),
     ],

@@ -87,3 +87,43 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     # FIPS 180-2, appendix B.1
     assert files.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "a"
+    for text in ("one", "two"):
+        with files.replacing_folder(folder) as target:
+            (target / text).mkdir()
+            (target / text / "file").write_text(text)
+            assert not (folder / text).exists()
+    assert [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))] == ["two", "two/file"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(folder) as target:
+        (target / "half").touch()
+        raise KeyboardInterrupt
+    rename = Path.rename
+
+    def fail_to_come_in(self: Path, target: Path) -> Path:
+        if self.parent.name == "new":
+            raise OSError("disk full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_to_come_in)
+    with pytest.raises(OSError, match="disk full"), files.replacing_folder(folder) as target:
+        (target / "new").touch()
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("file")
+    with pytest.raises(OSError, match="not a folder"), files.replacing_folder(path):
+        pass
+    assert path.read_text() == "file"

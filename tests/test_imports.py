@@ -16,7 +16,7 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
-    {"errors", "untracked"},
+    {"errors", "protobuf_text", "untracked"},
     {"document", "files"},
     {"measurements", "network"},
     {
@@ -56,6 +56,7 @@ FLOORS = [
         "to_openvino",
         "to_tensorrt",
         "torch_work",
+        "triton_repository",
         "work",
     },
     {"builders"},
@@ -71,7 +72,7 @@ FLOORS = [
     },
     {"evidence", "features", "runners"},
     {"feature_files", "recognizer"},
-    {"agreement", "annotate", "parity", "results"},
+    {"agreement", "annotate", "parity", "results", "triton_models"},
     {"evaluation"},
     {"accuracy"},
     {"proof"},

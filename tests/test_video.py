@@ -14,6 +14,8 @@ from i3d_deploy import video, video_files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Frame
 from i3d_deploy.images import FrameFolder
+from i3d_deploy.sampling import Indices
+from i3d_deploy.video import TimedFrames
 from tests.raw_avi import write_avi
 from tests.sources import (
     assert_frames_are,
@@ -34,6 +36,29 @@ def test_strided_arrays_and_frames_are_taken() -> None:
     pixels = noise(4)
     assert_frames_are(collect_all(pixels[:, ::-1, ::2, ::-1]), pixels[:, ::-1, ::2, ::-1].copy())
     assert_frames_are(collect_all(frame[..., ::-1] for frame in pixels), pixels[..., ::-1].copy())
+
+
+def test_frames_with_their_rate_tell_it() -> None:
+    pixels = noise(5)
+    timed = TimedFrames(frames=pixels, frames_per_second=12.5)
+    rates = []
+
+    def choose(num_frames: int, frames_per_second: float | None) -> Indices:
+        rates.append(frames_per_second)
+        return np.arange(num_frames)[None]
+
+    found = video.collect(timed, choose=choose, transform=lambda frame: frame)
+    assert_frames_are(found, pixels)
+    assert (rates, found.frames_per_second) == ([12.5], 12.5)
+    with video.stream(timed) as stream:
+        np.testing.assert_array_equal(list(stream.frames), pixels)
+        assert stream.frames_per_second == 12.5
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1001, float("nan")])
+def test_a_rate_that_no_video_has_is_refused(rate: float) -> None:
+    with pytest.raises(InputError, match=r"frames_per_second \(.*\) must be > 0 and <= 1000"):
+        TimedFrames(frames=noise(1), frames_per_second=rate)
 
 
 @pytest.mark.parametrize(

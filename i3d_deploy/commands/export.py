@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -26,9 +26,9 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
 @click.option(
     "--to",
     "targets",
-    type=click.Choice(["onnx", "openvino", "tensorrt", "safetensors"]),
+    type=click.Choice(["onnx", "openvino", "tensorrt", "safetensors", "triton"]),
     multiple=True,
-    help="Target; may be repeated.",
+    help="Target; may be repeated. triton: a model repository, NAME_triton.",
 )
 @click.option(
     "--precision",
@@ -121,6 +121,17 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
 @click.option("--compute-capability", metavar="X.Y", help="GPU to build for: 8.9, current, or 8.0+ (tensorrt_rtx).")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Kernel timings to reuse (tensorrt).")
 @click.option("--workspace-mib", type=click.IntRange(min=1), help="Device memory a layer may use for itself.")
+@click.option(
+    "--triton-backend",
+    type=click.Choice(["onnx", "openvino", "tensorrt"]),
+    help="Engine of a Triton repository.  [default: onnx]",
+)
+@click.option(
+    "--triton-device",
+    type=click.Choice(["cpu", "gpu"]),
+    help="What Triton runs it on.  [default: gpu for tensorrt, otherwise cpu]",
+)
+@click.option("--triton-instances", type=click.IntRange(min=1), help="Instances of each model in Triton.  [default: 1]")
 @checkpoint_options
 @reports_errors
 def main(
@@ -147,6 +158,9 @@ def main(
     compute_capability: str | None,
     timing_cache: Path | None,
     workspace_mib: int | None,
+    triton_backend: Literal["onnx", "openvino", "tensorrt"] | None,
+    triton_device: Literal["cpu", "gpu"] | None,
+    triton_instances: int | None,
     **reading: Any,
 ) -> None:
     """Export CHECKPOINT (.safetensors, .pth, .pt, .pyth, .pkl, .ckpt) to engines and prove that they answer as it does.
@@ -161,7 +175,7 @@ def main(
         click.echo(read_card(describe).to_json(indent=2))
         return
     if not targets:
-        raise click.UsageError("say what to make with --to onnx, openvino, tensorrt or safetensors")
+        raise click.UsageError("say what to make with --to onnx, openvino, tensorrt, safetensors or triton")
     if "safetensors" in targets and precision != "fp32":
         raise click.UsageError("safetensors keeps the float32 weights: leave --precision at fp32, or make it apart")
     if list(profile) != sorted(profile):
@@ -173,11 +187,16 @@ def main(
         raise click.UsageError("--max-drop is for the list of --accuracy: give it")
     if flow is not None and checkpoint is None:
         raise click.UsageError("--flow is the second stream beside a CHECKPOINT of RGB: give both")
+    if flow is not None and "triton" in targets:
+        raise click.UsageError("a Triton repository serves one network: export each stream without --flow")
+    if "triton" not in targets and (triton_backend or triton_device or triton_instances):
+        raise click.UsageError("--triton-backend, --triton-device and --triton-instances are for --to triton: give it")
 
     from i3d_deploy import builders, calibration, two_stream
     from i3d_deploy import export as exporting
     from i3d_deploy.accuracy import DEFAULT_MAX_DROP, Wanted
     from i3d_deploy.to_tensorrt import EngineOptions
+    from i3d_deploy.triton_repository import Serving
 
     options = CheckpointOptions(**reading)
     first = options if flow is None else options.of_rgb
@@ -194,13 +213,16 @@ def main(
     gate = None
     if accuracy is not None:
         gate = Wanted(listed=accuracy, max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop)
+    serving = None
+    if "triton" in targets:
+        serving = Serving(backend=triton_backend or "onnx", device=triton_device, instances=triton_instances or 1)
     stem = checkpoint.stem if checkpoint is not None else sources[0].card.network.name
     name = name or f"{stem}_{precision}"
     names = [name] if flow is None else [f"{name}_rgb", f"{name}_flow"]
     with steps() as on_step:
         export = partial(
             exporting.export,
-            targets=[builders.as_target(target) for target in targets],
+            targets=[builders.as_target(target) for target in targets if target != "triton"],
             output=output,
             engine=Engine(input=INPUTS[engine_input], precision=precision, profile=profile),
             optimization=builders.Optimization(is_on=optimize, layout=layout),
@@ -214,6 +236,7 @@ def main(
                 timing_cache=timing_cache,
                 workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
             ),
+            serving=serving,
             on_step=on_step,
         )
         by_stream = [export(source, name=each) for source, each in zip(sources, names, strict=True)]
@@ -227,9 +250,8 @@ def main(
         print_proofs([(entry.path, entry.card)])
         print_accuracy(entry.card)
     for entry in exported:
-        earlier = entry.path.with_name(entry.path.name.replace(".failed.", "."))
-        if entry.has_failed and earlier.exists():
-            click.echo(f"Note: {earlier}, which was there before, is left as it was", err=True)
+        if entry.has_failed and entry.wanted.exists():
+            click.echo(f"Note: {entry.wanted}, which was there before, is left as it was", err=True)
     if any(entry.has_failed for entry in exported):
         raise SystemExit(1)
     if flow is not None:
@@ -290,5 +312,7 @@ def print_accuracy(card: Card) -> None:
 
 
 def _size_bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
     return weights.stat().st_size
