@@ -57,6 +57,8 @@ demo: $(VENV)/.installed
 r50: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/r50_speed.sh $(if $(VIDEO),"$(VIDEO)")
 
+NATIVE := $(wildcard i3d_deploy/include/*.h* $(addprefix export/cpp/,src/*.?pp src/*/*.cpp apps/*.cpp example/*.cpp tests/*.c*))
+
 # A process for each core; the tests of a file stay in one.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
@@ -64,6 +66,7 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/pytest $(PARALLEL)
 
 coverage: $(VENV)/.installed

@@ -1,8 +1,8 @@
 /* i3d: recognise actions in video with an engine that i3d-export wrote. Needs nothing but this header and libi3d.
  *
  * The engine carries a card, which says all that is done to a video: which frames are taken, how they are resized and
- * cropped, how views are averaged, and what the classes are called. The library does all of it. The caller brings frames
- * or, where the library was built with OpenCV, a video file.
+ * cropped, how views are averaged, and what the classes are called. The library does all of it. The caller brings
+ * frames or, where the library was built with OpenCV, a video file.
  *
  * Errors: functions that can fail return an i3d_status; i3d_last_error() is a line of text that says what was given,
  * what is allowed and what to do. Nothing is written through a pointer to a result when a call fails, but NULL to
@@ -12,8 +12,8 @@
  * turns at the engine. A prediction or a stream belongs to one thread at a time. i3d_destroy() is called when no other
  * call with the recognizer, a prediction of it or a stream of it goes on. i3d_last_error() is each thread's own.
  *
- * Structures that a caller fills in begin with their size, so that later versions can add fields: set them up with their
- * i3d_..._init() function.
+ * Structures that a caller fills in begin with their size, so that later versions can add fields: set them up with
+ * their i3d_..._init() function.
  */
 #ifndef I3D_H
 #define I3D_H
@@ -38,7 +38,7 @@ enum {
     I3D_ERROR_VIDEO = 2,    /* a video gives no usable frames */
     I3D_ERROR_CARD = 3,     /* a card is missing, malformed or of a newer version */
     I3D_ERROR_ARTIFACT = 4, /* an engine is missing, truncated, altered or of the wrong type */
-    I3D_ERROR_BACKEND = 5,  /* the library was built without what runs this kind of engine, or it is not on the machine */
+    I3D_ERROR_BACKEND = 5,  /* the build lacks what runs this kind of engine, or the machine lacks its libraries */
     I3D_ERROR_DEVICE = 6,   /* the machine has not what the engine needs */
     I3D_ERROR_MEMORY = 7,   /* there is not enough memory */
     I3D_ERROR_INTERNAL = 8  /* a bug of this library */
@@ -64,8 +64,9 @@ I3D_API int32_t i3d_reads_files(void);
 
 typedef struct i3d_options {
     uint32_t size;
-    int32_t threads;    /* CPU threads of the engine; 0: the backend's choice */
-    const char* device; /* "auto" (the default, also for NULL), "cpu", "cuda:0", or the backend's word for another one */
+    int32_t threads; /* CPU threads of the engine; 0: the backend's choice */
+    const char*
+        device; /* "auto" (the default, also for NULL), "cpu", "cuda:0", or the backend's word for another one */
 } i3d_options;
 
 I3D_API void i3d_options_init(i3d_options* options);
@@ -83,20 +84,20 @@ I3D_API void i3d_destroy(i3d_recognizer* recognizer);
 typedef struct i3d_description {
     uint32_t size;
     uint32_t num_classes;
-    uint32_t clip_len;         /* frames per clip; of networks of whole videos, of one of the usual length */
-    uint32_t frame_interval;   /* distance of two frames of a clip */
-    uint32_t num_clips;        /* clips per video */
-    uint32_t num_crops;        /* crops per clip */
-    uint32_t crop_size;        /* side of a crop in pixels */
+    uint32_t clip_len;       /* frames per clip; of networks of whole videos, of one of the usual length */
+    uint32_t frame_interval; /* distance of two frames of a clip */
+    uint32_t num_clips;      /* clips per video */
+    uint32_t num_crops;      /* crops per clip */
+    uint32_t crop_size;      /* side of a crop in pixels */
     uint32_t takes_whole_videos;
     uint32_t has_float_pixels; /* views are float32 of 0 to 255, not uint8 */
     double frames_per_second;  /* the rate that frames are counted at; 0: whatever rate a video has */
     const char* network;
     const char* label_set;
-    const char* precision;     /* type of the convolutions */
-    const char* backend;       /* what runs it, and its version */
+    const char* precision; /* type of the convolutions */
+    const char* backend;   /* what runs it, and its version */
     const char* device;
-    const char* card;          /* the whole card, as JSON */
+    const char* card; /* the whole card, as JSON */
 } i3d_description;
 
 I3D_API void i3d_description_init(i3d_description* description);
@@ -182,8 +183,61 @@ I3D_API uint32_t i3d_num_views(const i3d_prediction* prediction);
 I3D_API int64_t i3d_num_frames(const i3d_prediction* prediction);
 /* What was wrong with the video, a line each; NULL beyond the last one. */
 I3D_API const char* i3d_warning(const i3d_prediction* prediction, uint32_t number);
-/* The most probable classes, best first, equal ones in their order. Writes at most count numbers and returns how many. */
+/* The most probable classes, best first, equal ones in their order. Writes at most count numbers and returns how many.
+ */
 I3D_API uint32_t i3d_top(const i3d_prediction* prediction, uint32_t count, uint32_t* indices);
+
+/* ---- Streams --------------------------------------------------------------------------------------------------- */
+
+typedef struct i3d_stream i3d_stream;
+
+/* What is predicted of a stream. */
+typedef struct i3d_stream_options {
+    uint32_t size;
+    int32_t clips;            /* clips of a window; 0: 1 */
+    int32_t crops;            /* crops of a clip, 1 or 3; 0: 1 */
+    int32_t batch;            /* as of i3d_run_options */
+    double window_seconds;    /* 0: what a clip of the card spans */
+    double every_seconds;     /* from the beginning of a window to that of the next one; 0: one after the other */
+    double frames_per_second; /* rate that frames are counted at, for cards without one */
+} i3d_stream_options;
+
+/* One window of a stream. */
+typedef struct i3d_window {
+    uint32_t size;
+    int32_t has_ended;       /* no window follows: the prediction is NULL */
+    double start_seconds;    /* in the time of the frames */
+    double end_seconds;      /* where its last frame gives way to the next one */
+    double lag_seconds;      /* from the coming of the frame that completed it to the prediction */
+    int64_t dropped_windows; /* of the stream so far, because others were being computed */
+    int64_t dropped_frames;  /* at the rate that they are counted at, that were in such windows only */
+} i3d_window;
+
+I3D_API void i3d_stream_options_init(i3d_stream_options* options);
+I3D_API void i3d_window_init(i3d_window* window);
+
+/* Begin a stream; options may be NULL where the card has a rate. One thread gives frames, another asks for predictions:
+ * i3d_stream_push, _restart and _end belong to one thread at a time, i3d_stream_next to one. The prediction of a window
+ * is that of a video of its frames, by their times at the card's rate. When a window is complete before the one before
+ * it was asked for, that one is dropped, so that predictions do not fall behind and memory stays flat. */
+I3D_API i3d_status i3d_stream_create(i3d_recognizer* recognizer, const i3d_stream_options* options,
+                                     i3d_stream** stream);
+I3D_API void i3d_stream_destroy(i3d_stream* stream);
+
+/* Give a frame, which is copied, with its time in seconds, later than the one before. */
+I3D_API i3d_status i3d_stream_push(i3d_stream* stream, const i3d_image* image, double seconds);
+
+/* Frames that follow make no windows with those before: a connection was lost. Their times may begin anywhere. */
+I3D_API i3d_status i3d_stream_restart(i3d_stream* stream);
+
+/* No frame follows; frame_seconds says how long the last one lasts. */
+I3D_API i3d_status i3d_stream_end(i3d_stream* stream, double frame_seconds);
+
+/* Predict the newest window that is complete, waiting for one at most wait_seconds; below 0: as long as it takes. The
+ * prediction is NULL where none came in time or the stream has ended, and else to be given to i3d_prediction_destroy().
+ * window: what it is; set up with i3d_window_init(). */
+I3D_API i3d_status i3d_stream_next(i3d_stream* stream, double wait_seconds, i3d_window* window,
+                                   i3d_prediction** prediction);
 
 /* ---- Steps by themselves, for engines that run elsewhere --------------------------------------------------------- */
 

@@ -13,6 +13,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -177,6 +178,7 @@ public:
     }
 
     i3d_recognizer* handle() const noexcept { return handle_.get(); }
+    std::shared_ptr<const i3d_recognizer> shared_handle() const { return handle_; }
 
 private:
     struct Reading {
@@ -208,6 +210,70 @@ private:
     }
 
     std::shared_ptr<i3d_recognizer> handle_;
+};
+
+// As of i3d_stream_options.
+struct StreamOptions {
+    double window_seconds = 0;
+    double every_seconds = 0;
+    double frames_per_second = 0;
+    int clips = 1;
+    int crops = 1;
+    int batch = 0;
+};
+
+// What a network says about one window of a stream; times and counts as of i3d_window.
+struct WindowPrediction {
+    i3d_window window;
+    Prediction prediction;
+};
+
+// Predictions of a stream while it comes: one thread gives frames, another computes the newest window.
+class Stream {
+public:
+    // Throws Error: an option is out of range, or the rate is not known.
+    explicit Stream(Recognizer recognizer, const StreamOptions& options = {}) : recognizer_(std::move(recognizer)) {
+        i3d_stream_options chosen;
+        i3d_stream_options_init(&chosen);
+        chosen.clips = options.clips;
+        chosen.crops = options.crops;
+        chosen.batch = options.batch;
+        chosen.window_seconds = options.window_seconds;
+        chosen.every_seconds = options.every_seconds;
+        chosen.frames_per_second = options.frames_per_second;
+        i3d_stream* made = nullptr;
+        check(i3d_stream_create(recognizer_.handle(), &chosen, &made));
+        stream_.reset(made);
+    }
+
+    // Give a frame, which is copied, with its time in seconds, later than the one before.
+    void push(const i3d_image& image, double seconds) { check(i3d_stream_push(stream_.get(), &image, seconds)); }
+
+    // Frames that follow make no windows with those before.
+    void restart() { check(i3d_stream_restart(stream_.get())); }
+
+    // No frame follows; how long the last one lasts.
+    void end(double frame_seconds) { check(i3d_stream_end(stream_.get(), frame_seconds)); }
+
+    // The newest window; nothing where none comes in time (below 0: as long as it takes) or the stream has ended.
+    std::optional<WindowPrediction> next(double wait_seconds = -1) {
+        i3d_window window;
+        i3d_window_init(&window);
+        i3d_prediction* prediction = nullptr;
+        check(i3d_stream_next(stream_.get(), wait_seconds, &window, &prediction));
+        if (prediction == nullptr) {
+            return std::nullopt;
+        }
+        return WindowPrediction{window, Prediction(recognizer_.shared_handle(), prediction)};
+    }
+
+private:
+    struct Destroy {
+        void operator()(i3d_stream* stream) const { i3d_stream_destroy(stream); }
+    };
+
+    Recognizer recognizer_;  // outlives the stream
+    std::unique_ptr<i3d_stream, Destroy> stream_;
 };
 
 }  // namespace i3d

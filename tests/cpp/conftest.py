@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.cpp.library import Library
 
@@ -48,9 +49,15 @@ def run(*command: str, cwd: Path | None = None, environment: Mapping[str, str] |
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The build folder of a user: preset openvino."""
-    folder = tmp_path_factory.mktemp("libi3d")
-    build(folder, preset="openvino")
+    """The build folder of a user: preset openvino. Test processes that run side by side share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, done = shared / "libi3d", shared / "libi3d.built"
+    with FileLock(shared / "libi3d.lock"):
+        if not done.exists():
+            build(folder, preset="openvino")
+            done.touch()
     return folder
 
 

@@ -100,6 +100,34 @@ class RunOptions(ctypes.Structure):
     )
 
 
+class StreamOptions(ctypes.Structure):
+    """i3d_stream_options."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("clips", ctypes.c_int32),
+        ("crops", ctypes.c_int32),
+        ("batch", ctypes.c_int32),
+        ("window_seconds", ctypes.c_double),
+        ("every_seconds", ctypes.c_double),
+        ("frames_per_second", ctypes.c_double),
+    )
+
+
+class Window(ctypes.Structure):
+    """i3d_window."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("has_ended", ctypes.c_int32),
+        ("start_seconds", ctypes.c_double),
+        ("end_seconds", ctypes.c_double),
+        ("lag_seconds", ctypes.c_double),
+        ("dropped_windows", ctypes.c_int64),
+        ("dropped_frames", ctypes.c_int64),
+    )
+
+
 class NativeError(Exception):
     """A status that is not I3D_OK, with its line of text."""
 
@@ -222,7 +250,7 @@ class Handle:
     def run(self, frames: Frames, *, clips: int = 0, crops: int = 0, batch: int = 0) -> NativePrediction:
         """Predict frames in memory."""
         options, prediction = self._run_options(clips=clips, crops=crops, batch=batch), ctypes.c_void_p()
-        return self._taken(
+        return self.taken(
             self._c.i3d_run(self._handle, ctypes.byref(frames), ctypes.byref(options), ctypes.byref(prediction)),
             prediction,
         )
@@ -244,10 +272,23 @@ class Handle:
         reader, options, prediction = Reader(), self._run_options(clips=clips), ctypes.c_void_p()
         self._c.i3d_reader_init(ctypes.byref(reader))
         reader.read, reader.num_frames, reader.frames_per_second = READ_FRAME(give), num_frames, rate
-        return self._taken(
+        return self.taken(
             self._c.i3d_run_reader(self._handle, ctypes.byref(reader), ctypes.byref(options), ctypes.byref(prediction)),
             prediction,
         )
+
+    @contextmanager
+    def stream(self, **options: float) -> Iterator[NativeStream]:
+        """Begin a stream and free it."""
+        chosen, stream = StreamOptions(), ctypes.c_void_p()
+        self._c.i3d_stream_options_init(ctypes.byref(chosen))
+        for name, value in options.items():
+            setattr(chosen, name, value)
+        self._library.check(self._c.i3d_stream_create(self._handle, ctypes.byref(chosen), ctypes.byref(stream)))
+        try:
+            yield NativeStream(self._library, self, stream)
+        finally:
+            self._c.i3d_stream_destroy(stream)
 
     def _run_options(self, *, clips: int = 0, crops: int = 0, batch: int = 0) -> RunOptions:
         options = RunOptions()
@@ -255,7 +296,8 @@ class Handle:
         options.clips, options.crops, options.batch = clips, crops, batch
         return options
 
-    def _taken(self, status: int, prediction: ctypes.c_void_p) -> NativePrediction:
+    def taken(self, status: int, prediction: ctypes.c_void_p) -> NativePrediction:
+        """Read a prediction and free it."""
         self._library.check(status)
         c = self._c
         views, classes = c.i3d_num_views(prediction), c.i3d_num_classes(prediction)
@@ -275,6 +317,37 @@ class Handle:
         )
         c.i3d_prediction_destroy(prediction)
         return found
+
+
+class NativeStream:
+    """A stream of a recognizer."""
+
+    def __init__(self, library: Library, handle: Handle, stream: ctypes.c_void_p) -> None:
+        self._library, self._c, self._handle, self._stream = library, library.c, handle, stream
+
+    def push(self, frame: NDArray[np.uint8], seconds: float) -> None:
+        """Give an RGB frame."""
+        image = Image(frame.ctypes.data, *frame.shape[:2], frame.strides[0], RGB)
+        self._library.check(self._c.i3d_stream_push(self._stream, ctypes.byref(image), ctypes.c_double(seconds)))
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._library.check(self._c.i3d_stream_restart(self._stream))
+
+    def end(self, frame_seconds: float) -> None:
+        """No frame follows."""
+        self._library.check(self._c.i3d_stream_end(self._stream, ctypes.c_double(frame_seconds)))
+
+    def next(self, wait_seconds: float = -1) -> tuple[Window, NativePrediction | None]:
+        """The newest window, and what is said of it."""
+        window, prediction = Window(), ctypes.c_void_p()
+        self._c.i3d_window_init(ctypes.byref(window))
+        self._library.check(
+            self._c.i3d_stream_next(
+                self._stream, ctypes.c_double(wait_seconds), ctypes.byref(window), ctypes.byref(prediction)
+            )
+        )
+        return window, None if prediction.value is None else self._handle.taken(OK, prediction)
 
 
 def frames_of(array: NDArray[np.uint8], *, color: int = RGB, rate: float = 0) -> Frames:

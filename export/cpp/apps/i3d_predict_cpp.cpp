@@ -1,6 +1,7 @@
 // i3d_predict_cpp VIDEO ARTIFACT: labels of a video, as i3d-predict gives them.
 #include <i3d.hpp>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,15 +15,19 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: i3d_predict_cpp VIDEO ARTIFACT [--top N] [--clips N] [--crops N] [--batch N] [--threads N] [--device NAME]\n"
-    "                       [--raw WIDTHxHEIGHT [--rate FPS]]\n"
-    "  VIDEO     a video file, where libi3d was built with OpenCV; with --raw, frames of rgb24, \"-\" for standard input\n"
-    "  ARTIFACT  an engine of i3d-export: .xml, .onnx or .engine\n";
+    "usage: i3d_predict_cpp VIDEO ARTIFACT [--top N] [--clips N] [--crops N] [--batch N] [--threads N] [--device "
+    "NAME]\n"
+    "                       [--raw WIDTHxHEIGHT [--rate FPS]] [--repeat N]\n"
+    "  VIDEO     a video file, where libi3d was built with OpenCV; with --raw, frames of rgb24, \"-\" for standard "
+    "input\n"
+    "  ARTIFACT  an engine of i3d-export: .xml, .onnx or .engine\n"
+    "  --repeat  predict N times more and write the seconds of each to standard error\n";
 
 struct Arguments {
     std::string video;
     std::string artifact;
     int top = 5;
+    int repeat = 0;
     int raw_width = 0;
     int raw_height = 0;
     double rate = 0;
@@ -51,6 +56,7 @@ bool set_raw(const std::string& text, Arguments& arguments) {
 
 bool set_option(const std::string& name, const char* value, Arguments& arguments) {
     if (name == "--top") return set_whole(value, arguments.top);
+    if (name == "--repeat") return set_whole(value, arguments.repeat);
     if (name == "--clips") return set_whole(value, arguments.run.clips);
     if (name == "--crops") return set_whole(value, arguments.run.crops);
     if (name == "--batch") return set_whole(value, arguments.run.batch);
@@ -87,26 +93,56 @@ std::vector<char> read_all(const std::string& path) {
     if (path == "-") {
         return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
     }
-    std::ifstream stream(path, std::ios::binary);
+    std::ifstream stream(path, std::ios::binary | std::ios::ate);
     if (!stream) {
         throw i3d::Error(I3D_ERROR_VIDEO, path + ": no such file, or it cannot be read");
     }
-    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+    std::vector<char> bytes(static_cast<std::size_t>(stream.tellg()));
+    stream.seekg(0);
+    stream.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    return bytes;
 }
 
-i3d::Prediction predict_raw(const i3d::Recognizer& recognizer, const Arguments& arguments) {
-    const std::vector<char> bytes = read_all(arguments.video);
-    const std::size_t frame_bytes = std::size_t{3} * static_cast<std::size_t>(arguments.raw_width) *
-                                    static_cast<std::size_t>(arguments.raw_height);
-    if (bytes.empty() || bytes.size() % frame_bytes != 0) {
-        throw i3d::Error(I3D_ERROR_VIDEO, arguments.video + ": " + std::to_string(bytes.size()) +
-                                              " bytes are no whole number of frames of " + std::to_string(frame_bytes));
+// Frames of rgb24, read as a whole.
+class RawVideo {
+public:
+    explicit RawVideo(const Arguments& arguments) : bytes_(read_all(arguments.video)) {
+        const auto width = static_cast<std::size_t>(arguments.raw_width);
+        const std::size_t frame_bytes = 3 * width * static_cast<std::size_t>(arguments.raw_height);
+        if (bytes_.empty() || bytes_.size() % frame_bytes != 0) {
+            throw i3d::Error(I3D_ERROR_VIDEO, arguments.video + ": " + std::to_string(bytes_.size()) +
+                                                  " bytes are no whole number of frames of " +
+                                                  std::to_string(frame_bytes));
+        }
+        frames_ = i3d::frames(reinterpret_cast<const std::uint8_t*>(bytes_.data()),
+                              static_cast<std::int64_t>(bytes_.size() / frame_bytes), arguments.raw_height,
+                              arguments.raw_width, I3D_RGB, arguments.rate);
     }
-    const auto num_frames = static_cast<std::int64_t>(bytes.size() / frame_bytes);
-    const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
-    const i3d_frames frames =
-        i3d::frames(data, num_frames, arguments.raw_height, arguments.raw_width, I3D_RGB, arguments.rate);
-    return recognizer.predict(frames, arguments.run);
+
+    const i3d_frames& frames() const { return frames_; }
+
+private:
+    std::vector<char> bytes_;
+    i3d_frames frames_;
+};
+
+// Predict what the arguments name, as often as they say.
+i3d::Prediction predict(const i3d::Recognizer& recognizer, const Arguments& arguments) {
+    std::optional<RawVideo> raw;
+    if (arguments.raw_width > 0) {
+        raw.emplace(arguments);
+    }
+    const auto once = [&] {
+        return raw ? recognizer.predict(raw->frames(), arguments.run)
+                   : recognizer.predict_file(arguments.video, arguments.run);
+    };
+    for (int number = 0; number < arguments.repeat; ++number) {
+        const auto start = std::chrono::steady_clock::now();
+        once();
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        std::fprintf(stderr, "%.6f s\n", seconds.count());
+    }
+    return once();
 }
 
 void print(const i3d::Prediction& prediction, const Arguments& arguments) {
@@ -128,9 +164,7 @@ int main(int count, char** words) {
     }
     try {
         const i3d::Recognizer recognizer(arguments->artifact, arguments->options);
-        const bool is_raw = arguments->raw_width > 0;
-        print(is_raw ? predict_raw(recognizer, *arguments) : recognizer.predict_file(arguments->video, arguments->run),
-              *arguments);
+        print(predict(recognizer, *arguments), *arguments);
         return 0;
     } catch (const std::exception& error) {
         std::fprintf(stderr, "error: %s\n", error.what());

@@ -28,7 +28,8 @@ std::string read_text(const fs::path& path) {
     const std::uintmax_t size = fs::file_size(path, error);
     std::ifstream stream(path, std::ios::binary);
     if (error || !stream || size > kMaxNoteBytes) {
-        throw Error(I3D_ERROR_CARD, path.string() + " is missing or unreadable: it holds the card of the plan beside it");
+        throw Error(I3D_ERROR_CARD,
+                    path.string() + " is missing or unreadable: it holds the card of the plan beside it");
     }
     std::ostringstream text;
     text << stream.rdbuf();
@@ -40,8 +41,9 @@ Artifact identify_plan(const std::string& path) {
     const PlanNote note = read_plan_note(read_text(note_path), note_path);
     const std::string found = sha256_of_file(path);
     if (found != note.sha256) {
-        throw Error(I3D_ERROR_ARTIFACT, path + ": its SHA-256 is " + found.substr(0, 8) + "..., " + note_path + " describes " +
-                                            note.sha256.substr(0, 8) + "...: the plan was altered or replaced; export it again");
+        throw Error(I3D_ERROR_ARTIFACT, path + ": its SHA-256 is " + found.substr(0, 8) + "..., " + note_path +
+                                            " describes " + note.sha256.substr(0, 8) +
+                                            "...: the plan was altered or replaced; export it again");
     }
     return {note.flavor, note.card};
 }
@@ -70,7 +72,8 @@ Artifact identify(const std::string& path) {
     if (suffix == ".engine") {
         return identify_plan(path);
     }
-    throw Error(I3D_ERROR_ARTIFACT, path + ": unknown kind of file, allowed are .xml, .onnx, .engine: export it with i3d-export");
+    throw Error(I3D_ERROR_ARTIFACT,
+                path + ": unknown kind of file, allowed are .xml, .onnx, .engine: export it with i3d-export");
 }
 
 }  // namespace i3d::core

@@ -11,6 +11,7 @@
 #include "modules.hpp"
 #include "recognizer.hpp"
 #include "sources.hpp"
+#include "stream.hpp"
 
 namespace core = i3d::core;
 
@@ -25,6 +26,11 @@ struct i3d_prediction {
     std::uint32_t num_classes;
 };
 
+struct i3d_stream {
+    std::unique_ptr<core::Stream> stream;
+    std::uint32_t num_classes;
+};
+
 namespace {
 
 using core::Error;
@@ -34,7 +40,12 @@ thread_local std::string last_error;
 // Bytes of the UTF-8 character that begins a text; 0 where there is none.
 std::size_t character_size(const unsigned char* text) {
     const unsigned lead = text[0];
-    const std::size_t size = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    const std::size_t size = lead < 0x80   ? 1
+                             : lead < 0xc2 ? 0
+                             : lead < 0xe0 ? 2
+                             : lead < 0xf0 ? 3
+                             : lead < 0xf5 ? 4
+                                           : 0;
     for (std::size_t i = 1; i < size; ++i) {
         if ((text[i] & 0xc0U) != 0x80) {
             return 0;
@@ -101,8 +112,8 @@ Struct filled(const Struct* given, void (*init)(Struct*), const char* name) {
         return result;
     }
     if (given->size < sizeof given->size || given->size > sizeof(Struct)) {
-        throw Error(I3D_ERROR_INPUT, std::string(name) + ".size (" + std::to_string(given->size) +
-                                         ") must be what " + name + "_init() sets, of this library or an older one");
+        throw Error(I3D_ERROR_INPUT, std::string(name) + ".size (" + std::to_string(given->size) + ") must be what " +
+                                         name + "_init() sets, of this library or an older one");
     }
     std::memcpy(static_cast<void*>(&result), given, given->size);
     result.size = sizeof(Struct);
@@ -119,7 +130,8 @@ void init(Struct* given) {
 
 core::Protocol protocol_of(const i3d_run_options& options) { return {options.clips, options.crops}; }
 
-std::unique_ptr<i3d_prediction> predicted(i3d_recognizer* recognizer, core::Source& source, const i3d_run_options& options) {
+std::unique_ptr<i3d_prediction> predicted(i3d_recognizer* recognizer, core::Source& source,
+                                          const i3d_run_options& options) {
     core::Recognizer& inner = recognizer->recognizer;
     auto prediction = inner.predict(source, protocol_of(options), options.batch);
     const auto num_classes = static_cast<std::uint32_t>(inner.card().labels.size());
@@ -128,7 +140,8 @@ std::unique_ptr<i3d_prediction> predicted(i3d_recognizer* recognizer, core::Sour
 
 // Predict what a function opens.
 template <typename Open>
-i3d_status run(i3d_recognizer* recognizer, const i3d_run_options* options, i3d_prediction** prediction, const Open& open) {
+i3d_status run(i3d_recognizer* recognizer, const i3d_run_options* options, i3d_prediction** prediction,
+               const Open& open) {
     if (prediction != nullptr) {
         *prediction = nullptr;
     }
@@ -149,8 +162,8 @@ void write_views(const core::Views<Value>& views, void* out, std::uint64_t capac
         return;
     }
     if (capacity < bytes) {
-        throw Error(I3D_ERROR_INPUT, "capacity (" + std::to_string(capacity) + ") must be >= the " + std::to_string(bytes) +
-                                         " bytes of all views");
+        throw Error(I3D_ERROR_INPUT, "capacity (" + std::to_string(capacity) + ") must be >= the " +
+                                         std::to_string(bytes) + " bytes of all views");
     }
     auto* values = static_cast<Value*>(out);
     for (std::size_t number = 0; number < views.size(); ++number) {
@@ -266,7 +279,9 @@ const float* i3d_logits(const i3d_prediction* prediction) {
     return prediction == nullptr ? nullptr : prediction->prediction.logits.data();
 }
 
-uint32_t i3d_num_classes(const i3d_prediction* prediction) { return prediction == nullptr ? 0 : prediction->num_classes; }
+uint32_t i3d_num_classes(const i3d_prediction* prediction) {
+    return prediction == nullptr ? 0 : prediction->num_classes;
+}
 
 uint32_t i3d_num_views(const i3d_prediction* prediction) {
     return prediction == nullptr ? 0 : static_cast<uint32_t>(prediction->prediction.num_views);
@@ -296,6 +311,81 @@ uint32_t i3d_top(const i3d_prediction* prediction, uint32_t count, uint32_t* ind
     return written;
 }
 
+void i3d_stream_options_init(i3d_stream_options* options) { init(options); }
+void i3d_window_init(i3d_window* window) { init(window); }
+
+i3d_status i3d_stream_create(i3d_recognizer* recognizer, const i3d_stream_options* options, i3d_stream** stream) {
+    if (stream != nullptr) {
+        *stream = nullptr;
+    }
+    return guarded([&] {
+        check_given(recognizer, "recognizer");
+        check_given(stream, "stream");
+        const i3d_stream_options chosen = filled(options, &i3d_stream_options_init, "i3d_stream_options");
+        core::StreamSettings settings;
+        settings.window_seconds = chosen.window_seconds;
+        settings.every_seconds = chosen.every_seconds;
+        settings.frames_per_second = chosen.frames_per_second;
+        settings.protocol = {chosen.clips == 0 ? 1 : chosen.clips, chosen.crops == 0 ? 1 : chosen.crops};
+        settings.batch = chosen.batch;
+        const auto num_classes = static_cast<std::uint32_t>(recognizer->recognizer.card().labels.size());
+        *stream = new i3d_stream{core::make_stream(recognizer->recognizer, settings), num_classes};
+    });
+}
+
+void i3d_stream_destroy(i3d_stream* stream) { delete stream; }
+
+i3d_status i3d_stream_push(i3d_stream* stream, const i3d_image* image, double seconds) {
+    return guarded([&] {
+        check_given(stream, "stream");
+        check_given(image, "image");
+        stream->stream->push(core::checked(*image), seconds);
+    });
+}
+
+i3d_status i3d_stream_restart(i3d_stream* stream) {
+    return guarded([&] {
+        check_given(stream, "stream");
+        stream->stream->restart();
+    });
+}
+
+i3d_status i3d_stream_end(i3d_stream* stream, double frame_seconds) {
+    return guarded([&] {
+        check_given(stream, "stream");
+        stream->stream->end(frame_seconds);
+    });
+}
+
+i3d_status i3d_stream_next(i3d_stream* stream, double wait_seconds, i3d_window* window, i3d_prediction** prediction) {
+    if (prediction != nullptr) {
+        *prediction = nullptr;
+    }
+    return guarded([&] {
+        check_given(stream, "stream");
+        check_given(window, "window");
+        check_given(prediction, "prediction");
+        const std::uint32_t size = window->size;
+        filled(window, &i3d_window_init, "i3d_window");  // checks the size
+        i3d_window result{};
+        result.size = size;
+        std::optional<core::WindowPrediction> found = stream->stream->next(wait_seconds);
+        std::unique_ptr<i3d_prediction> made;
+        if (found) {
+            result.start_seconds = found->start_seconds;
+            result.end_seconds = found->end_seconds;
+            result.lag_seconds = found->lag_seconds;
+            result.dropped_windows = found->dropped_windows;
+            result.dropped_frames = found->dropped_frames;
+            made.reset(new i3d_prediction{std::move(found->prediction), stream->num_classes});
+        } else {
+            result.has_ended = stream->stream->has_ended() ? 1 : 0;
+        }
+        std::memcpy(window, &result, size);
+        *prediction = made.release();
+    });
+}
+
 i3d_status i3d_frame_indices(const i3d_recognizer* recognizer, int64_t num_frames, double frames_per_second,
                              const i3d_run_options* options, int64_t* indices, uint64_t capacity, uint64_t* clips,
                              uint64_t* clip_len) {
@@ -312,15 +402,15 @@ i3d_status i3d_frame_indices(const i3d_recognizer* recognizer, int64_t num_frame
             return;
         }
         if (capacity < found.frames.size()) {
-            throw Error(I3D_ERROR_INPUT, "capacity (" + std::to_string(capacity) + ") must be >= " +
-                                             std::to_string(found.frames.size()) + " numbers");
+            throw Error(I3D_ERROR_INPUT, "capacity (" + std::to_string(capacity) +
+                                             ") must be >= " + std::to_string(found.frames.size()) + " numbers");
         }
         std::copy(found.frames.begin(), found.frames.end(), indices);
     });
 }
 
-i3d_status i3d_views(const i3d_recognizer* recognizer, const i3d_frames* frames, const i3d_run_options* options, void* views,
-                     uint64_t capacity, uint64_t* size) {
+i3d_status i3d_views(const i3d_recognizer* recognizer, const i3d_frames* frames, const i3d_run_options* options,
+                     void* views, uint64_t capacity, uint64_t* size) {
     return guarded([&] {
         check_given(recognizer, "recognizer");
         check_given(frames, "frames");

@@ -55,9 +55,11 @@ public:
     }
 
     int number(const json& value, const char* field, std::int64_t least, std::int64_t most) const {
-        const bool is_known = value.is_number_integer() && !(value.is_number_unsigned() && value > std::uint64_t{kMaxCount});
+        const bool is_known =
+            value.is_number_integer() && !(value.is_number_unsigned() && value > std::uint64_t{kMaxCount});
         if (!is_known || value.get<std::int64_t>() < least || value.get<std::int64_t>() > most) {
-            throw malformed(field, "must be a whole number from " + std::to_string(least) + " to " + std::to_string(most));
+            throw malformed(field,
+                            "must be a whole number from " + std::to_string(least) + " to " + std::to_string(most));
         }
         return static_cast<int>(value.get<std::int64_t>());
     }
@@ -115,8 +117,9 @@ private:
 Sampling read_sampling(const json& document, const std::string& where) {
     Fields fields(document, "sampling", where);
     Sampling sampling;
-    sampling.scheme = fields.one_of("scheme", sampling.scheme,
-                                    {{"uniform", Scheme::kUniform}, {"dense", Scheme::kDense}, {"whole", Scheme::kWhole}});
+    sampling.scheme =
+        fields.one_of("scheme", sampling.scheme,
+                      {{"uniform", Scheme::kUniform}, {"dense", Scheme::kDense}, {"whole", Scheme::kWhole}});
     sampling.formula = fields.one_of("formula", sampling.formula,
                                      {{"mmaction2-0.x", Formula::kMMAction0},
                                       {"mmaction2-1.x", Formula::kMMAction1},
@@ -126,7 +129,8 @@ Sampling read_sampling(const json& document, const std::string& where) {
     sampling.num_clips = fields.count("num_clips", sampling.num_clips, 1, kMaxClips);
     sampling.sample_range = fields.count("sample_range", sampling.sample_range);
     sampling.min_clip_len = fields.count("min_clip_len", sampling.min_clip_len, 1, kMaxWholeFrames);
-    sampling.repeats_last = fields.one_of("out_of_bound", sampling.repeats_last, {{"loop", false}, {"repeat_last", true}});
+    sampling.repeats_last =
+        fields.one_of("out_of_bound", sampling.repeats_last, {{"loop", false}, {"repeat_last", true}});
     if (const json* rate = fields.find("frames_per_second")) {
         sampling.frames_per_second = fields.real(*rate, "frames_per_second");
         if (!(sampling.frames_per_second > 0 && sampling.frames_per_second <= 1000)) {
@@ -143,8 +147,9 @@ Sampling read_sampling(const json& document, const std::string& where) {
 Spatial read_spatial(const json& document, const std::string& where) {
     Fields fields(document, "spatial", where);
     Spatial spatial;
-    spatial.formula = fields.one_of("formula", spatial.formula,
-                                    {{"mmaction2", SpatialFormula::kMMAction}, {"slowfast", SpatialFormula::kSlowFast}});
+    spatial.formula =
+        fields.one_of("formula", spatial.formula,
+                      {{"mmaction2", SpatialFormula::kMMAction}, {"slowfast", SpatialFormula::kSlowFast}});
     spatial.short_side = fields.count("short_side", spatial.short_side);
     spatial.crop_size = fields.count("crop_size", spatial.crop_size);
     spatial.num_crops = fields.count("num_crops", spatial.num_crops);
@@ -235,7 +240,8 @@ void check_version(const json& document, const std::string& where) {
     }
     if (*version > kVersion) {
         throw Error(I3D_ERROR_CARD, "the card of " + where + " has version " + version->dump() +
-                                        ", this library reads up to " + std::to_string(kVersion) + ": build a newer one");
+                                        ", this library reads up to " + std::to_string(kVersion) +
+                                        ": build a newer one");
     }
 }
 
@@ -262,11 +268,13 @@ Card read_document(const json& document, const std::string& where) {
                                    {{"probabilities", Averaging::kProbabilities}, {"logits", Averaging::kLogits}});
     const json* engine = fields.find("engine");
     if (engine == nullptr) {
-        throw Error(I3D_ERROR_CARD, "the card of " + where + " does not say how to feed the engine: export it with i3d-export");
+        throw Error(I3D_ERROR_CARD,
+                    "the card of " + where + " does not say how to feed the engine: export it with i3d-export");
     }
     card.engine = read_engine(*engine, where);
     if (card.engine.input == EngineInput::kUint8NTHWC && card.has_float_pixels()) {
-        throw fields.malformed("engine.input", "uint8_nthwc does not go with spatial.formula slowfast: pixels are float32");
+        throw fields.malformed("engine.input",
+                               "uint8_nthwc does not go with spatial.formula slowfast: pixels are float32");
     }
     const std::int64_t side = card.spatial.crop_size;
     const std::int64_t values = card.sampling.clip_len * side * side * kChannels;

@@ -70,8 +70,7 @@ std::vector<Box> crop_boxes(const Spatial& spatial, int height, int width, int n
     const int count = num_crops == 0 ? spatial.num_crops : num_crops;
     const int size = spatial.crop_size;
     if (std::min(height, width) < size) {
-        throw Error(I3D_ERROR_INPUT,
-                    "crops of " + std::to_string(size) + " do not fit into " + text(height, width));
+        throw Error(I3D_ERROR_INPUT, "crops of " + std::to_string(size) + " do not fit into " + text(height, width));
     }
     if (spatial.formula == SpatialFormula::kSlowFast) {
         const std::vector<Box> crops = slowfast_crops(height, width, size);

@@ -31,8 +31,8 @@ OpenEngine open_engine_of(const std::string& backend) {
     }
     const std::filesystem::path path = own_folder() / ("libi3d_" + backend + ".so");
     if (!std::filesystem::exists(path)) {
-        throw Error(I3D_ERROR_BACKEND, "this libi3d was built without " + backend + ": configure it with -DI3D_BACKENDS=" +
-                                           backend + " where its headers are");
+        throw Error(I3D_ERROR_BACKEND, "this libi3d was built without " + backend +
+                                           ": configure it with -DI3D_BACKENDS=" + backend + " where its headers are");
     }
     // Never closed: its libraries keep threads and caches of their own.
     void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -41,7 +41,8 @@ OpenEngine open_engine_of(const std::string& backend) {
     }
     void* symbol = dlsym(module, kOpenEngine);
     if (symbol == nullptr) {
-        throw Error(I3D_ERROR_BACKEND, path.string() + " is no backend of this library: build and install both together");
+        throw Error(I3D_ERROR_BACKEND,
+                    path.string() + " is no backend of this library: build and install both together");
     }
     return reinterpret_cast<OpenEngine>(symbol);
 }

@@ -139,7 +139,8 @@ std::vector<float> average_views(const std::vector<float>& logits, std::size_t n
 
 Recognizer::Recognizer(const std::string& path, const std::string& device, int threads) : path_(path) {
     if (threads < 0 || threads > 4096) {
-        throw Error(I3D_ERROR_INPUT, "threads (" + std::to_string(threads) + ") must be > 0, or 0 for the backend's choice");
+        throw Error(I3D_ERROR_INPUT,
+                    "threads (" + std::to_string(threads) + ") must be > 0, or 0 for the backend's choice");
     }
     const Artifact artifact = identify(path);
     engine_.reset(open_engine_of(artifact.backend)({path, artifact.card, device, threads}));
@@ -196,16 +197,22 @@ Prediction Recognizer::predict_views(const Views<Value>& views, int batch) {
             const std::lock_guard<std::mutex> turn(mutex_);
             engine_->infer(input, feed.shape(), rows.data());
         }
-        std::copy_n(rows.begin(), count * num_classes, prediction.logits.begin() + static_cast<std::ptrdiff_t>(first * num_classes));
+        std::copy_n(rows.begin(), count * num_classes,
+                    prediction.logits.begin() + static_cast<std::ptrdiff_t>(first * num_classes));
     }
     const auto is_wrong = [](float logit) { return !std::isfinite(logit); };
     const auto wrong = std::count_if(prediction.logits.begin(), prediction.logits.end(), is_wrong);
     if (wrong > 0) {
-        throw Error(I3D_ERROR_ARTIFACT, std::to_string(wrong) + " logits are not finite: the weights are damaged, or too "
-                                            "large for " + card_.engine.precision + "; export in bf16 or fp32");
+        throw Error(I3D_ERROR_ARTIFACT, std::to_string(wrong) +
+                                            " logits are not finite: the weights are damaged, or too "
+                                            "large for " +
+                                            card_.engine.precision + "; export in bf16 or fp32");
     }
     prediction.probabilities = average_views(prediction.logits, num_classes, card_.averaging);
     return prediction;
 }
+
+template Prediction Recognizer::predict_views(const Views<std::uint8_t>&, int);
+template Prediction Recognizer::predict_views(const Views<float>&, int);
 
 }  // namespace i3d::core

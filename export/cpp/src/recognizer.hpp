@@ -38,9 +38,10 @@ public:
     // Throws Error: no usable frame, an option out of range, or an answer that is not finite.
     Prediction predict(Source& source, Protocol protocol, int batch);
 
-private:
     template <typename Value>
     Prediction predict_views(const Views<Value>& views, int batch);
+
+private:
     void check_fit() const;
 
     std::string path_;

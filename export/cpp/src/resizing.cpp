@@ -75,8 +75,8 @@ void stretch_row(const FrameView& frame, int row, const std::vector<Tap<Sum>>& c
         const std::uint8_t* second = pixels + static_cast<std::ptrdiff_t>(tap.second) * kChannels;
         result[0] = static_cast<Sum>(first[red]) * tap.first_weight + static_cast<Sum>(second[red]) * tap.second_weight;
         result[1] = static_cast<Sum>(first[1]) * tap.first_weight + static_cast<Sum>(second[1]) * tap.second_weight;
-        result[2] = static_cast<Sum>(first[2 - red]) * tap.first_weight +
-                    static_cast<Sum>(second[2 - red]) * tap.second_weight;
+        result[2] =
+            static_cast<Sum>(first[2 - red]) * tap.first_weight + static_cast<Sum>(second[2 - red]) * tap.second_weight;
         result += kChannels;
     }
 }

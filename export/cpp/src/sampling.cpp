@@ -117,11 +117,12 @@ Indices whole_indices(const Sampling& sampling, std::int64_t num_frames, int num
                                          "--sampling uniform for more");
     }
     const std::int64_t interval = sampling.frame_interval;
-    const std::int64_t count =
-        std::max<std::int64_t>((num_frames + interval - 1) / interval, sampling.min_clip_len);
+    const std::int64_t count = std::max<std::int64_t>((num_frames + interval - 1) / interval, sampling.min_clip_len);
     if (count > kMaxWholeFrames) {
-        throw Error(I3D_ERROR_VIDEO, std::to_string(count) + " frames are too many for a whole video at once, which "
-                                         "may have " + std::to_string(kMaxWholeFrames) +
+        throw Error(I3D_ERROR_VIDEO, std::to_string(count) +
+                                         " frames are too many for a whole video at once, which "
+                                         "may have " +
+                                         std::to_string(kMaxWholeFrames) +
                                          ": take clips of it (--sampling uniform), or a part of the video");
     }
     Indices indices{1, static_cast<std::size_t>(count), {}};
@@ -134,8 +135,7 @@ Indices whole_indices(const Sampling& sampling, std::int64_t num_frames, int num
 // Windows of a duration, frames spread over each from end to end; frames beyond the end are the last one.
 Indices slowfast_indices(const Sampling& sampling, std::int64_t num_frames, int num_clips, double speed) {
     const double frames = static_cast<double>(num_frames);
-    const double window =
-        std::max(1.0, static_cast<double>(sampling.clip_len) * sampling.frame_interval * speed);
+    const double window = std::max(1.0, static_cast<double>(sampling.clip_len) * sampling.frame_interval * speed);
     const double room = std::max(frames - window, 0.0);
     Indices indices{static_cast<std::size_t>(num_clips), static_cast<std::size_t>(sampling.clip_len), {}};
     for (int clip = 0; clip < num_clips; ++clip) {
@@ -156,8 +156,8 @@ Indices frame_indices(const Sampling& sampling, std::int64_t num_frames, double 
         throw Error(I3D_ERROR_VIDEO, "the video has no frame");
     }
     if (num_clips < 0 || num_clips > kMaxClips) {
-        throw Error(I3D_ERROR_INPUT, "clips (" + std::to_string(num_clips) + ") must be > 0 and <= " +
-                                         std::to_string(kMaxClips) + ", or 0 for the card's");
+        throw Error(I3D_ERROR_INPUT, "clips (" + std::to_string(num_clips) +
+                                         ") must be > 0 and <= " + std::to_string(kMaxClips) + ", or 0 for the card's");
     }
     const int clips = num_clips == 0 ? sampling.num_clips : num_clips;
     const double speed = speed_of(sampling, frames_per_second);
@@ -199,6 +199,13 @@ std::int64_t span(const Sampling& sampling, double frames_per_second) {
         ++least;
     }
     return least;
+}
+
+std::int64_t window_frames(const Sampling& sampling) {
+    if (sampling.scheme == Scheme::kUniform && sampling.formula == Formula::kSlowFast) {
+        return static_cast<std::int64_t>(sampling.clip_len) * sampling.frame_interval;
+    }
+    return static_cast<std::int64_t>(sampling.clip_len - 1) * sampling.frame_interval + 1;
 }
 
 }  // namespace i3d::core

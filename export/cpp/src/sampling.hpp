@@ -30,4 +30,8 @@ Indices frame_indices(const Sampling& sampling, std::int64_t num_frames, double 
 // Frames that a clip spans, from its first to its last one: in a shorter video they are repeated.
 std::int64_t span(const Sampling& sampling, double frames_per_second);
 
+// Frames, at the card's rate, of the shortest video of which a clip repeats none; of whole videos, of a clip of the
+// usual length.
+std::int64_t window_frames(const Sampling& sampling);
+
 }  // namespace i3d::core

@@ -39,8 +39,9 @@ std::string sha256_of_file(const std::string& path) {
 }
 #else
 std::string sha256_of_file(const std::string& path) {
-    throw Error(I3D_ERROR_BACKEND, path + ": this libi3d was built without OpenSSL, and a plan is native code that is not "
-                                          "loaded unchecked: build it where OpenSSL's headers are");
+    throw Error(I3D_ERROR_BACKEND, path +
+                                       ": this libi3d was built without OpenSSL, and a plan is native code that is not "
+                                       "loaded unchecked: build it where OpenSSL's headers are");
 }
 #endif
 

@@ -40,8 +40,8 @@ public:
             i3d_image image{};
             const std::int32_t code = reader_.read(reader_.user, index, &image);
             if (code != 0) {
-                throw Error(I3D_ERROR_VIDEO, "frame " + std::to_string(index) + " could not be read: reader.read gave " +
-                                                 std::to_string(code));
+                throw Error(I3D_ERROR_VIDEO, "frame " + std::to_string(index) +
+                                                 " could not be read: reader.read gave " + std::to_string(code));
             }
             take(index, checked(image));
         }

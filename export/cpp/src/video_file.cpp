@@ -45,8 +45,9 @@ public:
             reading.indices = choose(reading.num_frames, reading.frames_per_second);
             const std::int64_t recount = decode(unique(reading.indices), take);
             if (recount < reading.num_frames) {
-                throw Error(I3D_ERROR_VIDEO, path_ + ": " + std::to_string(reading.num_frames) + " frames decoded at first, " +
-                                                 std::to_string(recount) + " the second time");
+                throw Error(I3D_ERROR_VIDEO, path_ + ": " + std::to_string(reading.num_frames) +
+                                                 " frames decoded at first, " + std::to_string(recount) +
+                                                 " the second time");
             }
             reading.warnings.push_back((promised > 0 ? "the container says " + std::to_string(promised) + " frames"
                                                      : std::string("the container does not say how many frames")) +
@@ -64,7 +65,8 @@ private:
             throw Error(I3D_ERROR_VIDEO, path_ + ": no video stream that can be decoded");
         }
         if (static_cast<int>(capture_.get(cv::CAP_PROP_FOURCC)) == cv::VideoWriter::fourcc('a', 'n', 's', 'i')) {
-            throw Error(I3D_ERROR_VIDEO, path_ + ": a text file, not a video");  // FFmpeg plays any .txt as terminal art
+            throw Error(I3D_ERROR_VIDEO,
+                        path_ + ": a text file, not a video");  // FFmpeg plays any .txt as terminal art
         }
         capture_.set(cv::CAP_PROP_ORIENTATION_AUTO, 1);
         check_rotation();
@@ -85,7 +87,8 @@ private:
             throw Error(I3D_ERROR_VIDEO, path_ + ": no frame could be decoded");
         }
         if (static_cast<double>(num_frames) < static_cast<double>(promised) * kMinDecodedShare) {
-            throw Error(I3D_ERROR_VIDEO, path_ + ": only " + std::to_string(num_frames) + " of " + std::to_string(promised) +
+            throw Error(I3D_ERROR_VIDEO, path_ + ": only " + std::to_string(num_frames) + " of " +
+                                             std::to_string(promised) +
                                              " frames decode, fewer than 50%: the file is damaged");
         }
     }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -38,6 +39,14 @@ public:
 // Each index once, in ascending order.
 std::vector<std::int64_t> unique(const Indices& indices);
 
+// Resized frames may belong to several windows of a stream.
+template <typename Value>
+using Shared = std::shared_ptr<const Resized<Value>>;
+
+// Resize a frame as a card says. Throws Error: it is too narrow to show anything, or would fill the memory.
+template <typename Value>
+Shared<Value> resized(const Card& card, const FrameView& frame);
+
 // Clips and crops in place of the card's; 0: the card's.
 struct Protocol {
     int clips = 0;
@@ -50,6 +59,9 @@ class Views {
 public:
     // Throws Error: no usable frame, or the crops do not fit.
     Views(const Card& card, Source& source, Protocol protocol);
+
+    // Of frames that were resized one by one before, and have the card's rate.
+    Views(const Card& card, const std::vector<Shared<Value>>& frames, Protocol protocol);
 
     std::size_t size() const { return boxes_.size() * indices_.clips; }
     std::size_t clip_len() const { return indices_.clip_len; }
@@ -70,7 +82,7 @@ private:
     int crop_size_;
     Indices indices_;
     std::vector<Box> boxes_;
-    std::unordered_map<std::int64_t, Resized<Value>> by_index_;
+    std::unordered_map<std::int64_t, Shared<Value>> by_index_;
     std::int64_t num_frames_ = 0;
     std::vector<std::string> warnings_;
 };

@@ -35,7 +35,9 @@ struct Noise {
     std::vector<std::uint8_t> pixels;
 
     explicit Noise(unsigned seed)
-        : height(40 + static_cast<int>(seed)), width(70 - static_cast<int>(seed)), num_frames(20 + static_cast<int>(3 * seed)) {
+        : height(40 + static_cast<int>(seed)),
+          width(70 - static_cast<int>(seed)),
+          num_frames(20 + static_cast<int>(3 * seed)) {
         pixels.resize(static_cast<std::size_t>(height * width * num_frames * 3));
         unsigned state = seed + 1;
         for (std::uint8_t& value : pixels) {

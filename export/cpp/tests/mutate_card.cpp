@@ -19,9 +19,12 @@ using Random = std::mt19937;
 
 std::size_t below(Random& random, std::size_t limit) { return limit == 0 ? 0 : random() % limit; }
 
-const char* const kPieces[] = {"null", "-1", "0", "1e308", "1e-9", "99999999999999999999", "4294967296", "65536", "1.5",
-                               "\"\"", "[]", "{}", "true", "NaN", "\"uniform\"", "\"whole\"", "\"dense\"", "\"slowfast\"",
-                               "\\u0000", "\"\xff\xfe\"", "[[[[[[[[", "}}}}", ",", ":", "\"version\":2"};
+const char* const kPieces[] = {
+    "null",         "-1",           "0",           "1e308",     "1e-9",      "99999999999999999999",
+    "4294967296",   "65536",        "1.5",         "\"\"",      "[]",        "{}",
+    "true",         "NaN",          "\"uniform\"", "\"whole\"", "\"dense\"", "\"slowfast\"",
+    "\\u0000",      "\"\xff\xfe\"", "[[[[[[[[",    "}}}}",      ",",         ":",
+    "\"version\":2"};
 
 // Where a value begins: after a colon or a bracket.
 std::size_t value_after(const std::string& text, std::size_t start) {
@@ -68,7 +71,8 @@ void use(const i3d::core::Card& card, Random& random) {
     const i3d::core::Indices indices = i3d::core::frame_indices(card.sampling, num_frames, 29.97, 1);
     for (const std::int64_t index : indices.frames) {
         if (index < 0 || index >= num_frames) {
-            std::fprintf(stderr, "frame %lld of %lld\n", static_cast<long long>(index), static_cast<long long>(num_frames));
+            std::fprintf(stderr, "frame %lld of %lld\n", static_cast<long long>(index),
+                         static_cast<long long>(num_frames));
             std::abort();
         }
     }

@@ -32,7 +32,8 @@ class OnnxRuntimeEngine : public Engine {
 public:
     explicit OnnxRuntimeEngine(const EngineFile& file) : file_(file), api_(api()) {
         if (file.device != "auto" && file.device != "cpu") {
-            throw Error(I3D_ERROR_DEVICE, "device \"" + file.device + "\" must be auto or cpu for ONNX Runtime in this library");
+            throw Error(I3D_ERROR_DEVICE,
+                        "device \"" + file.device + "\" must be auto or cpu for ONNX Runtime in this library");
         }
         OrtEnv* environment = nullptr;
         check(api_.CreateEnv(ORT_LOGGING_LEVEL_FATAL, "i3d", &environment), I3D_ERROR_BACKEND);
@@ -45,7 +46,8 @@ public:
     std::string card() const override {
         OrtModelMetadata* found = nullptr;
         check(api_.SessionGetModelMetadata(session_.get(), &found), I3D_ERROR_ARTIFACT);
-        const Owned<OrtModelMetadata> metadata(found, [this](OrtModelMetadata* object) { api_.ReleaseModelMetadata(object); });
+        const Owned<OrtModelMetadata> metadata(found,
+                                               [this](OrtModelMetadata* object) { api_.ReleaseModelMetadata(object); });
         char* text = nullptr;
         check(api_.ModelMetadataLookupCustomMetadataMap(found, allocator(), kCardKey, &text), I3D_ERROR_ARTIFACT);
         return taken(text);
@@ -73,7 +75,8 @@ public:
         for (const std::int64_t size : shape) {
             bytes *= static_cast<std::size_t>(size);
         }
-        const auto type = input_.dtype == "uint8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+        const auto type =
+            input_.dtype == "uint8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
         const Owned<OrtValue> frames = value(const_cast<void*>(input), bytes, shape, type);  // it is read only
         const std::vector<std::int64_t> result_shape = {shape[0], output_.shape[0]};
         const auto result_bytes = static_cast<std::size_t>(shape[0] * output_.shape[0]) * sizeof(float);
@@ -106,7 +109,8 @@ private:
 
     // A text of ONNX Runtime's, which is freed; "" for none.
     std::string taken(char* text) const {
-        const Owned<char> owned(text, [this](char* object) { check(api_.AllocatorFree(allocator(), object), I3D_ERROR_BACKEND); });
+        const Owned<char> owned(
+            text, [this](char* object) { check(api_.AllocatorFree(allocator(), object), I3D_ERROR_BACKEND); });
         return text == nullptr ? "" : text;
     }
 
@@ -114,7 +118,8 @@ private:
     Owned<OrtSession> opened(std::int64_t num_views) const {
         OrtSessionOptions* made = nullptr;
         check(api_.CreateSessionOptions(&made), I3D_ERROR_BACKEND);
-        const Owned<OrtSessionOptions> options(made, [this](OrtSessionOptions* object) { api_.ReleaseSessionOptions(object); });
+        const Owned<OrtSessionOptions> options(
+            made, [this](OrtSessionOptions* object) { api_.ReleaseSessionOptions(object); });
         check(api_.SetIntraOpNumThreads(made, file_.threads), I3D_ERROR_BACKEND);
         // A memory pattern is a second block for all activations beside the arena that the first run filled.
         check(api_.DisableMemPattern(made), I3D_ERROR_BACKEND);
@@ -132,7 +137,8 @@ private:
         check(api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &made), I3D_ERROR_BACKEND);
         const Owned<OrtMemoryInfo> memory(made, [this](OrtMemoryInfo* object) { api_.ReleaseMemoryInfo(object); });
         OrtValue* found = nullptr;
-        check(api_.CreateTensorWithDataAsOrtValue(made, data, bytes, shape.data(), shape.size(), type, &found), I3D_ERROR_BACKEND);
+        check(api_.CreateTensorWithDataAsOrtValue(made, data, bytes, shape.data(), shape.size(), type, &found),
+              I3D_ERROR_BACKEND);
         return Owned<OrtValue>(found, [this](OrtValue* object) { api_.ReleaseValue(object); });
     }
 
@@ -196,4 +202,6 @@ private:
 }  // namespace
 }  // namespace i3d::core
 
-I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) { return new i3d::core::OnnxRuntimeEngine(file); }
+I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) {
+    return new i3d::core::OnnxRuntimeEngine(file);
+}

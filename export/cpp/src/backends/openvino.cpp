@@ -54,9 +54,8 @@ public:
     }
 
     std::string card() const override {
-        return loaded([&] {
-            return model_->has_rt_info(kCardKey) ? model_->get_rt_info<std::string>(kCardKey) : std::string();
-        });
+        return loaded(
+            [&] { return model_->has_rt_info(kCardKey) ? model_->get_rt_info<std::string>(kCardKey) : std::string(); });
     }
 
     Tensor input() const override { return tensor_of(model_->input()); }
@@ -123,24 +122,25 @@ private:
         throw Error(I3D_ERROR_DEVICE, "OpenVINO has no device \"" + asked + "\" here, only " + names);
     }
 
-    // Compile for a number of views on first use: static shapes are faster than dynamic ones. The length of whole videos
-    // stays open.
+    // Compile for a number of views on first use: static shapes are faster than dynamic ones. The length of whole
+    // videos stays open.
     ov::InferRequest& request_of(std::int64_t num_views) {
         const auto found = requests_.find(num_views);
         if (found != requests_.end()) {
             return found->second;
         }
-        ov::AnyMap options{ov::hint::inference_precision(hint_), ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
+        ov::AnyMap options{ov::hint::inference_precision(hint_),
+                           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
         if (file_.threads > 0) {
             options.emplace(ov::inference_num_threads(file_.threads));
         }
         ov::PartialShape shape = model_->input().get_partial_shape();
         shape[0] = num_views;
         return requests_[num_views] = loaded([&] {
-            const std::shared_ptr<ov::Model> model = model_->clone();
-            model->reshape(shape);
-            return core().compile_model(model, device_, options).create_infer_request();
-        });
+                   const std::shared_ptr<ov::Model> model = model_->clone();
+                   model->reshape(shape);
+                   return core().compile_model(model, device_, options).create_infer_request();
+               });
     }
 
     EngineFile file_;
@@ -154,4 +154,6 @@ private:
 }  // namespace
 }  // namespace i3d::core
 
-I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) { return new i3d::core::OpenVINOEngine(file); }
+I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) {
+    return new i3d::core::OpenVINOEngine(file);
+}

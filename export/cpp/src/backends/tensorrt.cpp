@@ -114,7 +114,8 @@ public:
         }
         const char* name = inputs_[0].c_str();
         preferred_batch_ = static_cast<int>(engine_->getProfileShape(name, 0, trt::OptProfileSelector::kOPT).d[0]);
-        const auto largest = static_cast<std::size_t>(engine_->getProfileShape(name, 0, trt::OptProfileSelector::kMAX).d[0]);
+        const auto largest =
+            static_cast<std::size_t>(engine_->getProfileShape(name, 0, trt::OptProfileSelector::kMAX).d[0]);
         value_bytes_ = input().dtype == "uint8" ? 1 : sizeof(float);
         const std::size_t input_bytes = largest * values_of(input()) * value_bytes_;
         const std::size_t output_bytes = largest * values_of(output()) * sizeof(float);
@@ -143,7 +144,8 @@ public:
         std::copy_n(source, bytes, static_cast<char*>(host_input_.get()));
         cudaStream_t stream = stream_.get();
         require(context_->setInputShape(inputs_[0].c_str(), sizes), "the shape of its input");
-        check(cudaMemcpyAsync(device_input_.get(), host_input_.get(), bytes, cudaMemcpyHostToDevice, stream), "copy views");
+        check(cudaMemcpyAsync(device_input_.get(), host_input_.get(), bytes, cudaMemcpyHostToDevice, stream),
+              "copy views");
         require(context_->enqueueV3(stream), "to run");
         check(cudaMemcpyAsync(host_output_.get(), device_output_.get(), result_bytes, cudaMemcpyDeviceToHost, stream),
               "copy logits");
@@ -152,7 +154,9 @@ public:
     }
 
     int preferred_batch() const override { return preferred_batch_; }
-    std::string backend() const override { return std::string(I3D_FLAVOR) + " " + std::to_string(getInferLibVersion()); }
+    std::string backend() const override {
+        return std::string(I3D_FLAVOR) + " " + std::to_string(getInferLibVersion());
+    }
     std::string device() const override { return "cuda:" + std::to_string(gpu_); }
 
 private:
@@ -200,4 +204,6 @@ private:
 }  // namespace
 }  // namespace i3d::core
 
-I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) { return new i3d::core::TensorRTEngine(file); }
+I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) {
+    return new i3d::core::TensorRTEngine(file);
+}

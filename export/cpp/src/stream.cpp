@@ -1,0 +1,187 @@
+#include "stream.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <mutex>
+#include <string>
+
+#include "errors.hpp"
+#include "ring.hpp"
+
+namespace i3d::core {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kMaxWaitSeconds = 1e9;
+
+// A copy of a frame of the caller's.
+struct Raw {
+    std::vector<std::uint8_t> pixels;
+    int height;
+    int width;
+    bool is_bgr;
+
+    FrameView view() const { return {pixels.data(), height, width, std::ptrdiff_t{width} * 3, is_bgr}; }
+};
+
+Raw copied(const FrameView& frame) {
+    Raw raw{{}, frame.height, frame.width, frame.is_bgr};
+    const std::ptrdiff_t row_bytes = std::ptrdiff_t{frame.width} * 3;
+    raw.pixels.reserve(static_cast<std::size_t>(row_bytes * frame.height));
+    for (int row = 0; row < frame.height; ++row) {
+        const std::uint8_t* first = frame.data + row * frame.row_stride;
+        raw.pixels.insert(raw.pixels.end(), first, first + row_bytes);
+    }
+    return raw;
+}
+
+void check_seconds(double value, const char* name) {
+    if (!(value >= 0 && value <= kMaxWaitSeconds)) {
+        throw Error(I3D_ERROR_INPUT,
+                    std::string(name) + " (" + std::to_string(value) + ") must be > 0, or 0 for the usual");
+    }
+}
+
+Cadence cadence_of(const Card& card, const StreamSettings& settings) {
+    check_seconds(settings.window_seconds, "window_seconds");
+    check_seconds(settings.every_seconds, "every_seconds");
+    check_seconds(settings.frames_per_second, "frames_per_second");
+    const double counted_at = card.sampling.frames_per_second;
+    if (counted_at > 0 && settings.frames_per_second > 0 && counted_at != settings.frames_per_second) {
+        throw Error(I3D_ERROR_INPUT, "frames_per_second (" + std::to_string(settings.frames_per_second) +
+                                         ") is for cards without a rate: this one counts " +
+                                         std::to_string(counted_at) + " frames a second");
+    }
+    const double rate = counted_at > 0 ? counted_at : settings.frames_per_second;
+    if (!(rate > 0)) {
+        throw Error(I3D_ERROR_INPUT, "the card counts frames at no rate: give the frames_per_second of the stream");
+    }
+    Cadence cadence{rate, window_frames(card.sampling), settings.every_seconds};
+    if (settings.window_seconds > 0) {
+        cadence.window_frames = static_cast<std::int64_t>(settings.window_seconds * rate + 0.5);
+    }
+    if (cadence.window_frames < 1 || cadence.window_frames > kMaxWindowFrames) {
+        throw Error(I3D_ERROR_INPUT, "a window of " + std::to_string(cadence.window_frames) +
+                                         " frames: it must have from 1 to " + std::to_string(kMaxWindowFrames) +
+                                         ", all of which are kept in memory");
+    }
+    if (!(cadence.every_seconds > 0)) {
+        cadence.every_seconds = cadence.window_seconds();
+    }
+    if (cadence.every_seconds * rate < 1 - kSameTimeSeconds) {
+        throw Error(I3D_ERROR_INPUT, "every_seconds (" + std::to_string(settings.every_seconds) +
+                                         ") must be at least the time of a frame, " + std::to_string(1 / rate) + " s");
+    }
+    return cadence;
+}
+
+template <typename Value>
+class StreamOf : public Stream {
+public:
+    StreamOf(Recognizer& recognizer, const StreamSettings& settings)
+        : recognizer_(recognizer),
+          settings_(settings),
+          ring_(cadence_of(recognizer.card(), settings),
+                [this](const Raw& raw) { return resized<Value>(recognizer_.card(), raw.view()); }) {
+        // Refuse now what would fail with the first window.
+        const Card& card = recognizer.card();
+        check_crops(card.spatial, settings.protocol.crops);
+        frame_indices(card.sampling, window_frames(card.sampling), 0, settings.protocol.clips);
+    }
+
+    void push(const FrameView& frame, double seconds) override {
+        if (!std::isfinite(seconds)) {
+            throw Error(I3D_ERROR_INPUT, "the time of a frame must be a number of seconds");
+        }
+        if (frame.height != height_ || frame.width != width_) {
+            ring_.restart();
+        }
+        height_ = frame.height;
+        width_ = frame.width;
+        resized_size(recognizer_.card().spatial, frame.height, frame.width);
+        hand_over(ring_.add(copied(frame), seconds));
+    }
+
+    void restart() override { ring_.restart(); }
+
+    void end(double frame_seconds) override {
+        check_seconds(frame_seconds, "frame_seconds");
+        hand_over(ring_.end(frame_seconds));
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            has_ended_ = true;
+        }
+        changed_.notify_all();
+    }
+
+    std::optional<WindowPrediction> next(double wait_seconds) override {
+        std::optional<Window<Shared<Value>>> window;
+        WindowPrediction result;
+        Clock::time_point came_at;
+        {
+            std::unique_lock<std::mutex> lock(mutex_);
+            const auto is_ready = [this] { return newest_.is_waiting() || has_ended_; };
+            if (!(wait_seconds >= 0)) {
+                changed_.wait(lock, is_ready);
+            } else {
+                changed_.wait_for(lock, std::chrono::duration<double>(std::min(wait_seconds, kMaxWaitSeconds)),
+                                  is_ready);
+            }
+            window = newest_.take();
+            came_at = came_at_;
+            result.dropped_windows = newest_.dropped_windows();
+            result.dropped_frames = newest_.dropped_frames();
+        }
+        if (!window) {
+            return std::nullopt;
+        }
+        const Views<Value> views(recognizer_.card(), window->frames, settings_.protocol);
+        result.prediction = recognizer_.predict_views(views, settings_.batch);
+        result.start_seconds = window->start_seconds;
+        result.end_seconds = window->end_seconds;
+        result.lag_seconds = std::chrono::duration<double>(Clock::now() - came_at).count();
+        return result;
+    }
+
+    bool has_ended() const override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return has_ended_ && !newest_.is_waiting();
+    }
+
+private:
+    void hand_over(std::vector<Window<Shared<Value>>> windows) {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            for (Window<Shared<Value>>& window : windows) {
+                newest_.put(std::move(window));
+                came_at_ = Clock::now();
+            }
+        }
+        changed_.notify_all();
+    }
+
+    Recognizer& recognizer_;
+    StreamSettings settings_;
+    Ring<Raw, Shared<Value>> ring_;
+    int height_ = 0;
+    int width_ = 0;
+    mutable std::mutex mutex_;  // of what follows
+    std::condition_variable changed_;
+    Newest<Shared<Value>> newest_;
+    Clock::time_point came_at_;
+    bool has_ended_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Stream> make_stream(Recognizer& recognizer, const StreamSettings& settings) {
+    if (recognizer.card().has_float_pixels()) {
+        return std::make_unique<StreamOf<float>>(recognizer, settings);
+    }
+    return std::make_unique<StreamOf<std::uint8_t>>(recognizer, settings);
+}
+
+}  // namespace i3d::core
