@@ -24,6 +24,9 @@ SUFFIXES = frozenset(
 )
 """File endings that a folder of videos is searched for."""
 
+ASSUMED_RATE = 25.0
+"""Frames per second where a rate is needed and nothing says one."""
+
 OPEN_TIMEOUT_SECONDS = 15
 READ_TIMEOUT_SECONDS = 30
 
@@ -82,21 +85,25 @@ def _check_file(path: Path) -> None:
 
 
 @contextmanager
-def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCapture]:
+def opened(
+    address: str, *, threads: int | None = None, timeout_seconds: int | None = None
+) -> Iterator[cv2.VideoCapture]:
     """Open what :func:`address` gives.
 
     Args:
         address: An absolute path, or a URL.
         threads: Threads that decode; None: one per core.
+        timeout_seconds: How long a URL may take to open, and each of its frames to come; None:
+            :data:`OPEN_TIMEOUT_SECONDS` and :data:`READ_TIMEOUT_SECONDS`.
 
     Raises:
         VideoError: It cannot be opened as a video.
     """
     options = [
         int(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC),
-        OPEN_TIMEOUT_SECONDS * 1000,
+        (timeout_seconds or OPEN_TIMEOUT_SECONDS) * 1000,
         int(cv2.CAP_PROP_READ_TIMEOUT_MSEC),
-        READ_TIMEOUT_SECONDS * 1000,
+        (timeout_seconds or READ_TIMEOUT_SECONDS) * 1000,
     ]
     if threads is not None:
         options += [int(cv2.CAP_PROP_N_THREADS), threads]
@@ -113,6 +120,23 @@ def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCap
 
 
 @contextmanager
+def camera(index: int) -> Iterator[cv2.VideoCapture]:
+    """Open a camera of this machine.
+
+    Raises:
+        VideoError: There is none of this number, or it is in use.
+    """
+    with _quiet_opencv():
+        capture = cv2.VideoCapture(index)
+    try:
+        if not capture.isOpened():
+            raise VideoError(f"camera {index} does not open: there is none of this number, or something else uses it")
+        yield capture
+    finally:
+        capture.release()
+
+
+@contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Without the lines on stderr with which OpenCV accompanies a file that does not open."""
     logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
@@ -122,6 +146,17 @@ def _quiet_opencv() -> Iterator[None]:
         yield
     finally:
         logging.setLogLevel(level)
+
+
+def has_times(capture: cv2.VideoCapture, address: str) -> bool:
+    """Whether what is open says when its frames are shown: JPEG pictures that a web server sends one by one do not."""
+    is_pictures = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+    return not (is_pictures and promised_frames(capture) <= 0 and address.lower().startswith(("http:", "https:")))
+
+
+def seconds(capture: cv2.VideoCapture) -> float:
+    """When the frame that was grabbed last is shown, as the container says."""
+    return float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
 
 
 def _what_is_wrong(capture: cv2.VideoCapture, *, is_url: bool) -> str | None:
@@ -189,7 +224,7 @@ def frame_rate(path: Path) -> float:
     """
     _check_file(path)
     with opened(str(path.absolute())) as capture:
-        return promised_rate(capture) or 25.0
+        return promised_rate(capture) or ASSUMED_RATE
 
 
 def write(path: Path, frames: Iterable[Frame], *, frames_per_second: float) -> None:
