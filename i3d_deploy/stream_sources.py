@@ -215,12 +215,13 @@ def _recorded(
     """A file from its first to its last frame."""
     warnings: list[str] = []
     clock = _Clock(rate)
-    began_at: float | None = None
+    first: tuple[float, float] | None = None
     for frame in decoding.counted(capture, address, warnings, min_decoded_share=video.MIN_DECODED_SHARE):
-        seconds = clock.tell(video_files.seconds(capture))
-        now = time.monotonic()
-        began_at = now if began_at is None else began_at
-        due_at = began_at + seconds
+        now, shown = time.monotonic(), video_files.seconds(capture)
+        if first is None:
+            first = now, shown
+        seconds = clock.tell(shown - first[1])
+        due_at = first[0] + seconds
         if stopped.wait(max(0.0, due_at - now) if manner.is_paced else 0):
             return
         yield Arrival(timed=TimedFrame(frame=frame, seconds=seconds), came_at=due_at if manner.is_paced else now)

@@ -76,7 +76,8 @@ class StreamSettings:
         """Refuse what does not go with a card.
 
         Raises:
-            InputError: Its network takes optical flow, its frames have another rate, or the crops do not fit it.
+            InputError: Its network takes optical flow, its frames have another rate, or the clips or crops do not fit
+                it.
         """
         if card.modality != "rgb":
             raise InputError(
@@ -89,6 +90,8 @@ class StreamSettings:
                 f"frames_per_second ({self.frames_per_second:g}) is for cards without a rate: "
                 f"this one counts {rate:g} frames a second"
             )
+        views.check_clips(self.clips)
+        card.sampling.frame_indices(card.sampling.window_frames, num_clips=self.clips)
         card.spatial.check_crops(self.crops)
 
     def cadence(self, card: Card, *, source_rate: float | None, source: str) -> Cadence:

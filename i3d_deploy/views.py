@@ -226,7 +226,7 @@ def cut(
         VideoError: No usable frame.
         InputError: ``clips`` or ``crops`` is out of range, or three crops do not go with ``spatial``.
     """
-    _check_clips(clips)
+    check_clips(clips)
     spatial.check_crops(crops)  # before anything is read
     if flow is not None:
         frames = flow_frames.collect(
@@ -278,7 +278,7 @@ def of_resized(
         VideoError: There are too many to be taken whole.
         InputError: As :func:`cut`.
     """
-    _check_clips(clips)
+    check_clips(clips)
     indices = sampling.frame_indices(len(frames), num_clips=clips)
     return Views(
         indices=indices,
@@ -289,7 +289,12 @@ def of_resized(
     )
 
 
-def _check_clips(clips: int | None) -> None:
+def check_clips(clips: int | None) -> None:
+    """Refuse a number of clips in place of the card's that nobody waits for.
+
+    Raises:
+        InputError: It is out of range.
+    """
     if clips is not None and not 1 <= clips <= MAX_CLIPS:
         raise InputError(f"clips ({clips}) must be > 0 and <= {MAX_CLIPS}")
 
