@@ -5,9 +5,13 @@ Note [Times of a stream]
     pictures that a web server sends one by one, which have none: theirs and a camera's are the times at which they
     come. Frames of a pipe have the rate that was given. After a connection was made again, times go on with the clock.
 
+Note [Recordings]
+    What says how long it is, such as a file or a file on a web server, ends when its frames end. Anything else with an
+    address, and a camera, is live: when its frames end, the connection was lost.
+
 Note [Pace]
-    A file's frames are handed over when their time has come, and so are those of a web server with times, which sends
-    faster than one looks. Cameras, other addresses and pipes have their own pace.
+    A file's frames are handed over when their time has come, and so are those that a web server sends with times, which
+    come in pieces. Cameras, other addresses and pipes have their own pace.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ class TimedFrame:
     """A frame and its time.
 
     Attributes:
-        frame: (H, W, 3) uint8 RGB.
+        frame: (H, W, 3) uint8 RGB; a stream copies it.
         seconds: When it is shown, from any moment on; later than the frame before.
     """
 
@@ -174,12 +178,12 @@ def opened(source: StreamSource, manner: Manner, stopped: threading.Event) -> It
 
 
 def name(source: StreamSource) -> str:
-    """What a source is called in messages."""
+    """What a source is called in messages and records; passwords in addresses are left out."""
     if isinstance(source, int):
         return f"camera {source}"
     if isinstance(source, RawVideo):
         return "the pipe"
-    return str(source) if isinstance(source, (str, Path)) else "the frames given"
+    return video_files.without_password(str(source)) if isinstance(source, (str, Path)) else "the frames given"
 
 
 @contextmanager
@@ -187,13 +191,13 @@ def _opened_address(source: str | Path, manner: Manner, stopped: threading.Event
     address = video_files.address(source)
     if address is None:
         raise InputError(f"{source}: a folder of frames has no times: a stream is a file, a URL, a camera or a pipe")
-    is_url = "://" in address
+    is_url = video_files.is_url(address)
     connect = partial(
         video_files.opened, address, threads=_LIVE_THREADS if is_url else None, timeout_seconds=TIMEOUT_SECONDS
     )
     with _Live(address, connect, manner, stopped) as live:
         rate = video_files.promised_rate(live.capture)
-        if is_url and video_files.promised_frames(live.capture) <= 0:
+        if is_url and not video_files.has_end(live.capture):
             has_times = video_files.has_times(live.capture, address)
             yield live.stream(has_times=has_times, rate=rate if has_times else None)  # without times, FFmpeg's guess
         else:
@@ -206,7 +210,8 @@ def _given(frames: Iterable[TimedFrame]) -> Iterator[Arrival]:
         if not isinstance(timed, TimedFrame):
             raise InputError(f"frame {number} of the stream must be a TimedFrame, not {type(timed).__name__}")
         video.check_frame(timed.frame, number)
-        yield Arrival(timed=timed, came_at=time.monotonic())
+        copied = TimedFrame(frame=timed.frame.copy(), seconds=timed.seconds)
+        yield Arrival(timed=copied, came_at=time.monotonic())
 
 
 def _recorded(
@@ -226,7 +231,7 @@ def _recorded(
             return
         yield Arrival(timed=TimedFrame(frame=frame, seconds=seconds), came_at=due_at if manner.is_paced else now)
     for warning in warnings:
-        manner.on_notice(f"{address}: {warning}")
+        manner.on_notice(f"{video_files.without_password(address)}: {warning}")
 
 
 def _raw(source: RawVideo, stopped: threading.Event) -> Iterator[Arrival]:
@@ -278,7 +283,7 @@ class _Live:
     """A connection that is made again when it is lost; a context manager that closes it.
 
     Args:
-        address: What it is called.
+        address: Of what.
         connect: Makes it.
         manner: How often it is tried again, and who is told.
         stopped: Ends it.
@@ -291,7 +296,8 @@ class _Live:
         manner: Manner,
         stopped: threading.Event,
     ) -> None:
-        self._address = address
+        self._name = video_files.without_password(address)
+        self._is_web = address.lower().startswith(_WEB)
         self._connect = connect
         self._manner = manner
         self._stopped = stopped
@@ -332,11 +338,11 @@ class _Live:
             if self._stopped.is_set():
                 return
             stream.reconnects += 1
-            self._manner.on_notice(f"{self._address}: connected again")
+            self._manner.on_notice(f"{self._name}: connected again")
 
     def _frames(self, *, has_times: bool) -> Iterator[tuple[Frame, float]]:
         """Those of the connection as it is, and when each was shown or came, on our clock."""
-        is_ahead = has_times and self._address.lower().startswith(_WEB)
+        is_ahead = has_times and self._is_web
         began_at: float | None = None
         for frame in video_files.frames_of(self.capture):
             now = time.monotonic()
@@ -364,11 +370,11 @@ class _Live:
         while not self._stopped.is_set():
             if failures >= self._manner.reconnects:
                 tried = f" and {failures} attempts to connect again failed" if failures else ""
-                raise VideoError(f"{self._address}: the connection was lost{tried}")
+                raise VideoError(f"{self._name}: the connection was lost{tried}")
             delay = min(FIRST_DELAY_SECONDS * 2**failures, MAX_DELAY_SECONDS)
             failures += 1
             self._manner.on_notice(
-                f"{self._address}: the connection was lost; attempt {failures} of {self._manner.reconnects} to connect "
+                f"{self._name}: the connection was lost; attempt {failures} of {self._manner.reconnects} to connect "
                 f"again in {delay:g} s"
             )
             if self._stopped.wait(delay):

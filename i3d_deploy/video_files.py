@@ -31,6 +31,7 @@ OPEN_TIMEOUT_SECONDS = 15
 READ_TIMEOUT_SECONDS = 30
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/@:]*):[^/@]*@", re.IGNORECASE)
 
 _CLOCK_TICKS_PER_SECOND = 1000
 """Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
@@ -52,7 +53,7 @@ def address(source: str | Path) -> str | None:
     Raises:
         VideoError: There is no such file or folder, or it cannot be a video.
     """
-    if isinstance(source, str) and _URL.match(source):
+    if isinstance(source, str) and is_url(source):
         return source
     path = Path(source)
     _check_file(path)
@@ -110,9 +111,9 @@ def opened(
     with _quiet_opencv():
         capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
     try:
-        what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
+        what = _what_is_wrong(capture, is_url=is_url(address))
         if what is not None:
-            raise VideoError(f"{address}: {what}")
+            raise VideoError(f"{without_password(address)}: {what}")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # the default of every OpenCV but 4.11
         yield capture
     finally:
@@ -148,10 +149,25 @@ def _quiet_opencv() -> Iterator[None]:
         logging.setLogLevel(level)
 
 
+def is_url(address: str) -> bool:
+    """Whether it is a URL, and no path."""
+    return _URL.match(address) is not None
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown."""
+    return _PASSWORD.sub(r"\1:***@", address)
+
+
+def has_end(capture: cv2.VideoCapture) -> bool:
+    """Whether what is open is a recording: its container says how long it is."""
+    return float(capture.get(cv2.CAP_PROP_FRAME_COUNT)) > 0
+
+
 def has_times(capture: cv2.VideoCapture, address: str) -> bool:
     """Whether what is open says when its frames are shown: JPEG pictures that a web server sends one by one do not."""
     is_pictures = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
-    return not (is_pictures and promised_frames(capture) <= 0 and address.lower().startswith(("http:", "https:")))
+    return not (is_pictures and not has_end(capture) and address.lower().startswith(("http:", "https:")))
 
 
 def seconds(capture: cv2.VideoCapture) -> float:

@@ -50,8 +50,13 @@ class WebCamera:
 
 
 @contextlib.contextmanager
-def web_camera(*, interval_seconds: float = 0.005) -> Iterator[WebCamera]:
-    """A web camera, gone afterwards."""
+def web_camera(*, interval_seconds: float = 0.005, silent_after: int | None = None) -> Iterator[WebCamera]:
+    """A web camera, gone afterwards.
+
+    Args:
+        interval_seconds: Between pictures.
+        silent_after: Pictures after which no more come, and the connection stays.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -64,7 +69,7 @@ def web_camera(*, interval_seconds: float = 0.005) -> Iterator[WebCamera]:
             self.end_headers()
             number = 0
             with contextlib.suppress(OSError):
-                while not camera.hang_up.wait(interval_seconds):
+                while not camera.hang_up.wait(None if number == silent_after else interval_seconds):
                     picture = jpeg(gray(number % 256))
                     head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
                     self.wfile.write(head.encode() + picture + b"\r\n")

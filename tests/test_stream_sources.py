@@ -209,6 +209,28 @@ def test_a_camera_that_is_not_there_is_named(opened: Open, capfd: pytest.Capture
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("direct")
+def test_a_connection_that_falls_silent_is_lost(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_sources, "TIMEOUT_SECONDS", 1)
+    with web_camera(silent_after=8) as camera:
+        stream = opened(camera.address)
+        with pytest.raises(VideoError, match=r"http://.*: the connection was lost$"):
+            list(stream.arrivals)
+
+
+@pytest.mark.usefixtures("direct")
+def test_passwords_are_not_shown(opened: Open) -> None:
+    with web_camera() as camera:
+        stream = opened(camera.address.replace("://", "://user:secret@"))
+        next(stream.arrivals)
+        camera.hang_up.set()
+        with pytest.raises(VideoError, match=r"^http://user:\*\*\*@127\.0\.0\.1:\d+/: the connection was lost$"):
+            list(stream.arrivals)
+        camera.is_gone.set()
+        with pytest.raises(VideoError, match=r"^http://user:\*\*\*@127.*the address does not answer"):
+            opened(camera.address.replace("://", "://user:secret@"))
+
+
 def raw(data: bytes, *, width: int = 4, height: int = 2, rate: float = 10) -> RawVideo:
     """A pipe that holds some bytes and has ended."""
     reading, writing = os.pipe()
@@ -274,6 +296,17 @@ def test_sizes_are_read() -> None:
 def test_what_is_no_frame_with_a_time_is_refused(given: Any, message: str, opened: Open) -> None:
     with pytest.raises(InputError, match=message):
         next(opened([given]).arrivals)
+
+
+def test_frames_that_are_given_are_copied(opened: Open) -> None:
+    buffer = gray(1)
+
+    def come() -> Iterator[TimedFrame]:
+        yield TimedFrame(frame=buffer, seconds=0)
+        buffer[:] = 2
+        yield TimedFrame(frame=buffer, seconds=1)
+
+    assert [arrival.timed.frame[0, 0, 0] for arrival in list(opened(come()).arrivals)] == [1, 2]
 
 
 def test_a_folder_of_frames_has_no_times(tmp_path: Path, opened: Open) -> None:

@@ -125,6 +125,13 @@ class StreamOptions:
         is_camera = self.stream.isdecimal() and not Path(self.stream).exists()
         return int(self.stream) if is_camera else self.stream
 
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        from i3d_deploy.video_files import without_password
+
+        return without_password(self.stream or "")
+
 
 def predict(
     recognizer: Recognizer,
@@ -156,19 +163,19 @@ def predict(
         with closing(predictions):
             for latest in predictions:
                 count += 1
-                click.echo(_json(options.stream, latest, top=top) if as_json else _line(latest, top=top))
+                click.echo(_json(options.name, latest, top=top) if as_json else _line(latest, top=top))
     except KeyboardInterrupt:
         _summarize("stopped", count, latest)
         raise SystemExit(INTERRUPTED) from None
     except VideoError as error:
         if not as_json:
             raise
-        click.echo(json.dumps({"stream": options.stream, "error": str(error)}, ensure_ascii=False))
+        click.echo(json.dumps({"stream": options.name, "error": str(error)}, ensure_ascii=False))
         raise SystemExit(1) from None
     _summarize("ended", count, latest)
 
 
-def _json(stream: str | None, found: WindowPrediction[Prediction], *, top: int) -> str:
+def _json(stream: str, found: WindowPrediction[Prediction], *, top: int) -> str:
     record = {
         "stream": stream,
         "start_seconds": round(found.start_seconds, 6),
