@@ -187,6 +187,8 @@ def row(name: str, found: dict[str, Any]) -> str:
 @reports_errors
 def main(artifact: Path, minutes: float, every: float, break_seconds: float, json_path: Path | None) -> None:
     """Predict a stream with ARTIFACT for a while and print what it took."""
+    # What is started in the background may ignore Ctrl-C, and so would the process that is to be ended with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with served(break_seconds=break_seconds) as address:
         seen = soak(artifact, address, every=every, seconds=minutes * 60)
     if not seen.predictions or seen.exit_code != 130:

@@ -183,7 +183,7 @@ def name(source: StreamSource) -> str:
         return f"camera {source}"
     if isinstance(source, RawVideo):
         return "the pipe"
-    return video_files.without_password(str(source)) if isinstance(source, (str, Path)) else "the frames given"
+    return video_files.without_password(str(source)) if isinstance(source, (str, Path)) else "the iterable of frames"
 
 
 @contextmanager

@@ -262,7 +262,7 @@ def test_a_stream_shorter_than_a_window_is_an_error(tiny_checkpoint: Checkpoint,
 
 def test_a_source_without_a_rate_is_asked_for_one(tiny_checkpoint: Checkpoint) -> None:
     with recognizer(tiny_checkpoint) as loaded:
-        message = r"the frames given does not say its rate, and the card counts at none: give frames_per_second"
+        message = r"the iterable of frames does not say its rate, and the card counts at none: give frames_per_second"
         with pytest.raises(InputError, match=message):
             next(loaded.stream(timed(noise(4), TENTHS)))
 
