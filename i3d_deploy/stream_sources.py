@@ -220,13 +220,12 @@ def _recorded(
     """A file from its first to its last frame."""
     warnings: list[str] = []
     clock = _Clock(rate)
-    first: tuple[float, float] | None = None
+    began_at: float | None = None
     for frame in decoding.counted(capture, address, warnings, min_decoded_share=video.MIN_DECODED_SHARE):
-        now, shown = time.monotonic(), video_files.seconds(capture)
-        if first is None:
-            first = now, shown
-        seconds = clock.tell(shown - first[1])
-        due_at = first[0] + seconds
+        now, seconds = time.monotonic(), clock.tell(video_files.seconds(capture))
+        if began_at is None:
+            began_at = now - seconds
+        due_at = began_at + seconds
         if stopped.wait(max(0.0, due_at - now) if manner.is_paced else 0):
             return
         yield Arrival(timed=TimedFrame(frame=frame, seconds=seconds), came_at=due_at if manner.is_paced else now)

@@ -9,6 +9,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -84,6 +85,26 @@ def web_camera(*, interval_seconds: float = 0.005, silent_after: int | None = No
         thread.start()
         yield camera
         camera.hang_up.set()
+        server.shutdown()
+        thread.join()
+
+
+@contextlib.contextmanager
+def web_broadcast(path: Path) -> Iterator[str]:
+    """A web server that sends a file without saying how long it is; gives its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(path.read_bytes())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
         thread.join()
 

@@ -18,7 +18,7 @@ import pytest
 from i3d_deploy import stream_sources
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.stream_sources import Arrival, Manner, OpenStream, RawVideo, StreamSource, TimedFrame, parse_size
-from tests.cameras import gray, rtsp_camera, web_camera
+from tests.cameras import gray, rtsp_camera, web_broadcast, web_camera
 from tests.sources import noise
 from tests.test_decoding import webm_with_uneven_times
 from tests.test_video_files import address as address
@@ -118,6 +118,22 @@ def test_a_served_file_is_a_file(tmp_path: Path, address: str, opened: Open) -> 
     assert clockwork.waits[-1] > 0
 
 
+@pytest.mark.usefixtures("direct")
+def test_a_broadcast_of_a_web_server_is_paced_by_its_times(tmp_path: Path, opened: Open) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "clip.ts"), cv2.VideoWriter.fourcc(*"mpg2"), 25, (64, 48))
+    for frame in noise(20):
+        writer.write(frame)
+    writer.release()
+    with web_broadcast(tmp_path / "clip.ts") as where:
+        for is_paced in (True, False):
+            clockwork = Clockwork()
+            stream = opened(where, is_paced=is_paced, stopped=clockwork)
+            assert stream.frames_per_second == 25
+            arrivals = [next(stream.arrivals) for _ in range(20)]
+            assert seconds(iter(arrivals)) == [number / 25 for number in range(20)]
+            assert (clockwork.waits[-1] > 0) == is_paced
+
+
 def test_an_rtsp_camera_has_its_own_clock(opened: Open) -> None:
     shown = [0, 0.1, 0.2, 0.3, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9]
     levels = list(range(20, 220, 20))
@@ -163,6 +179,17 @@ def test_a_lost_connection_is_made_again(opened: Open) -> None:
         f"{camera.address}: the connection was lost; attempt 1 of 3 to connect again in 0.5 s",
         f"{camera.address}: connected again",
     ]
+
+
+@pytest.mark.usefixtures("direct")
+def test_attempts_are_counted_anew_after_a_frame(opened: Open) -> None:
+    with web_camera() as camera:
+        stream = opened(camera.address, reconnects=1)
+        for connections in (1, 2, 3):
+            next(arrival for arrival in stream.arrivals if arrival.is_after_gap or connections == 1)
+            assert camera.connections == connections
+            camera.hang_up.set()
+    assert stream.reconnects == 2
 
 
 @pytest.mark.usefixtures("direct")

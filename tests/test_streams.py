@@ -6,8 +6,9 @@ import dataclasses
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from i3d_deploy import resizing, video_files
+from i3d_deploy import resizing, stream_sources, video_files
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.preprocessing import Spatial
 from i3d_deploy.recognizer import Prediction, Recognizer
 from i3d_deploy.runners.torch_runner import TorchRunner
-from i3d_deploy.stream_sources import TimedFrame
+from i3d_deploy.stream_sources import Arrival, OpenStream, TimedFrame
 from i3d_deploy.streams import WindowPrediction
+from tests.cameras import web_camera
 from tests.sources import noise
 from tests.test_two_stream import stream as of_two_streams
+from tests.test_video_files import direct as direct
 
 READ = "i3d-stream"
 TENTHS = tuple(number / 10 for number in range(40))
@@ -143,6 +146,32 @@ def test_a_file_is_read_at_its_own_rate(tiny_checkpoint: Checkpoint, clip: Path)
     assert {(window.dropped_windows, window.dropped_frames, window.reconnects) for window in found} == {(0, 0, 0)}
 
 
+def test_a_window_of_a_whole_file_is_predicted_as_the_file(tiny_checkpoint: Checkpoint, clip: Path) -> None:
+    # 40 frames at 25 a second are 48 at 30, of which the last one is after the last frame of the file.
+    with recognizer(tiny_checkpoint, sampling={"frames_per_second": 30.0}) as loaded:
+        found = list(loaded.stream(clip, window_seconds=1.6, clips=2, crops=3, drop=False))
+        expected = loaded.predict(clip)
+    assert [window.prediction.frames for window in found] == [48]
+    np.testing.assert_array_equal(found[0].prediction.logits, expected.logits)
+
+
+def test_the_lag_is_counted_from_the_last_frame(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[OpenStream]:
+        came_at = [now - 1000, now - 1000, now - 1000, now - 500]
+        arrivals = (
+            Arrival(timed=frame, came_at=at) for frame, at in zip(timed(noise(4), TENTHS), came_at, strict=True)
+        )
+        yield OpenStream(arrivals=arrivals, frames_per_second=10)
+
+    monkeypatch.setattr(stream_sources, "opened", opened)
+    with recognizer(tiny_checkpoint) as loaded:
+        found = next(loaded.stream("rtsp://camera/1", window_seconds=0.4))
+    assert 500 <= found.lag_seconds < 1000
+
+
 def test_what_comes_while_a_window_is_computed_is_dropped_and_counted(tiny_checkpoint: Checkpoint) -> None:
     pixels = noise(14)
     is_taken, has_all_come, may_end = threading.Event(), threading.Event(), threading.Event()
@@ -252,6 +281,44 @@ def test_frames_of_another_size_begin_anew(tiny_checkpoint: Checkpoint) -> None:
     assert times(found) == [(0, 0.4), (0.6, 1.0)]
 
 
+def test_a_window_spans_no_lost_connection(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = noise(10)
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[OpenStream]:
+        arrivals = (
+            Arrival(timed=frame, came_at=0, is_after_gap=number == 5)
+            for number, frame in enumerate(timed(pixels, TENTHS))
+        )
+        yield OpenStream(arrivals=arrivals, frames_per_second=10, reconnects=1)
+
+    monkeypatch.setattr(stream_sources, "opened", opened)
+    with recognizer(tiny_checkpoint) as loaded:
+        found = list(loaded.stream("rtsp://camera/1", window_seconds=0.4, drop=False))
+    assert times(found) == [(0, 0.4), (0.5, 0.9)]
+    assert found[1].reconnects == 1
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_camera_that_comes_back_is_predicted_further(tiny_checkpoint: Checkpoint) -> None:
+    notices: list[str] = []
+    options: dict[str, Any] = {"window_seconds": 0.1, "frames_per_second": 100, "on_notice": notices.append}
+    with (
+        web_camera() as camera,
+        recognizer(tiny_checkpoint) as loaded,
+        closing(loaded.stream(camera.address, **options)) as predictions,
+    ):
+        first = next(predictions)
+        camera.hang_up.set()
+        again = next(window for window in predictions if window.reconnects == 1)
+    assert first.reconnects == 0
+    assert again.start_seconds > first.end_seconds
+    assert [notice.split(": ")[1] for notice in notices] == [
+        "the connection was lost; attempt 1 of 10 to connect again in 0.5 s",
+        "connected again",
+    ]
+
+
 def test_a_stream_shorter_than_a_window_is_an_error(tiny_checkpoint: Checkpoint, clip: Path) -> None:
     with (
         recognizer(tiny_checkpoint) as loaded,
@@ -309,7 +376,7 @@ ABANDONED = """
 import sys, threading
 import numpy as np
 import i3d_deploy as i3d
-from i3d_deploy.stream_sources import TimedFrame
+from i3d_deploy.stream_sources import Arrival, OpenStream, TimedFrame
 
 def come():
     for number in range(15):
