@@ -51,6 +51,18 @@ class WebCamera:
 
 
 @contextlib.contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    """Answer in a thread."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@contextlib.contextmanager
 def web_camera(*, interval_seconds: float = 0.005, silent_after: int | None = None) -> Iterator[WebCamera]:
     """A web camera, gone afterwards.
 
@@ -58,6 +70,7 @@ def web_camera(*, interval_seconds: float = 0.005, silent_after: int | None = No
         interval_seconds: Between pictures.
         silent_after: Pictures after which no more come, and the connection stays.
     """
+    is_closing = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -75,18 +88,19 @@ def web_camera(*, interval_seconds: float = 0.005, silent_after: int | None = No
                     head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
                     self.wfile.write(head.encode() + picture + b"\r\n")
                     number += 1
-            camera.hang_up.clear()
+            if not is_closing.is_set():
+                camera.hang_up.clear()
 
         def log_message(self, *_: object) -> None: ...
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         camera = WebCamera(f"http://127.0.0.1:{server.server_port}/")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield camera
-        camera.hang_up.set()
-        server.shutdown()
-        thread.join()
+        try:
+            with serving(server):
+                yield camera
+        finally:
+            is_closing.set()
+            camera.hang_up.set()
 
 
 @contextlib.contextmanager
@@ -101,12 +115,8 @@ def web_broadcast(path: Path) -> Iterator[str]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, serving(server):
         yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -153,12 +163,8 @@ def rtsp_camera(frames: NDArray[np.uint8], seconds: list[float]) -> Iterator[str
             while (line := self.rfile.readline().decode()).strip():
                 yield line
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server, serving(server):
         yield f"rtsp://127.0.0.1:{server.server_address[1]}/camera"
-        server.shutdown()
-        thread.join()
 
 
 _SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 26\r\na=control:track1\r\n"

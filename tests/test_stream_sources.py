@@ -81,7 +81,7 @@ def test_a_file_is_paced_by_its_times(clip: Path, opened: Open) -> None:
     assert seconds(iter(arrivals)) == [number / 25 for number in range(40)]
     # Frame n is due n / 25 s after the first, of which decoding has taken some.
     assert all(0 <= wait <= number / 25 for number, wait in enumerate(clockwork.waits))
-    assert clockwork.waits[-1] > 0
+    assert max(clockwork.waits) > 0
     dues = [arrival.came_at - arrivals[0].came_at for arrival in arrivals]
     np.testing.assert_allclose(dues, np.arange(40) / 25, atol=1e-6)
 
@@ -115,7 +115,7 @@ def test_a_served_file_is_a_file(tmp_path: Path, address: str, opened: Open) -> 
     stream = opened(f"{address}/clip.avi", stopped=clockwork)
     assert stream.frames_per_second == 10
     assert seconds(stream.arrivals) == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    assert clockwork.waits[-1] > 0
+    assert max(clockwork.waits) > 0
 
 
 @pytest.mark.usefixtures("direct")
@@ -131,7 +131,7 @@ def test_a_broadcast_of_a_web_server_is_paced_by_its_times(tmp_path: Path, opene
             assert stream.frames_per_second == 25
             arrivals = [next(stream.arrivals) for _ in range(20)]
             assert seconds(iter(arrivals)) == [number / 25 for number in range(20)]
-            assert (clockwork.waits[-1] > 0) == is_paced
+            assert (max(clockwork.waits) > 0) == is_paced
 
 
 def test_an_rtsp_camera_has_its_own_clock(opened: Open) -> None:

@@ -46,7 +46,7 @@ def test_text_is_a_line_a_window(tiny_exports: Path, clip: Path) -> None:
     result = run(predict.main, tiny_exports / "tiny.onnx", "--stream", clip, "--no-drop")
     lines = result.stdout.splitlines()
     assert [line.split(" s  ")[0].split() for line in lines] == [["0.00", "-", "0.60"], ["0.60", "-", "1.20"]]
-    assert all(line.count("%") == 3 and "(lag 0.0" in line for line in lines)
+    assert all(line.count("%") == 3 and "(lag " in line for line in lines)
 
 
 def test_clips_and_crops_are_one_unless_told(tiny_exports: Path, clip: Path) -> None:
