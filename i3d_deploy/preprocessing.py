@@ -131,6 +131,14 @@ class Sampling(Part):
         return sampling.least_frames(steps + (2 if of_flow else 1), speed=speed)
 
     @property
+    def window_frames(self) -> int:
+        """Frames, at the card's rate, of the shortest video of which a clip repeats none; of whole videos, of a clip of
+        the usual length."""
+        if self._counts_in_seconds:
+            return self.clip_len * self.frame_interval
+        return (self.clip_len - 1) * self.frame_interval + 1
+
+    @property
     def _counts_in_seconds(self) -> bool:
         return self.scheme == "uniform" and self.formula == "slowfast"
 

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import evidence, features, flow, flow_frames, reading, video
+from i3d_deploy import evidence, features, flow, flow_frames, reading, streams, video
 from i3d_deploy.card import Averaging, Card
 from i3d_deploy.errors import ArtifactError, InputError, MissingExtraError, VideoError
 from i3d_deploy.evidence import Evidence
@@ -25,6 +25,8 @@ from i3d_deploy.frames import Resized
 from i3d_deploy.moments import Rate
 from i3d_deploy.reading import Cutting, Reading
 from i3d_deploy.runners import Runner, RunnerInfo, open_runner, open_two_streams
+from i3d_deploy.stream_sources import StreamSource
+from i3d_deploy.streams import StreamSettings, WindowPrediction
 from i3d_deploy.views import Views
 from i3d_deploy.windows import Last
 
@@ -55,6 +57,13 @@ class Prediction:
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes, best first, as (label, probability)."""
         return [(self.labels[index], float(self.probabilities[index])) for index in self.top_indices(count)]
+
+    def entries(self, count: int = 5) -> list[dict[str, str | int | float]]:
+        """The most probable classes, best first, as records have them: ``label``, ``index`` and ``probability``."""
+        return [
+            {"label": self.labels[index], "index": index, "probability": float(self.probabilities[index])}
+            for index in self.top_indices(count)
+        ]
 
     def top_indices(self, count: int = 5) -> list[int]:
         """The most probable classes, best first, by number; equal ones in their order."""
@@ -250,6 +259,67 @@ class Recognizer:
                 except VideoError as error:
                     result = error.with_traceback(None)  # which holds what was read of the video
                 yield Outcome(source=opened.source, result=result)
+
+    def stream(
+        self,
+        source: StreamSource,
+        *,
+        window_seconds: float | None = None,
+        every_seconds: float | None = None,
+        clips: int = 1,
+        crops: int = 1,
+        batch: int | None = None,
+        frames_per_second: float | None = None,
+        drop: bool = True,
+        reconnects: int = streams.RECONNECTS,
+        on_notice: Callable[[str], None] = streams.nobody,
+    ) -> Generator[WindowPrediction[Prediction], None, None]:
+        """Recognise the actions in a stream while it comes, window by window.
+
+        The prediction of a window is that of :meth:`predict` of its frames, by their times at the card's rate.
+
+        Args:
+            source: The number of a camera, a URL (RTSP, HTTP and what else FFmpeg reads), a video file, a
+                :class:`i3d_deploy.stream_sources.RawVideo` of a pipe, or an iterable of
+                :class:`i3d_deploy.stream_sources.TimedFrame`. It is read in another thread.
+            window_seconds: Duration of a window, to the nearest frame; default: what a clip of the card spans.
+            every_seconds: From the beginning of a window to that of the next one; default: one after the other.
+            clips: Clips of a window.
+            crops: Crops of a clip: 1 or 3.
+            batch: As for :meth:`predict`.
+            frames_per_second: Rate that frames are counted at, for a card without one; default: the source's.
+            drop: Whether a window is left out when a newer one is complete before it is computed, so that predictions
+                do not fall behind; and a file is read at its own pace. False: every window is predicted, and a file is
+                read as fast as that goes.
+            reconnects: Attempts in a row to connect again to a camera or URL, with growing delays.
+            on_notice: Told in a line what happens to the stream, such as a lost connection; in the thread that reads.
+
+        Returns:
+            A prediction with the time of its window, its lag and what was dropped, for each window. When the iterator
+            is closed, the thread that reads has ended; closing waits for the frame that is being read.
+
+        Raises:
+            VideoError: The source cannot be opened, is lost for good, or ends before a window is full.
+            InputError: An argument is out of range, the source has no rate, or this is a network of optical flow.
+            ArtifactError: The network's answer is not finite.
+        """
+        _check_batch(batch)
+        settings = StreamSettings(
+            window_seconds=window_seconds,
+            every_seconds=every_seconds,
+            clips=clips,
+            crops=crops,
+            frames_per_second=frames_per_second,
+            drop=drop,
+            reconnects=reconnects,
+            on_notice=on_notice,
+        )
+        settings.check(self.card)
+
+        def predict(prepared: Views) -> Prediction:
+            return self._prediction(self.logits(prepared, batch=batch), prepared)
+
+        return streams.predictions(source, self.card, settings, predict=predict)
 
     def _cutting(self, *, clips: int | None, crops: int | None, min_decoded_share: float) -> Cutting:
         return Cutting(

@@ -176,15 +176,26 @@ def _check_array(array: NDArray[np.uint8]) -> None:
 def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
     size: tuple[int, ...] | None = None
     for number, frame in enumerate(frames):
-        shape, kind = getattr(frame, "shape", None), getattr(frame, "dtype", None)
-        if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
-            raise InputError(
-                f"frame {number} must be uint8 of shape (H, W, 3), not {kind or type(frame)} of shape {shape}"
-            )
-        if size is not None and shape != size:
-            raise InputError(f"frame {number} has shape {shape}, those before it {size}")
-        size = shape
+        check_frame(frame, number)
+        if size is not None and frame.shape != size:
+            raise InputError(f"frame {number} has shape {frame.shape}, those before it {size}")
+        size = frame.shape
         yield np.ascontiguousarray(frame)
+
+
+def check_frame(frame: object, number: int) -> None:
+    """Refuse what is no frame.
+
+    Args:
+        frame: What was given as one.
+        number: Its number, for the message.
+
+    Raises:
+        InputError: It is not uint8 of shape (H, W, 3).
+    """
+    shape, kind = getattr(frame, "shape", None), getattr(frame, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
+        raise InputError(f"frame {number} must be uint8 of shape (H, W, 3), not {kind or type(frame)} of shape {shape}")
 
 
 def _collect_iterable(frames: Iterable[Frame], wish: Wish) -> Frames:

@@ -24,10 +24,14 @@ SUFFIXES = frozenset(
 )
 """File endings that a folder of videos is searched for."""
 
+ASSUMED_RATE = 25.0
+"""Frames per second where a rate is needed and nothing says one."""
+
 OPEN_TIMEOUT_SECONDS = 15
 READ_TIMEOUT_SECONDS = 30
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/@:]*):[^/@]*@", re.IGNORECASE)
 
 _CLOCK_TICKS_PER_SECOND = 1000
 """Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
@@ -49,7 +53,7 @@ def address(source: str | Path) -> str | None:
     Raises:
         VideoError: There is no such file or folder, or it cannot be a video.
     """
-    if isinstance(source, str) and _URL.match(source):
+    if isinstance(source, str) and is_url(source):
         return source
     path = Path(source)
     _check_file(path)
@@ -82,31 +86,52 @@ def _check_file(path: Path) -> None:
 
 
 @contextmanager
-def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCapture]:
+def opened(
+    address: str, *, threads: int | None = None, timeout_seconds: int | None = None
+) -> Iterator[cv2.VideoCapture]:
     """Open what :func:`address` gives.
 
     Args:
         address: An absolute path, or a URL.
         threads: Threads that decode; None: one per core.
+        timeout_seconds: How long a URL may take to open, and each of its frames to come; None:
+            :data:`OPEN_TIMEOUT_SECONDS` and :data:`READ_TIMEOUT_SECONDS`.
 
     Raises:
         VideoError: It cannot be opened as a video.
     """
     options = [
         int(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC),
-        OPEN_TIMEOUT_SECONDS * 1000,
+        (timeout_seconds or OPEN_TIMEOUT_SECONDS) * 1000,
         int(cv2.CAP_PROP_READ_TIMEOUT_MSEC),
-        READ_TIMEOUT_SECONDS * 1000,
+        (timeout_seconds or READ_TIMEOUT_SECONDS) * 1000,
     ]
     if threads is not None:
         options += [int(cv2.CAP_PROP_N_THREADS), threads]
     with _quiet_opencv():
         capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
     try:
-        what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
+        what = _what_is_wrong(capture, is_url=is_url(address))
         if what is not None:
-            raise VideoError(f"{address}: {what}")
+            raise VideoError(f"{without_password(address)}: {what}")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # the default of every OpenCV but 4.11
+        yield capture
+    finally:
+        capture.release()
+
+
+@contextmanager
+def camera(index: int) -> Iterator[cv2.VideoCapture]:
+    """Open a camera of this machine.
+
+    Raises:
+        VideoError: There is none of this number, or it is in use.
+    """
+    with _quiet_opencv():
+        capture = cv2.VideoCapture(index)
+    try:
+        if not capture.isOpened():
+            raise VideoError(f"camera {index} does not open: there is none of this number, or something else uses it")
         yield capture
     finally:
         capture.release()
@@ -122,6 +147,32 @@ def _quiet_opencv() -> Iterator[None]:
         yield
     finally:
         logging.setLogLevel(level)
+
+
+def is_url(address: str) -> bool:
+    """Whether it is a URL, and no path."""
+    return _URL.match(address) is not None
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown."""
+    return _PASSWORD.sub(r"\1:***@", address)
+
+
+def has_end(capture: cv2.VideoCapture) -> bool:
+    """Whether what is open is a recording: its container says how long it is."""
+    return float(capture.get(cv2.CAP_PROP_FRAME_COUNT)) > 0
+
+
+def has_times(capture: cv2.VideoCapture, address: str) -> bool:
+    """Whether what is open says when its frames are shown: JPEG pictures that a web server sends one by one do not."""
+    is_pictures = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+    return not (is_pictures and not has_end(capture) and address.lower().startswith(("http:", "https:")))
+
+
+def seconds(capture: cv2.VideoCapture) -> float:
+    """When the frame that was grabbed last is shown, as the container says."""
+    return float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
 
 
 def _what_is_wrong(capture: cv2.VideoCapture, *, is_url: bool) -> str | None:
@@ -189,7 +240,7 @@ def frame_rate(path: Path) -> float:
     """
     _check_file(path)
     with opened(str(path.absolute())) as capture:
-        return promised_rate(capture) or 25.0
+        return promised_rate(capture) or ASSUMED_RATE
 
 
 def write(path: Path, frames: Iterable[Frame], *, frames_per_second: float) -> None:

@@ -23,7 +23,7 @@ from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import FlowWanted
-from i3d_deploy.frames import Frames, Resized, Watcher
+from i3d_deploy.frames import Frames, Resized, Watcher, unique
 from i3d_deploy.geometry import Box
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Sampling, Spatial
@@ -226,8 +226,7 @@ def cut(
         VideoError: No usable frame.
         InputError: ``clips`` or ``crops`` is out of range, or three crops do not go with ``spatial``.
     """
-    if clips is not None and not 1 <= clips <= MAX_CLIPS:
-        raise InputError(f"clips ({clips}) must be > 0 and <= {MAX_CLIPS}")
+    check_clips(clips)
     spatial.check_crops(crops)  # before anything is read
     if flow is not None:
         frames = flow_frames.collect(
@@ -263,12 +262,53 @@ def cut(
     )
 
 
+def of_resized(
+    frames: Sequence[Resized], *, sampling: Sampling, spatial: Spatial, clips: int | None, crops: int | None
+) -> Views:
+    """The views of frames that were resized one by one before, and have the card's rate.
+
+    Args:
+        frames: (H, W, C) each, all of a video.
+        sampling: Which of them.
+        spatial: Which pixels, and how they were resized.
+        clips: As for :func:`prepare`.
+        crops: As for :func:`prepare`.
+
+    Raises:
+        VideoError: There are too many to be taken whole.
+        InputError: As :func:`cut`.
+    """
+    check_clips(clips)
+    indices = sampling.frame_indices(len(frames), num_clips=clips)
+    return Views(
+        indices=indices,
+        boxes=spatial.boxes(*frames[0].shape[:2], num_crops=crops),
+        by_index={index: frames[index] for index in unique(indices)},
+        num_frames=len(frames),
+        warnings=tuple(_of_length(len(frames), sampling.span())),
+    )
+
+
+def check_clips(clips: int | None) -> None:
+    """Refuse a number of clips in place of the card's that nobody waits for.
+
+    Raises:
+        InputError: It is out of range.
+    """
+    if clips is not None and not 1 <= clips <= MAX_CLIPS:
+        raise InputError(f"clips ({clips}) must be > 0 and <= {MAX_CLIPS}")
+
+
 def _of_time(source: video.Source, frames: Frames, sampling: Sampling, *, is_flow: bool) -> Iterator[str]:
     """What had to be assumed of a video's rate, and whether it is too short."""
     has_a_rate_of_its_own = isinstance(source, FrameFolder) or (is_flow and frames.counted is None)
     is_unknown = frames.frames_per_second is None and not has_a_rate_of_its_own  # Note [Sources without a rate]
     if sampling.frames_per_second is not None and is_unknown:
         yield video.assumed_rate(sampling.frames_per_second)
-    span = sampling.span(frames.frames_per_second, of_flow=is_flow)
-    if frames.num_frames < span:
-        yield f"{frames.num_frames} frames are fewer than the {span} that a clip spans: they are repeated"
+    yield from _of_length(frames.num_frames, sampling.span(frames.frames_per_second, of_flow=is_flow))
+
+
+def _of_length(num_frames: int, span: int) -> Iterator[str]:
+    """Whether frames are too few for a clip."""
+    if num_frames < span:
+        yield f"{num_frames} frames are fewer than the {span} that a clip spans: they are repeated"

@@ -214,3 +214,18 @@ def test_the_filled_network_is_the_goldens(tmp_path: Path) -> None:
     assert len(found) == len(expected)
     for name, tensor in found.items():
         np.testing.assert_allclose(tensor, expected[MMACTION2.entry(name)], rtol=0, atol=1e-6)
+
+
+def test_a_soak_of_a_stream_tells_memory_lag_and_what_was_dropped(tiny_exports: Path, tmp_path: Path) -> None:
+    path = tmp_path / "soak.json"
+    options = ["--minutes", "0.05", "--every", "0.2", "--break-seconds", "1", "--json", str(path)]
+    done = run("stream_soak.py", tiny_exports / "tiny.onnx", *options)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(path.read_text())
+    found = record["result"]
+    assert re.match(r"tiny\.onnx +\d+ s +\d+ +\d+ MiB +\d+ predictions  lag ", done.stdout)
+    assert found["predictions"] == len(record["lag_seconds"]) > 0
+    assert found["median_lag_seconds"] <= found["max_lag_seconds"]
+    assert record["memory_mib"][0][1] > 0
+    assert record["notices"][-1].startswith("stopped: ")
+    assert "127.0.0.1" not in path.read_text()

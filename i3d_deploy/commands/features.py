@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from i3d_deploy.commands.options import (
+    INTERRUPTED,
     CheckpointOptions,
     device_option,
     min_decoded_option,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from i3d_deploy.features import Settings
     from i3d_deploy.flow_cache import FlowCache
     from i3d_deploy.runners import Runner
-
-INTERRUPTED = 130
-"""Exit code of what Ctrl-C has ended, as of a shell: 128 + SIGINT."""
 
 CHECKPOINTS = ("safetensors", "checkpoint")
 STREAMS = {"rgb": ("rgb",), "flow": ("flow",), "both": ("rgb", "flow")}

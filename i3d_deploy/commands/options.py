@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Stream = Literal["rgb", "flow"]
 
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C has ended, as of a shell: 128 + SIGINT."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -20,6 +20,8 @@ from i3d_deploy.commands.options import (
     threads_option,
 )
 from i3d_deploy.commands.sources import expand
+from i3d_deploy.commands.streaming import StreamOptions, stream_options
+from i3d_deploy.commands.streaming import predict as stream_predictions
 from i3d_deploy.errors import VideoError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: i3d-predict i3d_r50_fp32.onnx videos/ --top 3 --json")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("videos", nargs=-1, required=True)
+@click.argument("videos", nargs=-1)
 @click.option(
     "--flow",
     type=click.Path(path_type=Path),
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     help="Draw on a copy what speaks for the first label, and a chart over time as OUT.png.  (checkpoints only)",
 )
 @click.option("--explain-class", metavar="LABEL|NUMBER", help="Another class for --explain.")
+@stream_options
 @device_option
 @threads_option
 @click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
@@ -72,6 +75,7 @@ def main(
     annotate: Path | None,
     explain: Path | None,
     explain_class: str | None,
+    streaming: StreamOptions,
     device: str,
     threads: int | None,
     batch: int | None,
@@ -84,10 +88,14 @@ def main(
     VIDEOS are files, URLs, folders of videos, folders of frames (img_00001.jpg ...) or of optical flow (x_00001.jpg,
     y_00001.jpg ...), or text files (.txt) with one of these a line. A video that cannot be read is reported, the others
     go on, and the exit code is 1. The last options are for checkpoints.
+
+    Of a stream (--stream) a line is printed for each window, of one clip and crop, with its times in seconds; Ctrl-C
+    ends it.
     """
     from i3d_deploy.annotate import annotate as write_annotated
     from i3d_deploy.recognizer import Explanation
 
+    streaming.check(videos, {"--annotate": annotate, "--explain": explain, "--flow": flow, "--flow-cache": flow_cache})
     sources = [found.source for found in expand(videos)]
     _check_copies(sources, annotate=annotate, explain=explain, explain_class=explain_class)
     settings = {
@@ -111,6 +119,10 @@ def main(
         )
         for note in recognizer.notes:
             click.echo(f"Note: {note}", err=True)
+        if streaming.stream is not None:
+            views = {"clips": clips or 1, "crops": int(crops or 1)}
+            stream_predictions(recognizer, streaming, **views, batch=batch, top=top, as_json=as_json)
+            return
         if explain is None:
             results = _predicted(recognizer, sources, settings, bar)
         else:
@@ -247,13 +259,9 @@ class _Bar:
 
 def _print(source: str, prediction: Prediction, recognizer: Recognizer, *, top: int, as_json: bool) -> None:
     if as_json:
-        entries = [
-            {"label": prediction.labels[index], "index": index, "probability": float(prediction.probabilities[index])}
-            for index in prediction.top_indices(top)
-        ]
         record = {
             "video": source,
-            "top": entries,
+            "top": prediction.entries(top),
             "views": prediction.views,
             "frames": prediction.frames,
             "warnings": list(prediction.warnings),
