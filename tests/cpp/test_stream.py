@@ -34,7 +34,7 @@ def test_windows_and_predictions_are_those_of_python(
     library: Library, engine: Path, rate: float, options: dict[str, float]
 ) -> None:
     frames = noise(80, 48, 64)
-    times = [5 + number / rate + 0.02 * (number % 3) for number in range(40)]
+    times = [5 + number / rate + 0.01 * (number % 3) for number in range(40)]
     times += [times[-1] + 5 + number / rate for number in range(40)]  # after a gap longer than a window
     with i3d.load(engine, threads=1) as recognizer, library.recognizer(engine) as handle:
         timed = [TimedFrame(frame=frame, seconds=seconds) for frame, seconds in zip(frames, times, strict=True)]
