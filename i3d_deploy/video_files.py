@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +101,7 @@ def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCap
     ]
     if threads is not None:
         options += [int(cv2.CAP_PROP_N_THREADS), threads]
-    with _quiet_opencv():
+    with _quiet_opencv:
         capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
     try:
         what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
@@ -112,16 +113,32 @@ def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCap
         capture.release()
 
 
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Without the lines on stderr with which OpenCV accompanies a file that does not open."""
-    logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
-    level = logging.getLogLevel()
-    logging.setLogLevel(_LOG_SILENT)
-    try:
-        yield
-    finally:
-        logging.setLogLevel(level)
+class _QuietOpenCV:
+    """Without the lines on stderr with which OpenCV accompanies a file that does not open.
+
+    The level is one for the whole process: the last of several threads to leave the block puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._level = self._logging.getLogLevel()
+                self._logging.setLogLevel(_LOG_SILENT)
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._logging.setLogLevel(self._level)
+
+
+_quiet_opencv = _QuietOpenCV()
 
 
 def _what_is_wrong(capture: cv2.VideoCapture, *, is_url: bool) -> str | None:
