@@ -332,8 +332,7 @@ class Recognizer:
     def _check(self, batch: int | None) -> None:
         """Check before a video is read."""
         self._runner.check_usable()
-        if batch is not None and batch < 1:
-            raise InputError(f"batch ({batch}) must be > 0")
+        _check_batch(batch)
 
     def _cutting(self, *, clips: int | None, crops: int | None, min_decoded_share: float) -> Cutting:
         return Cutting(
@@ -555,6 +554,11 @@ def _meaning(card: Card, *, flow_by: str | None) -> Iterator[str]:
         yield f"flow is computed by {flow_by} here; the card's was computed by {card.flow_implementation}"
     if card.provenance.origin.startswith("random weights"):
         yield "the weights are random: the time that this takes means something, the labels do not"
+
+
+def _check_batch(batch: int | None) -> None:
+    if batch is not None and batch < 1:
+        raise InputError(f"batch ({batch}) must be > 0")
 
 
 def _check_many(sources: object) -> None:
