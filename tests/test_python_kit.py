@@ -265,6 +265,11 @@ def test_every_example_is_run() -> None:
     assert len(EXAMPLES) == 3
 
 
+def test_links_lead_somewhere() -> None:
+    assert re.findall(r"\]\(([^)]+)\)", README) == ["page.jpg"]
+    assert (KIT / "page.jpg").stat().st_size < 150_000
+
+
 def test_commands_name_what_is_there(clip: Path) -> None:
     run, ask, serve = COMMANDS
     assert shlex.split(run) == ["python", "export/python/app.py", "engines/i3d_r50.onnx"]

@@ -113,7 +113,6 @@ def create_app(
     """
     path = artifact or Path(os.environ["I3D_ARTIFACT"])
     max_bytes = int(max_megabytes * 1e6)
-    turns = anyio.CapacityLimiter(AT_ONCE)
     os.environ.setdefault(  # Note [Files from strangers]
         "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
     )
@@ -121,7 +120,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with i3d.load(path) as recognizer:
-            app.state.recognizer = recognizer
+            app.state.recognizer, app.state.turns = recognizer, anyio.CapacityLimiter(AT_ONCE)
             yield
 
     app = FastAPI(title="Labels over time", lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -144,7 +143,7 @@ def create_app(
             await _receive(request, clip, max_bytes)
             try:
                 report = partial(_report, app.state.recognizer, clip, name=name, max_windows=max_windows)
-                return await anyio.to_thread.run_sync(report, limiter=turns)
+                return await anyio.to_thread.run_sync(report, limiter=app.state.turns)
             except i3d.I3DError as error:
                 raise HTTPException(422, str(error).replace(str(clip), name)) from error
 
