@@ -35,6 +35,37 @@ _CLOCK_TICKS_PER_SECOND = 1000
 
 _LOG_SILENT = 0
 
+
+class _OpenCVLog:
+    """OpenCV's log, silenced by any number of threads: the level is one for the whole process, and the last one of them
+    puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
+        self._lock = threading.Lock()
+        self._silencers = 0
+
+    @property
+    def level(self) -> int:
+        return int(self._logging.getLogLevel())
+
+    def silence(self) -> None:
+        with self._lock:
+            if self._silencers == 0:
+                self._level = self.level
+                self._logging.setLogLevel(_LOG_SILENT)
+            self._silencers += 1
+
+    def restore(self) -> None:
+        with self._lock:
+            self._silencers -= 1
+            if self._silencers == 0:
+                self._logging.setLogLevel(self._level)
+
+
+_log = _OpenCVLog()
+
 # FFmpeg writes its complaints about damaged streams straight to stderr; the result carries a warning instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -101,7 +132,7 @@ def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCap
     ]
     if threads is not None:
         options += [int(cv2.CAP_PROP_N_THREADS), threads]
-    with _quiet_opencv:
+    with _quiet_opencv():
         capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
     try:
         what = _what_is_wrong(capture, is_url=_URL.match(address) is not None)
@@ -113,32 +144,14 @@ def opened(address: str, *, threads: int | None = None) -> Iterator[cv2.VideoCap
         capture.release()
 
 
-class _QuietOpenCV:
-    """Without the lines on stderr with which OpenCV accompanies a file that does not open.
-
-    The level is one for the whole process: the last of several threads to leave the block puts it back.
-    """
-
-    def __init__(self) -> None:
-        self._logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
-        self._lock = threading.Lock()
-        self._inside = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._level = self._logging.getLogLevel()
-                self._logging.setLogLevel(_LOG_SILENT)
-            self._inside += 1
-
-    def __exit__(self, *raised: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._logging.setLogLevel(self._level)
-
-
-_quiet_opencv = _QuietOpenCV()
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Without the lines on stderr with which OpenCV accompanies a file that does not open."""
+    _log.silence()
+    try:
+        yield
+    finally:
+        _log.restore()
 
 
 def _what_is_wrong(capture: cv2.VideoCapture, *, is_url: bool) -> str | None:

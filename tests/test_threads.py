@@ -233,13 +233,12 @@ def test_with_lets_go_of_the_network(tiny_exports: Path, name: str) -> None:
     assert [reference() for reference in held] == [None] * len(held)
 
 
-def test_the_log_of_opencv_is_what_it_was_after_files_were_opened_at_once(tmp_path: Path) -> None:
-    quiet = video_files._quiet_opencv
-    level = quiet._logging.getLogLevel()
-    assert level != 0
-    quiet.__enter__()
-    quiet.__enter__()  # another thread
-    quiet.__exit__()  # the first one
-    assert quiet._logging.getLogLevel() == 0
-    quiet.__exit__()
-    assert quiet._logging.getLogLevel() == level
+def test_the_log_of_opencv_is_what_it_was_after_files_were_opened_at_once() -> None:
+    level = video_files._log.level
+    first, second = video_files._quiet_opencv(), video_files._quiet_opencv()
+    first.__enter__()
+    second.__enter__()  # in another thread
+    first.__exit__(None, None, None)
+    assert video_files._log.level == 0 != level
+    second.__exit__(None, None, None)
+    assert video_files._log.level == level
