@@ -33,6 +33,7 @@ class IdleRunner(Runner):
     is_comparable = False
 
     def __init__(self, request: OpenRequest) -> None:
+        super().__init__()
         self.card = artifact.read_card(request.path)
         self.info = RunnerInfo(backend="none", device="cpu", provider="idle", precision="fp32")
 

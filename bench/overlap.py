@@ -90,6 +90,7 @@ class WaitingRunner(Runner):
     is_comparable = False
 
     def __init__(self, card: Card, *, seconds: float) -> None:
+        super().__init__()
         self.card, self._seconds = card, seconds
         self.info = RunnerInfo(backend="none", device="cpu", provider=f"{seconds * 1e3:g} ms a view", precision="fp32")
 

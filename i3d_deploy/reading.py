@@ -20,16 +20,19 @@ Note [Threads]
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from i3d_deploy import video, views
+from i3d_deploy import awaiting, video, views
 from i3d_deploy.errors import VideoError
 from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.frames import Resized, Watcher
@@ -40,6 +43,7 @@ from i3d_deploy.video import Source, TimedFrames
 from i3d_deploy.views import Part, Views
 
 _THREAD_NAME = "i3d-decode"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +93,10 @@ class Reading:
     Args:
         source: What :func:`i3d_deploy.video.collect` takes.
         cutting: How its views are cut.
+        stopped: Set by whoever wants it to end; several readings may have one in common.
     """
 
-    def __init__(self, source: Source, cutting: Cutting) -> None:
+    def __init__(self, source: Source, cutting: Cutting, *, stopped: threading.Event | None = None) -> None:
         self.source = source
         self._cutting = cutting
         self._changed = threading.Condition()
@@ -101,12 +106,12 @@ class Reading:
         self._last_frame = -1
         self._final: Views | None = None
         self._error: BaseException | None = None
-        self._is_stopped = False
+        self._stopped = stopped or threading.Event()
 
     def run(self) -> None:
         """Read to the end, in the thread that decodes. What goes wrong is raised in the one that computes."""
         try:
-            self.before_frame()
+            self._check_wanted()
             final = self._cutting.cut(self.source, watcher=self)
         except BaseException as error:
             if isinstance(error, VideoError):
@@ -121,8 +126,8 @@ class Reading:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Have the thread that decodes end before its next frame."""
-        self._is_stopped = True
+        """Have the thread that decodes end before its next frame, and the one that computes before its next part."""
+        self._stopped.set()
 
     def planned(self, indices: Indices) -> None:
         """Begin an attempt, as :class:`i3d_deploy.frames.Watcher`."""
@@ -132,7 +137,10 @@ class Reading:
 
     def before_frame(self) -> None:
         """End the reading where it is no longer wanted."""
-        if self._is_stopped:
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
+        if self._stopped.is_set():
             raise _StoppedError
 
     def decoded(self, index: int, frame: Resized) -> None:
@@ -168,6 +176,7 @@ class Reading:
                 self._changed.wait_for(lambda: self._is_ready(attempt, left[:size]))  # noqa: B023
                 if self._error is not None:
                     raise self._error
+                self._check_wanted()
                 plan = self._plan
                 assert plan is not None, "what is ready has a plan"
                 if attempt != self._attempt:
@@ -250,3 +259,46 @@ def one_ahead(sources: Iterable[Source], cutting: Cutting) -> Generator[Reading,
         finally:
             for reading in started:
                 reading.stop()
+
+
+async def one_ahead_async(
+    sources: Iterable[Source] | AsyncIterable[Source], cutting: Cutting, compute: Callable[[Reading], T]
+) -> AsyncGenerator[T, None]:
+    """Read and compute videos in two threads of their own, as with :func:`one_ahead`, beside asyncio's event loop.
+
+    Both threads have ended when the iterator has, also when it is closed before its end or its task is cancelled: that
+    waits for the frame being read and the part being computed, of an iterable for its next one.
+
+    Args:
+        sources: As for :func:`one_ahead`; a plain iterable is asked in the thread that computes.
+        cutting: How their views are cut.
+        compute: Called in a thread; what it raises ends the iterator.
+
+    Yields:
+        What ``compute`` makes of each, in order; no further one is begun before it is asked for.
+    """
+    loop, stopped = asyncio.get_running_loop(), threading.Event()
+    with (
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix=_THREAD_NAME) as decoder,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="i3d-compute") as computer,
+    ):
+        started: list[tuple[Reading, asyncio.Future[None]]] = []
+
+        async def computed() -> T:
+            result = await awaiting.run(computer, partial(compute, started[0][0]), stop=stopped.set)
+            del started[0]
+            return result
+
+        try:
+            async with aclosing(awaiting.each(sources, computer)) as each:
+                async for source in each:
+                    reading = Reading(source, cutting, stopped=stopped)
+                    started.append((reading, loop.run_in_executor(decoder, reading.run)))
+                    if len(started) > 1:
+                        yield await computed()
+            while started:
+                yield await computed()
+        finally:
+            stopped.set()
+            for _, reading_ended in started:
+                await awaiting.until_done(reading_ended)

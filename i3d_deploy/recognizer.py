@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +143,14 @@ def average_views(logits: NDArray[np.float32], *, over: Averaging) -> NDArray[np
 class Recognizer:
     """A loaded network that takes videos; a context manager that frees it.
 
-    Not thread-safe: use one recognizer per thread.
+    Any number of threads may use one recognizer, and each gets the answers that it would get alone. Their videos are
+    decoded, resized and cut in parallel; the engine, which has the cores or the GPU for itself, runs for one of them at
+    a time, part by part in turns. Each prediction under way keeps the frames of its own video.
+    :meth:`close` waits for the part that is being run; what is under way in other threads then fails with
+    :class:`InputError`, as does all that comes later.
+
+    A recognizer belongs to the process that loaded it: it cannot be pickled, and refuses to run in a fork. Start
+    processes by multiprocessing's spawn, and load the file in each.
 
     Attributes:
         card: What is done to a video, and the labels.
@@ -199,10 +206,10 @@ class Recognizer:
 
         Raises:
             VideoError: No usable frame; the message says why.
-            InputError: An argument is out of range.
+            InputError: An argument is out of range, or the recognizer is closed.
             ArtifactError: The network's answer is not finite.
         """
-        _check_batch(batch)
+        self._check(batch)
         cutting = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share)
         with reading.opened(source, cutting) as opened:
             return self._predict(opened, batch=batch, on_views=on_views)
@@ -233,12 +240,11 @@ class Recognizer:
             When the iterator is closed, the thread that decodes has ended; closing waits for the frame being read.
 
         Raises:
-            InputError: An argument is out of range.
+            InputError: An argument is out of range, or the recognizer is closed.
             ArtifactError: The network's answer is not finite.
         """
-        _check_batch(batch)
-        if isinstance(sources, (str, Path)):
-            raise InputError(f"sources is one video, {str(sources)!r}: give a list of them")
+        self._check(batch)
+        _check_many(sources)
         cutting = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share)
         return self._outcomes(sources, cutting, batch=batch, on_views=on_views)
 
@@ -253,12 +259,89 @@ class Recognizer:
         with closing(reading.one_ahead(sources, cutting)) as started:
             for number, opened in enumerate(started):
                 tell = None if on_views is None else partial(on_views, number)
-                result: Prediction | VideoError
-                try:
-                    result = self._predict(opened, batch=batch, on_views=tell)
-                except VideoError as error:
-                    result = error.with_traceback(None)  # which holds what was read of the video
-                yield Outcome(source=opened.source, result=result)
+                yield self._outcome(opened, batch=batch, on_views=tell)
+
+    def _outcome(
+        self, opened: Reading, *, batch: int | None, on_views: Callable[[int, int], None] | None = None
+    ) -> Outcome:
+        result: Prediction | VideoError
+        try:
+            result = self._predict(opened, batch=batch, on_views=on_views)
+        except VideoError as error:
+            result = error.with_traceback(None)  # which holds what was read of the video
+        return Outcome(source=opened.source, result=result)
+
+    async def predict_async(
+        self,
+        source: video.Source,
+        *,
+        clips: int | None = None,
+        crops: int | None = None,
+        batch: int | None = None,
+        min_decoded_share: float = video.MIN_DECODED_SHARE,
+    ) -> Prediction:
+        """Recognise the action in a video while asyncio's event loop goes on: :meth:`predict` in threads of its own.
+
+        When it is cancelled, its threads have ended once it raises :class:`asyncio.CancelledError`: after the frame
+        that is being read and the part that is being run.
+
+        Args:
+            source: As for :meth:`predict`.
+            clips: As for :meth:`predict`.
+            crops: As for :meth:`predict`.
+            batch: As for :meth:`predict`.
+            min_decoded_share: As for :meth:`predict`.
+
+        Raises:
+            I3DError: As :meth:`predict`.
+        """
+        outcomes = self.predict_many_async(
+            [source], clips=clips, crops=crops, batch=batch, min_decoded_share=min_decoded_share
+        )
+        async with aclosing(outcomes):
+            outcome = await anext(outcomes)
+        if isinstance(outcome.result, VideoError):
+            raise outcome.result
+        return outcome.result
+
+    def predict_many_async(
+        self,
+        sources: Iterable[video.Source] | AsyncIterable[video.Source],
+        *,
+        clips: int | None = None,
+        crops: int | None = None,
+        batch: int | None = None,
+        min_decoded_share: float = video.MIN_DECODED_SHARE,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Recognise the actions in many videos while asyncio's event loop goes on: ``async for outcome in ...``.
+
+        As with :meth:`predict_many` the next video is decoded while this one is computed, and no further one is begun
+        before its outcome is asked for: whoever is slow to ask holds the work up, not the memory.
+
+        Args:
+            sources: As for :meth:`predict_many`, or an asynchronous iterable. A plain one is asked for its next source
+                in a thread, so that it may block.
+            clips: As for :meth:`predict`.
+            crops: As for :meth:`predict`.
+            batch: As for :meth:`predict`.
+            min_decoded_share: As for :meth:`predict`.
+
+        Returns:
+            As :meth:`predict_many`. When the iterator is closed (``contextlib.aclosing`` does, where a loop may be
+            left) or its task is cancelled, its threads have ended, as in :meth:`predict_async`.
+
+        Raises:
+            I3DError: As :meth:`predict_many`.
+        """
+        self._check(batch)
+        _check_many(sources)
+        cutting = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share)
+        return reading.one_ahead_async(sources, cutting, partial(self._outcome, batch=batch))
+
+    def _check(self, batch: int | None) -> None:
+        """Check before a video is read."""
+        self._runner.check_usable()
+        _check_batch(batch)
 
     def stream(
         self,
@@ -422,7 +505,7 @@ class Recognizer:
             InputError: An argument is out of range, the networks do not go together, or this is an exported engine.
             ArtifactError: A network's answer is not finite.
         """
-        _check_batch(batch)
+        self._check(batch)
         settings = Settings(
             window=window,
             stride=stride,
@@ -469,7 +552,7 @@ class Recognizer:
             InputError: There is no such class, an argument is out of range, or this is an exported engine.
             ArtifactError: The network's answer is not finite.
         """
-        _check_batch(batch)
+        self._check(batch)
         evidence.head_of(self._runner)  # of a checkpoint only: say so before the video is read
         index = None if label is None else self._number(label)
         prepared = self._cutting(clips=clips, crops=crops, min_decoded_share=min_decoded_share).cut(source)
@@ -510,8 +593,14 @@ class Recognizer:
         return self._runner.infer(batch)
 
     def close(self) -> None:
-        """Free the engine and its memory; further calls fail."""
+        """Free the engine and its memory; further calls fail, but a second close does nothing.
+
+        In a forked process this does nothing: what there is to free is the parent's.
+        """
         self._runner.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError("a recognizer cannot be pickled: give the other process the path, and load it there")
 
     def __enter__(self) -> Self:
         return self
@@ -540,6 +629,11 @@ def _meaning(card: Card, *, flow_by: str | None) -> Iterator[str]:
 def _check_batch(batch: int | None) -> None:
     if batch is not None and batch < 1:
         raise InputError(f"batch ({batch}) must be > 0")
+
+
+def _check_many(sources: object) -> None:
+    if isinstance(sources, (str, Path)):
+        raise InputError(f"sources is one video, {str(sources)!r}: give a list of them")
 
 
 def load(

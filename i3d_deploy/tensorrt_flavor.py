@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ FlavorName = Literal["tensorrt", "tensorrt_rtx"]
 FLAVORS: dict[FlavorName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 """The packages, in order of preference, and what people call them."""
 
+_listeners_lock = threading.Lock()
 
 PORTABLE = "8.0+"
 """The compute capability of an engine that tensorrt_rtx builds for all GPUs it knows from 8.0 on."""
@@ -69,12 +71,14 @@ class Flavor:
         TensorRT answers a failure with None and gives the reason to the logger alone.
         """
         messages = Messages()
-        self.logger.listeners.append(messages)
+        with _listeners_lock:
+            self.logger.listeners = (*self.logger.listeners, messages)
         try:
             yield messages
         finally:
-            # By identity: two collections with the same messages are equal.
-            self.logger.listeners = [other for other in self.logger.listeners if other is not messages]
+            with _listeners_lock:
+                # By identity: two collections with the same messages are equal.
+                self.logger.listeners = tuple(other for other in self.logger.listeners if other is not messages)
 
 
 def load_flavor(name: FlavorName | None = None) -> Flavor:
@@ -114,7 +118,7 @@ def _make_logger(module: Any) -> Any:
     class Logger(module.ILogger):  # type: ignore[misc] # the package has no type hints
         def __init__(self) -> None:
             module.ILogger.__init__(self)  # super() would leave the C++ half unmade
-            self.listeners: list[Messages] = []
+            self.listeners: tuple[Messages, ...] = ()
 
         def log(self, severity: Any, message: str) -> None:
             for messages in self.listeners:

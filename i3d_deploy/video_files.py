@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,37 @@ _CLOCK_TICKS_PER_SECOND = 1000
 """Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
 
 _LOG_SILENT = 0
+
+
+class _OpenCVLog:
+    """OpenCV's log, silenced by any number of threads: the level is one for the whole process, and the last one of them
+    puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
+        self._lock = threading.Lock()
+        self._silencers = 0
+
+    @property
+    def level(self) -> int:
+        return int(self._logging.getLogLevel())
+
+    def silence(self) -> None:
+        with self._lock:
+            if self._silencers == 0:
+                self._level = self.level
+                self._logging.setLogLevel(_LOG_SILENT)
+            self._silencers += 1
+
+    def restore(self) -> None:
+        with self._lock:
+            self._silencers -= 1
+            if self._silencers == 0:
+                self._logging.setLogLevel(self._level)
+
+
+_log = _OpenCVLog()
 
 # FFmpeg writes its complaints about damaged streams straight to stderr; the result carries a warning instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -140,13 +172,11 @@ def camera(index: int) -> Iterator[cv2.VideoCapture]:
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Without the lines on stderr with which OpenCV accompanies a file that does not open."""
-    logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has the functions at the top
-    level = logging.getLogLevel()
-    logging.setLogLevel(_LOG_SILENT)
+    _log.silence()
     try:
         yield
     finally:
-        logging.setLogLevel(level)
+        _log.restore()
 
 
 def is_url(address: str) -> bool:

@@ -16,7 +16,7 @@ PACKAGE = Path(i3d_deploy.__file__).parent
 
 # Each module imports from lower floors only, also inside functions. Modules of one floor do not know each other.
 FLOORS = [
-    {"errors", "protobuf_text", "untracked"},
+    {"awaiting", "errors", "protobuf_text", "untracked"},
     {"document", "files"},
     {"measurements", "network"},
     {

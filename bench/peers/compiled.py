@@ -27,6 +27,7 @@ class CompiledRunner(Runner):
     is_comparable = True
 
     def __init__(self, source: checkpoint.Checkpoint, *, device: str) -> None:
+        super().__init__()
         self.card = source.card
         self.device = choose_device(device)
         self.model = torch.compile(source.model.to(self.device))

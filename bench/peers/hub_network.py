@@ -60,6 +60,7 @@ class HubRunner(Runner):
     is_comparable = False
 
     def __init__(self, card: Card, *, device: str) -> None:
+        super().__init__()
         self.card = card
         self.notes = (f"another network, {_CLIP_LEN} frames a view, random weights: only its speed can be compared",)
         self.device = choose_device(device)

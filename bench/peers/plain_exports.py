@@ -37,6 +37,7 @@ class PlainOnnxRunner(Runner):
     is_comparable = True
 
     def __init__(self, source: checkpoint.Checkpoint, *, threads: int | None = None) -> None:
+        super().__init__()
         self.card = source.card
         options = onnxruntime.SessionOptions()
         if threads is not None:
@@ -75,6 +76,7 @@ class PlainOpenVINORunner(Runner):
     is_comparable = True
 
     def __init__(self, source: checkpoint.Checkpoint, *, threads: int | None = None) -> None:
+        super().__init__()
         self.card = source.card
         options = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
         with tempfile.TemporaryDirectory() as folder:

@@ -57,6 +57,7 @@ class ToolboxRunner(Runner):
     is_comparable = True
 
     def __init__(self, source: checkpoint.Checkpoint, *, device: str, views_per_run: int | None) -> None:
+        super().__init__()
         self.card = source.card
         self.preferred_batch = views_per_run or source.card.num_views
         self.notes = ("1.1.0, as mmaction2 1.2.0 cannot be imported as published; its I3D is the same",)

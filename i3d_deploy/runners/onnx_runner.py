@@ -49,6 +49,7 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        super().__init__()
         self.card, engine = read_engine_card(path)
         threads = threads or len(os.sched_getaffinity(0))
         self._path, self._providers, self._is_fp8 = path, _providers(device), engine.precision == "fp8"
@@ -121,9 +122,7 @@ class OnnxRunner(Runner):
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         return _load(self._path, options, providers=self._providers)
 
-    def close(self) -> None:
-        """Free the session; a second call does nothing."""
-        super().close()
+    def _free(self) -> None:
         self._session = None
 
 

@@ -56,6 +56,7 @@ class OpenVINORunner(Runner):
     least_saved: float = LEAST_SAVED
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        super().__init__()
         self.card, engine = read_engine_card(path)
         self._device = "CPU" if device == "auto" else device.upper()
         if self._device not in CORE.available_devices:
@@ -99,23 +100,33 @@ class OpenVINORunner(Runner):
         Returns:
             Below 0 where sharing would be more work; None where the stem cannot be shared.
         """
-        is_usual = self._device == "CPU" and self.preferred_batch == 1 and views.view_shape == self.card.view_shape
-        shape = stem_windows.shape_of(views.boxes)
-        if self._is_closed or not is_usual or shape is None or self._stem is None:
+        if not self._is_usual(views):
             return None
-        windows = [self._stem.temporal.windows(clip) for clip in views.indices.tolist()]
+        with self._lock:
+            stem, shape = None if self._is_closed else self._stem, stem_windows.shape_of(views.boxes)
+        if stem is None or shape is None:
+            return None
+        windows = [stem.temporal.windows(clip) for clip in views.indices.tolist()]
         return stem_windows.saved_share(windows, shape)
+
+    def _is_usual(self, views: Views) -> bool:
+        return self._device == "CPU" and self.preferred_batch == 1 and views.view_shape == self.card.view_shape
 
     def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         """As in any runner: Note [Two forms]."""
-        for _, attempt in itertools.groupby(self._while_open(parts), key=lambda part: part.attempt):
+        for _, attempt in itertools.groupby(parts, key=lambda part: part.attempt):
             yield from self._infer_attempt(attempt)
 
     def _infer_attempt(self, parts: Iterator[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         first = next(parts)
         is_shared = self.shares(first.views, size=len(first.numbers))
-        run = self._shared_stem.infer if is_shared else super().infer_parts
-        yield from run(itertools.chain([first], parts))
+        rest = itertools.chain([first], parts)
+        if not is_shared:
+            yield from super().infer_parts(rest)
+            return
+        with self.turn():
+            shared = self._shared_stem
+        yield from shared.infer(rest, turn=self.turn)
 
     @functools.cached_property
     def _stem(self) -> Stem | None:
@@ -179,9 +190,7 @@ class OpenVINORunner(Runner):
                     seconds[node.node_name, node.node_type] += node.real_time.total_seconds()
         return seconds
 
-    def close(self) -> None:
-        """Free the compiled models; a second call does nothing."""
-        super().close()
+    def _free(self) -> None:
         self._requests.clear()
         for name in ("_shared_stem", "_stem"):
             self.__dict__.pop(name, None)

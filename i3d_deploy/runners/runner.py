@@ -1,10 +1,23 @@
-"""The seam that every backend implements."""
+"""The seam that every backend implements.
+
+Note [One at a time]
+    An engine has one set of buffers and uses every core, or the whole GPU, so a runner runs it for one thread at a
+    time; the others wait for their turn. A turn is one run of the engine, over the views of one part: what goes on
+    between two parts, decoding above all, is outside of it, and a video that was begun and left keeps nobody waiting.
+
+Note [Forks]
+    Threads do not live on in a forked process, those of a backend neither, and a CUDA context cannot be used there. So
+    a runner refuses to run anywhere but in the process that made it, where it might otherwise wait for ever.
+"""
 
 from __future__ import annotations
 
-import functools
+import os
+import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -105,7 +118,8 @@ def check_fit(path: Path, card: Card, *, source: Tensor, result: Tensor) -> None
 class Runner(ABC):
     """A loaded engine; a context manager that frees it.
 
-    Not thread-safe: use one runner per thread.
+    Any number of threads may use one runner: Note [One at a time]. Implementations hold their turn (:meth:`turn`) while
+    they use the engine. No other process can use it: Note [Forks].
 
     Attributes:
         card: The engine's card.
@@ -124,6 +138,33 @@ class Runner(ABC):
     _is_closed = False
     _copied: Resized | None = None
 
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        self._spare_buffers = deque[Buffer](maxlen=1)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the engine for the calling thread within the block: Note [One at a time]. Blocks may be nested.
+
+        Raises:
+            InputError: The runner is closed, or belongs to the process that this one was forked from.
+        """
+        self.check_usable()
+        with self._lock:
+            self.check_usable()
+            yield
+
+    def check_usable(self) -> None:
+        """Tell at once whether the runner can run, without waiting for a turn; raises as :meth:`turn`."""
+        if self._process != os.getpid():
+            raise InputError(
+                f"the network was loaded by process {self._process} and cannot be used in its fork {os.getpid()}: "
+                "start processes by multiprocessing's spawn and load it in each of them"
+            )
+        if self._is_closed:
+            raise InputError("the runner is closed")
+
     def infer(self, views: Resized) -> NDArray[np.float32]:
         """Run the network.
 
@@ -137,7 +178,8 @@ class Runner(ABC):
         Raises:
             InputError: Wrong shape or type, or the runner is closed.
         """
-        return self._run(self._prepare(views))[: len(views)]
+        with self.turn():
+            return self._run(self._prepare(views))[: len(views)]
 
     def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         """Run the network over the views of a video; a runner may compute once what several of them have in common.
@@ -152,18 +194,22 @@ class Runner(ABC):
         Raises:
             InputError: As :meth:`infer`.
         """
-        for part in self._while_open(parts):
-            yield part, self.infer(self._buffer.cut(part))
+        with self._buffer() as buffer:
+            for part in parts:
+                yield part, self.infer(buffer.cut(part))
 
-    def _while_open(self, parts: Iterable[Part]) -> Iterator[Part]:
-        for part in parts:
-            self._check_open()
-            yield part
-
-    @functools.cached_property
-    def _buffer(self) -> Buffer:
-        """What views are cut into, from video to video."""
-        return Buffer()
+    @contextmanager
+    def _buffer(self) -> Iterator[Buffer]:
+        """What the views of one video are cut into: memory of another video that is done, where there is some."""
+        try:
+            buffer = self._spare_buffers.pop()
+        except IndexError:
+            buffer = Buffer()
+        try:
+            yield buffer
+        finally:
+            if not self._is_closed:
+                self._spare_buffers.append(buffer)
 
     def shares(self, views: Views, *, size: int) -> bool:
         """Whether :meth:`infer_parts` computes something once for several of these views.
@@ -217,7 +263,8 @@ class Runner(ABC):
         """
         if runs < 1:
             raise InputError(f"runs ({runs}) must be > 0")
-        seconds = self._profile(self._prepare(views), runs)
+        with self.turn():
+            seconds = self._profile(self._prepare(views), runs)
         layers = [LayerTime(name=name, kind=kind, seconds=of_all / runs) for (name, kind), of_all in seconds.items()]
         return tuple(sorted(layers, key=lambda layer: layer.seconds, reverse=True))
 
@@ -234,12 +281,12 @@ class Runner(ABC):
             InputError: Wrong shape or type, or the runner is closed.
             DeviceError: The device has not the memory.
         """
-        self._check(views)
-        if self.info.device.startswith("cuda"):
-            self._transfer(self._like_input(views))
+        with self.turn():
+            self._check(views)
+            if self.info.device.startswith("cuda"):
+                self._transfer(self._like_input(views))
 
     def _check(self, views: Resized, *, any_size: bool = False) -> None:
-        self._check_open()
         frames, *sides, channels = self.card.view_shape
         dtype = self.card.spatial.dtype
         wanted = ["N", frames if self.card.has_fixed_length else "T", *sides, channels]
@@ -250,10 +297,6 @@ class Runner(ABC):
         if views.dtype != dtype or not is_shaped or not fits:
             shape = ", ".join(str(size) for size in wanted)
             raise InputError(f"views must be {dtype} of shape ({shape}), not {views.dtype} of shape {views.shape}")
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise InputError("the runner is closed")
 
     def _prepare(self, views: Resized) -> Resized:
         """What :meth:`_run` takes: the engine's input, or the views themselves for a network that is no engine."""
@@ -289,10 +332,21 @@ class Runner(ABC):
         """Copy the engine's input to a CUDA device and wait."""
 
     def close(self) -> None:
-        """Free the engine and its memory; further calls of :meth:`infer` fail, a second close does nothing."""
-        self._is_closed = True
-        self._copied = None
-        self.__dict__.pop("_buffer", None)
+        """Free the engine and its memory; further calls of :meth:`infer` fail, a second close does nothing.
+
+        A run of the engine in another thread is waited for, and the rest of its video fails. In a forked process this
+        does nothing: what there is to free is the parent's.
+        """
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            self._is_closed = True
+            self._copied = None
+            self._spare_buffers.clear()
+            self._free()
+
+    def _free(self) -> None:  # noqa: B027
+        """Let go of what the backend holds; may be called again, and before the engine is loaded."""
 
     def __enter__(self) -> Self:
         return self

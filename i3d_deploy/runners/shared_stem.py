@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,14 @@ class SharedStem:
         self._stems: dict[tuple[Shape, int, int], Any] = {}
         self._unused: list[Any] = []
 
-    def infer(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
-        """Run the views of one video.
+    def infer(
+        self, parts: Iterable[Part], *, turn: Callable[[], AbstractContextManager[None]]
+    ) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        """Run the views of one video; those of others may be run in between, in this thread and in others.
 
         Args:
             parts: One view each, whose frames are there; every view of the video comes once.
+            turn: Gives the calling thread the network for itself.
 
         Yields:
             Each part with its logits, (1, K) float32, owned by the caller.
@@ -73,8 +77,11 @@ class SharedStem:
             for part in parts:
                 held = held or _Held(part.views, self._stem)
                 (number,) = part.numbers
-                yield part, self._infer_view(part.views, number, held)
+                with turn():
+                    logits = self._infer_view(part.views, number, held)
+                yield part, logits
         finally:
+            # Without a turn, since the garbage collector may close this amid another's: lists do one thing at a time.
             if held is not None:
                 self._unused.extend(of_crop for maps in held.maps.values() for of_crop in maps)
                 del self._unused[held.usual_maps :]
@@ -95,7 +102,7 @@ class SharedStem:
         """Run the stem over one window."""
         request = self._stem_request(shape, window)
         (top, left), (height, width) = shape.origin, shape.size
-        maps = [self._unused.pop() if self._unused else self._new_map() for _ in shape.spans]
+        maps = [self._a_map() for _ in shape.spans]
         frames = [views.by_index[index][None, top : top + height, left : left + width] for index in window.frames]
         # Most are taken as they are; OpenVINO takes no array that is read-only or has gaps.
         frames = [np.require(frame, requirements=["C", "W"]) for frame in frames]
@@ -106,8 +113,11 @@ class SharedStem:
         request.infer()
         return maps
 
-    def _new_map(self) -> Any:
-        return openvino.Tensor(self._type, openvino.Shape([1, *self._stem.map_shape]))
+    def _a_map(self) -> Any:
+        try:
+            return self._unused.pop()
+        except IndexError:
+            return openvino.Tensor(self._type, openvino.Shape([1, *self._stem.map_shape]))
 
     def _stem_request(self, shape: Shape, window: Window) -> Any:
         key = (shape, window.first, len(window.frames))

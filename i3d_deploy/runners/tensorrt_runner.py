@@ -35,6 +35,7 @@ class TensorRTRunner(Runner):
     """
 
     def __init__(self, path: Path, *, device: int = 0) -> None:
+        super().__init__()
         note = read_engine_note(identify(path).path)
         engine = note.card.engine
         if engine is None:
@@ -157,9 +158,7 @@ class TensorRTRunner(Runner):
         if not accepted:
             raise DeviceError(f"{self._flavor} refused {what}: {messages.reason()}")
 
-    def close(self) -> None:
-        """Free the engine, then its memory; a second call does nothing."""
-        super().close()
+    def _free(self) -> None:
         if self._runtime is not None:
             with self._memory.current():
                 # Each of them uses the one before it.

@@ -1,11 +1,19 @@
-"""PyTorch: the reference, on any device it has."""
+"""PyTorch: the reference, on any device it has.
+
+Note [PyTorch in a fork]
+    PyTorch's OpenMP waits for ever in a forked process whose parent had it compute, also for a network that is loaded
+    there. Seen with PyTorch 2.13.0 on Linux; ONNX Runtime and OpenVINO do load anew and run there.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import checkpoint
-from i3d_deploy.errors import DeviceError, MissingExtraError
+from i3d_deploy.errors import DeviceError, InputError, MissingExtraError
 from i3d_deploy.frames import Resized
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
@@ -23,6 +31,10 @@ try:
     import torch
 except ImportError as error:
     raise MissingExtraError("torch", extra="export", cause=error) from error
+
+_computing_processes: set[int] = set()
+"""This process and those it was forked from, where they have computed: Note [PyTorch in a fork]."""
+_precision_lock = threading.Lock()
 
 
 class TorchRunner(Runner):
@@ -35,9 +47,16 @@ class TorchRunner(Runner):
 
     Raises:
         DeviceError: PyTorch has not that device.
+        InputError: This process was forked from one in which PyTorch had computed.
     """
 
     def __init__(self, source: checkpoint.Checkpoint, *, device: str = "auto", threads: int | None = None) -> None:
+        super().__init__()
+        if _computing_processes - {os.getpid()}:
+            raise InputError(
+                "PyTorch would wait for ever: this process was forked from one in which it had computed; "
+                "start processes by multiprocessing's spawn"
+            )
         self.card = source.card
         self.notes = source.notes
         self.device = choose_device(device)
@@ -59,22 +78,23 @@ class TorchRunner(Runner):
 
     def feature_maps(self, views: Resized) -> NDArray[np.float32]:
         """As in any runner."""
-        self._check(views, any_size=True)
-        return self._compute(self.model.features, views)
+        with self.turn():
+            self._check(views, any_size=True)
+            return self._compute(self.model.features, views)
 
     def classifier(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As in any runner."""
-        self._check_open()
-        weight, bias = (tensor.detach().cpu().numpy() for tensor in (self.model.fc.weight, self.model.fc.bias))
+        with self.turn():
+            weight, bias = (tensor.detach().cpu().numpy() for tensor in (self.model.fc.weight, self.model.fc.bias))
         return np.array(weight, np.float32), np.array(bias, np.float32)
 
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
         return self._compute(self.model, inputs)
 
     def _compute(self, function: Callable[[torch.Tensor], torch.Tensor], inputs: Resized) -> NDArray[np.float32]:
+        _computing_processes.add(os.getpid())
         clips = torch.from_numpy(normalize(inputs, self.card.pixels)).to(self.device)
-        # TF32 has ten bits of mantissa: not for a reference.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), full_precision(self.device):
             # The layout that PyTorch's 3D convolutions are fastest in; the arithmetic is the same.
             result = function(clips.contiguous(memory_format=torch.channels_last_3d))
         return np.ascontiguousarray(result.cpu().numpy(), np.float32)
@@ -89,6 +109,11 @@ class TorchRunner(Runner):
     def _transfer(self, inputs: Resized) -> None:
         torch.from_numpy(inputs).to(self.device)
         torch.cuda.synchronize(self.device)
+
+    def _free(self) -> None:
+        self.__dict__.pop("model", None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 class ModuleTimer:
@@ -142,6 +167,22 @@ class ModuleTimer:
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Without TF32 within the block: it has ten bits of mantissa, and is not for a reference.
+
+    The switch is one for the whole process: of several threads that compute on GPUs, one is in the block at a time.
+
+    Args:
+        device: What computes; on a CPU nothing is switched.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with _precision_lock, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 def choose_device(device: str) -> torch.device:

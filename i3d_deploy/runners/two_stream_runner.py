@@ -23,6 +23,7 @@ class TwoStreamRunner(Runner):
     """
 
     def __init__(self, rgb: Runner, flow: Runner) -> None:
+        super().__init__()
         self.rgb, self.flow = rgb, flow
         self.card = combine(rgb.card, flow.card)
         self.notes = tuple(dict.fromkeys((*rgb.notes, *flow.notes)))
@@ -51,16 +52,15 @@ class TwoStreamRunner(Runner):
 
     def transfer(self, views: Resized) -> None:
         """Copy to the device what both networks take."""
-        for runner, of_stream in zip(self.streams, _streams(views), strict=True):
-            runner.transfer(of_stream)
+        with self.turn():
+            for runner, of_stream in zip(self.streams, _streams(views), strict=True):
+                runner.transfer(of_stream)
 
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
         frames, flow = _streams(inputs)
         return np.asarray(self.rgb.infer(frames) + self.flow.infer(flow), np.float32)
 
-    def close(self) -> None:
-        """Free both networks; a second call does nothing."""
-        super().close()
+    def _free(self) -> None:
         self.rgb.close()
         self.flow.close()
 

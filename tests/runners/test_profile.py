@@ -258,6 +258,7 @@ class Copying(Runner):
     """A runner that keeps what it would copy to its device, and cannot tell of its layers."""
 
     def __init__(self, card: Card, device: str) -> None:
+        super().__init__()
         self.card = card
         self.info = RunnerInfo(backend="none", device=device, provider="none", precision="fp32")
         self.copied: list[Resized] = []

@@ -376,7 +376,7 @@ def test_closing_after_the_last_view_loses_nothing(fp32_file: Path) -> None:
             if done == 6:
                 runner.close()
         assert done == 6
-        assert "_buffer" not in vars(runner)
+        assert not runner._spare_buffers
 
 
 def test_a_runner_that_nobody_has_any_more_is_freed_at_once(fp32_file: Path) -> None:

@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,15 @@ def test_answers_are_the_callers_own(engine_path: Path, stand_in: StandInEngine)
         before = first.copy()
         runner.infer(np.zeros((2, *VIEW_SHAPE), np.uint8))
     np.testing.assert_array_equal(first, before)
+
+
+def test_threads_take_turns_with_its_buffers(engine_path: Path, stand_in: StandInEngine) -> None:
+    shown = [random_views(1 + number % 5) + np.uint8(number) for number in range(32)]
+    with TensorRTRunner(engine_path) as runner, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(runner.infer, shown))
+    for logits, views in zip(found, shown, strict=True):
+        np.testing.assert_allclose(logits, tiny_logits(views), rtol=1e-6)
+    assert stand_in.calls == ["copy to device", "execute", "copy to host", "synchronize"] * 32 + ["close memory"]
 
 
 def test_layers_are_timed_in_a_context_of_their_own(engine_path: Path, stand_in: StandInEngine) -> None:

@@ -1,0 +1,229 @@
+"""A web service around one recognizer: drop a clip on its page, and see which labels it has when.
+
+    python export/python/app.py engines/i3d_r50.onnx
+    I3D_ARTIFACT=engines/i3d_r50.onnx uvicorn --factory --app-dir export/python app:create_app
+
+Each request runs in a thread, so that the event loop goes on; all of them share one recognizer, which is safe.
+
+Note [Files from strangers]
+    FFmpeg takes a text file for a playlist, and would then open what that names, on this machine too. So it is held to
+    containers of videos, and to the file itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio.to_thread
+import click
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+import i3d_deploy as i3d
+from i3d_deploy import video_files, views
+from i3d_deploy.recognizer import average_views
+from i3d_deploy.timeline import Timeline
+
+PAGE = Path(__file__).with_name("page.html")
+MAX_MEGABYTES = 200
+AT_ONCE = 4
+"""Clips that are decoded at a time; others wait, on the disk. Each keeps its frames in memory."""
+MAX_WINDOWS = 60
+"""Over a clip: windows overlap by half, or lie apart where there would be more of them."""
+LABELS = 5
+"""Of the chart, and of the clip as a whole."""
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,ogg,asf"
+_ONLY_PAGE_ITSELF = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data:; media-src blob:; connect-src 'self'"
+)
+
+
+class Top(BaseModel):
+    """A label of the clip as a whole."""
+
+    label: str
+    probability: float
+
+
+class Moment(BaseModel):
+    """A stretch of the clip in which the same windows lie.
+
+    Attributes:
+        start_frame: Its first frame.
+        end_frame: The one after its last.
+        probabilities: Of the report's labels: the mean over the windows; None where no window lies.
+    """
+
+    start_frame: int
+    end_frame: int
+    probabilities: list[float] | None
+
+
+class Report(BaseModel):
+    """What the network says about a clip.
+
+    Attributes:
+        name: As the client calls the clip.
+        frames: Its length.
+        frames_per_second: As its container says; None where it does not.
+        top: Its most probable labels, over all windows.
+        labels: Those that are most probable at any moment, in the order of their highest moments.
+        moments: From the first window to the end of the last, without gaps.
+        warnings: What was wrong with the clip, one line each.
+    """
+
+    name: str
+    frames: int
+    frames_per_second: float | None
+    top: list[Top]
+    labels: list[str]
+    moments: list[Moment]
+    warnings: list[str]
+
+
+class About(BaseModel):
+    """What answers here."""
+
+    network: str
+    ran_by: str
+    notes: list[str]
+    max_bytes: int
+
+
+def create_app(
+    artifact: Path | None = None, *, max_windows: int = MAX_WINDOWS, max_megabytes: float = MAX_MEGABYTES
+) -> FastAPI:
+    """Make the service; the network is loaded when it starts and freed when it stops.
+
+    Args:
+        artifact: Anything that ``i3d.load`` takes; default: what the environment variable I3D_ARTIFACT says.
+        max_windows: Of one clip.
+        max_megabytes: The largest clip that is taken.
+    """
+    path = artifact or Path(os.environ["I3D_ARTIFACT"])
+    max_bytes = int(max_megabytes * 1e6)
+    os.environ.setdefault(  # Note [Files from strangers]
+        "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with i3d.load(path) as recognizer:
+            app.state.recognizer, app.state.turns = recognizer, anyio.CapacityLimiter(AT_ONCE)
+            yield
+
+    app = FastAPI(title="Labels over time", lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    @app.get("/", response_class=HTMLResponse)
+    def page() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": _ONLY_PAGE_ITSELF})
+
+    @app.get("/about")
+    def about() -> About:
+        recognizer: i3d.Recognizer = app.state.recognizer
+        network = recognizer.card.network.name
+        return About(network=network, ran_by=recognizer.ran_by, notes=list(recognizer.notes), max_bytes=max_bytes)
+
+    @app.post("/predict", openapi_extra={"requestBody": {"content": {"video/*": {}}, "required": True}})
+    async def predict(request: Request, name: str = "the clip") -> Report:
+        """Take a clip, which is the body of the request, and say what is in it when."""
+        with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
+            clip = Path(folder, "clip")
+            await _receive(request, clip, max_bytes)
+            try:
+                report = partial(_report, app.state.recognizer, clip, name=name, max_windows=max_windows)
+                return await anyio.to_thread.run_sync(report, limiter=app.state.turns)
+            except i3d.I3DError as error:
+                raise HTTPException(422, str(error).replace(str(clip), name)) from error
+
+    return app
+
+
+async def _receive(request: Request, clip: Path, max_bytes: int) -> None:
+    """Write the body of a request to a file, as it comes."""
+    received = 0
+    try:
+        async with await anyio.open_file(clip, "wb") as file:
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > max_bytes:
+                    megabytes = max_bytes / 1e6
+                    raise HTTPException(413, f"the clip is larger than {megabytes:g} MB: cut it, or make it smaller")
+                await file.write(chunk)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the clip has not arrived as a whole") from error
+
+
+def _report(recognizer: i3d.Recognizer, clip: Path, *, name: str, max_windows: int) -> Report:
+    """Predict, in a thread. Each window is a clip as the card has it, under the middle crop alone."""
+    card = recognizer.card
+    prepared = views.prepare(clip, card, clips=_num_windows(clip, card, max_windows), crops=1)
+    logits = recognizer.logits(prepared)
+    windows = prepared.frame_indices
+    edges, means = Timeline(
+        of="clip",
+        start_frames=windows.min(axis=1),
+        end_frames=windows.max(axis=1) + 1,
+        probabilities=np.stack([average_views(row[None], over=card.averaging) for row in logits]),
+    ).means()
+    overall = average_views(logits, over=card.averaging)
+    highest = np.argsort(-np.nanmax(means, axis=0), kind="stable")[:LABELS]
+    shown = highest[np.argsort(np.nanargmax(means[:, highest], axis=0), kind="stable")]
+    return Report(
+        name=name,
+        frames=prepared.num_frames,
+        frames_per_second=prepared.frames_per_second,
+        top=[
+            Top(label=card.labels[index], probability=float(overall[index]))
+            for index in np.argsort(-overall, kind="stable")[:LABELS]
+        ],
+        labels=[card.labels[index] for index in shown],
+        moments=[
+            Moment(
+                start_frame=int(start),
+                end_frame=int(end),
+                probabilities=None if np.isnan(row).any() else row[shown].tolist(),
+            )
+            for start, end, row in zip(edges[:-1], edges[1:], means, strict=True)
+        ],
+        warnings=list(prepared.warnings),
+    )
+
+
+def _num_windows(clip: Path, card: i3d.Card, max_windows: int) -> int | None:
+    """As many as overlap by half; None: as the card says, of a network of whole videos or a clip of unknown length."""
+    address = video_files.address(clip)
+    assert address is not None, "a file"
+    with video_files.opened(address) as capture:
+        num_frames, rate = video_files.promised_frames(capture), video_files.promised_rate(capture)
+    if card.sampling.scheme == "whole" or num_frames < 1:
+        return None
+    return max(1, min(max_windows, math.ceil(2 * num_frames / card.sampling.span(rate))))
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--max-windows", default=MAX_WINDOWS, show_default=True, type=click.IntRange(1, 1000), help="Of one clip."
+)
+@click.option("--max-megabytes", default=MAX_MEGABYTES, show_default=True, type=click.FloatRange(min=0))
+def main(artifact: Path, host: str, port: int, max_windows: int, max_megabytes: float) -> None:
+    """Serve ARTIFACT, with a page to drop clips on."""
+    uvicorn.run(create_app(artifact, max_windows=max_windows, max_megabytes=max_megabytes), host=host, port=port)
+
+
+if __name__ == "__main__":
+    main()

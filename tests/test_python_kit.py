@@ -1,0 +1,376 @@
+"""export/python: a service on a real port, and its page in a real browser."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import uvicorn
+from click.testing import CliRunner
+
+import i3d_deploy as i3d
+from i3d_deploy import generated
+from i3d_deploy.errors import InputError
+from i3d_deploy.recognizer import softmax
+from tests.browser import HAS_CHROMIUM, Page
+
+KIT = Path(__file__).parents[1] / "export" / "python"
+README = (KIT / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^    ((?:python|curl|I3D_ARTIFACT).*)$", README, re.MULTILINE)
+PATIENCE_SECONDS = 60
+MAX_BYTES = 400_000
+
+
+def imported(name: str) -> Any:
+    """A module of the kit, which is a folder of scripts."""
+    spec = importlib.util.spec_from_file_location(f"kit_{name}", KIT / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where annotations are looked up
+    spec.loader.exec_module(module)
+    return module
+
+
+app = imported("app")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service."""
+
+    app: Any
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any, http.client.HTTPMessage]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            return answer.status, json.loads(text) if path != "/" else text, answer.headers
+        finally:
+            connection.close()
+
+    def predict(self, clip: bytes, name: str = "clip.mp4") -> tuple[int, Any]:
+        status, found, _ = self.ask("POST", f"/predict?name={urllib.parse.quote(name)}", clip)
+        return status, found
+
+
+class Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answers = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answers.set()
+
+
+@pytest.fixture
+def service(tiny_exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """A service of the tiny network; its temporary files are in ``uploads``."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "uploads"))
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
+    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS")
+    (tmp_path / "uploads").mkdir()
+    made = app.create_app(tiny_exports / "tiny.onnx", max_megabytes=MAX_BYTES / 1e6)
+    server = Server(uvicorn.Config(made, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert server.answers.wait(PATIENCE_SECONDS)
+        yield Service(made, server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE_SECONDS)
+    assert not list((tmp_path / "uploads").iterdir())
+    with pytest.raises(InputError, match="the runner is closed"):
+        made.state.recognizer.predict("clip.mp4")
+
+
+def by_frame(report: Any, label: str) -> list[float | None]:
+    """The probability of a label at each frame; None where no window lies."""
+    found: list[float | None] = [None] * report["frames"]
+    place = report["labels"].index(label)
+    for moment in report["moments"]:
+        if moment["probabilities"] is not None:
+            span = slice(moment["start_frame"], moment["end_frame"])
+            found[span] = [moment["probabilities"][place]] * (span.stop - span.start)
+    return found
+
+
+def test_labels_over_time_are_means_of_windows(service: Service, tiny_exports: Path, clip: Path) -> None:
+    status, report = service.predict(clip.read_bytes())
+    assert (status, report["name"], report["frames"], report["frames_per_second"]) == (200, "clip.mp4", 40, 25.0)
+    # A clip of 8 frames taken every 2 spans 15, so that 6 windows overlap by half: 2 * 40 / 15 = 5.3.
+    with i3d.load(tiny_exports / "tiny.onnx") as recognizer:
+        prediction = recognizer.predict(clip, clips=6, crops=1)
+        windows = recognizer.card.sampling.frame_indices(40, num_clips=6)
+    probabilities = softmax(prediction.logits)
+    assert [(top["label"], top["probability"]) for top in report["top"]] == prediction.top(5)
+    assert len(report["labels"]) == 5
+    for label in report["labels"]:
+        for frame, found in enumerate(by_frame(report, label)):
+            seen = [
+                row for row, window in zip(probabilities, windows, strict=True) if min(window) <= frame <= max(window)
+            ]
+            assert (found is None) == (not seen)
+            if seen:
+                expected = np.mean([row[prediction.labels.index(label)] for row in seen])
+                assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_are_in_the_order_of_their_highest_moments(service: Service, clip: Path) -> None:
+    _, report = service.predict(clip.read_bytes())
+    curves = [by_frame(report, label) for label in report["labels"]]
+    highest = [max((found, -frame) for frame, found in enumerate(curve) if found is not None) for curve in curves]
+    assert [-frame for _, frame in highest] == sorted(-frame for _, frame in highest)
+
+
+def test_a_clip_shorter_than_a_window_is_one_window(service: Service, tmp_path: Path) -> None:
+    generated.write_clip(tmp_path / "short.mp4", num_frames=4, height=48, width=64)
+    status, report = service.predict((tmp_path / "short.mp4").read_bytes(), name="short.mp4")
+    assert status == 200
+    # Frames 0, 2 and these again.
+    assert [(moment["start_frame"], moment["end_frame"]) for moment in report["moments"]] == [(0, 3)]
+    assert report["warnings"] == ["4 frames are fewer than the 15 that a clip spans: they are repeated"]
+
+
+PLAYLIST = "ffconcat version 1.0\nfile {path}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "notes.txt: the file is empty"),
+        (b"This is no video.\n" * 99, "notes.txt: no video stream that can be decoded"),
+        (
+            bytes(cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1]),
+            "notes.txt: no video stream that can be decoded",
+        ),
+    ],
+    ids=["nothing", "text", "a picture"],
+)
+def test_what_is_no_video_is_told_in_one_line(service: Service, content: bytes, message: str) -> None:
+    assert service.predict(content, name="notes.txt") == (422, {"detail": message})
+
+
+def test_a_playlist_leads_nowhere(service: Service, clip: Path, tmp_path: Path) -> None:
+    shutil.copy(clip, tmp_path / "uploads" / "secret")
+    playlist = b"ffconcat version 1.0\nfile ../secret\n"
+    assert service.predict(playlist) == (422, {"detail": "clip.mp4: no video stream that can be decoded"})
+    (tmp_path / "uploads" / "secret").unlink()
+
+
+def test_a_clip_that_is_too_large_is_refused(service: Service) -> None:
+    message = "the clip is larger than 0.4 MB: cut it, or make it smaller"
+    assert service.predict(bytes(MAX_BYTES + 1)) == (413, {"detail": message})
+
+
+def test_a_clip_whose_sender_leaves_is_removed(service: Service, tmp_path: Path, clip: Path) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 9999\r\n\r\nthe beginning")
+    assert service.predict(clip.read_bytes())[0] == 200  # and the fixture sees that nothing is left
+
+
+def test_requests_at_once_are_answered_as_one_after_the_other(service: Service, tmp_path: Path) -> None:
+    clips = []
+    for seed in range(4):
+        path = tmp_path / f"{seed}.mp4"
+        generated.write_clip(path, num_frames=20 + 7 * seed, height=48, width=64, seed=seed)
+        clips.append(path.read_bytes())
+    alone = [service.predict(clip) for clip in clips]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(service.predict, clips * 3, timeout=PATIENCE_SECONDS)) == alone * 3
+
+
+def test_the_service_answers_while_the_engine_is_busy(service: Service, clip: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with service.app.state.recognizer._runner.turn():
+            predicting = threads.submit(service.predict, clip.read_bytes())
+            status, about, _ = service.ask("GET", "/about")
+            assert not predicting.done()
+        assert predicting.result(PATIENCE_SECONDS)[0] == 200
+    assert (status, about["network"], about["max_bytes"]) == (200, "tiny", MAX_BYTES)
+    assert about["ran_by"].startswith("onnxruntime ")
+    assert about["notes"] == ["the weights are random: the time that this takes means something, the labels do not"]
+
+
+def test_the_page_asks_nobody_else(service: Service) -> None:
+    status, page, headers = service.ask("GET", "/")
+    assert status == 200
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']*)", page) == ["data:,"]
+    assert re.findall(r"https?://[^\s\"'`]*", page) == ["http://www.w3.org/1999/xhtml", "http://www.w3.org/2000/svg"]
+
+
+def test_the_artifact_can_come_from_the_environment(
+    tiny_exports: Path, monkeypatch: pytest.MonkeyPatch, clip: Path
+) -> None:
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "chosen;before")
+    monkeypatch.setenv("I3D_ARTIFACT", str(tiny_exports / "tiny.xml"))
+    assert app.create_app().title == "Labels over time"
+    assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "chosen;before"
+
+
+def test_the_command_tells_its_options() -> None:
+    shown = CliRunner().invoke(app.main, ["--help"])
+    assert shown.exit_code == 0
+    assert {"--host", "--port", "--max-windows", "--max-megabytes"} < set(shown.output.split())
+    refused = CliRunner().invoke(app.main, ["nowhere.onnx"])
+    assert refused.exit_code == 2
+    assert "'nowhere.onnx' does not exist" in refused.output
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_examples_run_as_shown(tiny_exports: Path, clip: Path, clip20: Path, tmp_path: Path, number: int) -> None:
+    (tmp_path / "engines").mkdir()
+    shutil.copy(tiny_exports / "tiny.onnx", tmp_path / "engines" / "i3d_r50.onnx")
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    shutil.copy(clip20, tmp_path / "other.mp4")
+    (tmp_path / "example.py").write_text(EXAMPLES[number])
+    command = [sys.executable, "example.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_every_example_is_run() -> None:
+    assert len(EXAMPLES) == 3
+
+
+def test_links_lead_somewhere() -> None:
+    assert re.findall(r"\]\(([^)]+)\)", README) == ["page.jpg"]
+    assert (KIT / "page.jpg").stat().st_size < 150_000
+
+
+def test_commands_name_what_is_there(clip: Path) -> None:
+    run, ask, serve = COMMANDS
+    assert shlex.split(run) == ["python", "export/python/app.py", "engines/i3d_r50.onnx"]
+    assert "--data-binary @clip.mp4 'http://127.0.0.1:8000/predict?name=clip.mp4'" in ask
+    assert "uvicorn --factory --app-dir export/python app:create_app" in serve
+
+
+@pytest.fixture(scope="module")
+def shown_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of two seconds in a form that browsers play."""
+    path = tmp_path_factory.mktemp("shown") / "<b>turn.webm"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"VP80"), 25.0, (64, 48))
+    for frame in generated.frames(num_frames=50, height=48, width=64):
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+TEXT = "document.getElementById({!r}).textContent"
+IS_DONE = "document.querySelector('#status').textContent && !document.querySelector('#status progress')"
+
+
+@HAS_CHROMIUM
+def test_a_clip_that_is_dropped_on_the_page_shows_its_labels(
+    service: Service, shown_clip: Path, tmp_path: Path
+) -> None:
+    _, report = service.predict(shown_clip.read_bytes(), name=shown_clip.name)
+    with Page(tmp_path / "profile") as page:
+        page.resize(1000, 900)
+        page.open(service.address)
+        page.drop(shown_clip, "#drop")
+        page.wait_for(IS_DONE)
+        page.wait_for("seeks()")
+        best = f"{shown_clip.name}: {report['top'][0]['label']}, {report['top'][0]['probability']:.0%}"
+        assert page.evaluate(TEXT.format("status")).replace(" %", "%") == best  # names are text, not HTML
+        names = page.evaluate("[...document.querySelectorAll('svg .name')].map(name => name.firstChild.data)")
+        assert names == report["labels"]
+        # At half of the clip: the values are those of the moment, and the line is in the middle.
+        page.evaluate("new Promise(done => { video.onseeked = done; video.currentTime = video.duration / 2; })")
+        (moment,) = [found for found in report["moments"] if found["start_frame"] <= 25 < found["end_frame"]]
+        values = page.evaluate("[...document.querySelectorAll('svg .value')].map(value => value.textContent)")
+        assert [float(value.removesuffix(" %")) for value in values] == pytest.approx(
+            [100 * probability for probability in moment["probabilities"]], rel=0.05, abs=0.5
+        )
+        place = "head.x1.baseVal.value / head.ownerSVGElement.viewBox.baseVal.width"
+        assert page.evaluate(place) == pytest.approx(0.5, abs=0.01)
+        # A click at a quarter goes there.
+        x, y = page.evaluate(
+            "(box => [box.x + box.width / 4, box.y + 20])(document.querySelector('svg').getBoundingClientRect())"
+        )
+        page.evaluate("window.sought = new Promise(done => { video.onseeked = done; }); 0")
+        for kind in ("mousePressed", "mouseReleased"):
+            page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        page.evaluate("sought.then(() => 0)")
+        assert page.evaluate("video.currentTime / video.duration") == pytest.approx(0.25, abs=0.02)
+        asked = {urllib.parse.urlsplit(address)[:2] for address in page.addresses}
+        assert asked <= {("http", f"127.0.0.1:{service.port}"), ("blob", ""), ("data", "")}
+        assert page.complaints == []
+
+
+@HAS_CHROMIUM
+def test_the_page_tells_what_is_wrong(service: Service, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("This is no video.\n" * 99)
+    (tmp_path / "large.mp4").write_bytes(bytes(MAX_BYTES + 1))
+    with Page(tmp_path / "profile") as page:
+        page.open(service.address)
+        page.wait_for("about")
+        for name, message in [
+            ("notes.txt", "notes.txt: no video stream that can be decoded"),
+            ("large.mp4", "large.mp4 is larger than 0.4 MB: cut it, or make it smaller"),
+        ]:
+            page.evaluate("document.getElementById('status').textContent = ''")
+            page.choose(tmp_path / name, "#file")
+            page.wait_for(IS_DONE)
+            assert page.evaluate(TEXT.format("status")) == message
+            assert page.evaluate("document.getElementById('result').hidden")
+        # MPEG-4 in its first form, which no browser plays: the labels are there all the same.
+        page.choose(clip, "#file")
+        page.wait_for("!document.getElementById('result').hidden && video.hidden")
+        assert page.evaluate(TEXT.format("note")).endswith("This browser cannot play the clip.")
+
+
+@HAS_CHROMIUM
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1000])
+def test_the_page_fits_and_can_be_read(
+    service: Service, shown_clip: Path, tmp_path: Path, width: int, is_dark: bool
+) -> None:
+    with Page(tmp_path / "profile") as page:
+        page.resize(width, 844, dark=is_dark)
+        page.open(service.address)
+        page.choose(shown_clip, "#file")
+        page.wait_for("!document.getElementById('result').hidden")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        colors = page.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
+        ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) / 765 for color in colors)
+        assert (ink > 0.8 and paper < 0.2) if is_dark else (ink < 0.2 and paper > 0.8)
+        # Chromium's own picture of it for people who do not see: everything has a name.
+        tree = page.call("Accessibility.getFullAXTree")["nodes"]
+        named = {(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]}
+        assert ("heading", "Which labels does a clip have, and when?") in named
+        assert any(role == "image" and name.startswith("Probability of ") for role, name in named)
