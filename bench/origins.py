@@ -34,7 +34,8 @@ from i3d_deploy.errors import MissingExtraError
 from i3d_deploy.export import Exported
 from i3d_deploy.network import NETWORKS, TwoStream
 from i3d_deploy.origins import ORIGINS
-from i3d_deploy.recognizer import Prediction, Recognizer, load
+from i3d_deploy.predictions import Prediction
+from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.to_tensorrt import EngineOptions
 

@@ -33,8 +33,9 @@ from i3d_deploy.benchmark import meters
 from i3d_deploy.benchmark.schedule import BUSY
 from i3d_deploy.card import Card
 from i3d_deploy.commands.options import reports_errors
+from i3d_deploy.predictions import average_views
 from i3d_deploy.reading import Cutting
-from i3d_deploy.recognizer import Recognizer, average_views
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import Runner, RunnerInfo
 
 

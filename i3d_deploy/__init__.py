@@ -18,12 +18,13 @@ __all__ = ["Card", "I3DError", "Prediction", "Recognizer", "load"]
 if TYPE_CHECKING:
     from i3d_deploy.card import Card
     from i3d_deploy.errors import I3DError
-    from i3d_deploy.recognizer import Prediction, Recognizer, load
+    from i3d_deploy.predictions import Prediction
+    from i3d_deploy.recognizer import Recognizer, load
 
 _HOMES = {
     "Card": "card",
     "I3DError": "errors",
-    "Prediction": "recognizer",
+    "Prediction": "predictions",
     "Recognizer": "recognizer",
     "load": "recognizer",
 }

@@ -10,7 +10,7 @@ import numpy as np
 from i3d_deploy import video_files
 from i3d_deploy.errors import InputError
 from i3d_deploy.frames import Frame
-from i3d_deploy.recognizer import Prediction
+from i3d_deploy.predictions import Prediction
 
 MIN_SHORT_SIDE, MAX_SHORT_SIDE = 256, 720
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

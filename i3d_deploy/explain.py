@@ -21,7 +21,7 @@ from i3d_deploy import annotate, timeline, video_files
 from i3d_deploy.benchmark import drawing
 from i3d_deploy.errors import InputError
 from i3d_deploy.frames import Frame
-from i3d_deploy.recognizer import Explanation
+from i3d_deploy.predictions import Explanation
 
 MAX_OPACITY = 0.8
 DARKEST, BRIGHTEST = 32, 132

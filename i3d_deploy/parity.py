@@ -50,7 +50,8 @@ from i3d_deploy.errors import ArtifactError, InputError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.measurements import Parity
 from i3d_deploy.network import NonLocalMode, ResNet
-from i3d_deploy.recognizer import Recognizer, average_views
+from i3d_deploy.predictions import average_views
+from i3d_deploy.recognizer import Recognizer
 
 LOGITS_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1}
 EIGHT_BITS: tuple[Precision, ...] = ("int8", "fp8")

@@ -20,9 +20,9 @@ from i3d_deploy.card import Averaging
 from i3d_deploy.errors import InputError, MissingExtraError, VideoError
 from i3d_deploy.journal import Entry
 from i3d_deploy.lists import Annotation
+from i3d_deploy.predictions import average_views
 from i3d_deploy.prepared_flow import Prepared
 from i3d_deploy.preprocessing import Pixels, Sampling, Spatial
-from i3d_deploy.recognizer import average_views
 from i3d_deploy.training.recipe import Recipe, Split
 
 AverageClips = Literal["prob", "score", "none"]

@@ -13,7 +13,7 @@ from i3d_deploy import files
 from i3d_deploy.annotate import percent
 from i3d_deploy.benchmark import drawing, wording
 from i3d_deploy.evidence import Evidence
-from i3d_deploy.recognizer import Explanation, average_views
+from i3d_deploy.predictions import Explanation, average_views
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

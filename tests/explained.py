@@ -10,7 +10,7 @@ from i3d_deploy.class_maps import Head
 from i3d_deploy.evidence import Evidence
 from i3d_deploy.geometry import Box
 from i3d_deploy.network import Window
-from i3d_deploy.recognizer import Explanation, Prediction, average_views
+from i3d_deploy.predictions import Explanation, Prediction, average_views
 
 LABELS = ("run", "jump")
 

@@ -10,7 +10,7 @@ import pytest
 
 from i3d_deploy import annotate, generated
 from i3d_deploy.errors import InputError
-from i3d_deploy.recognizer import Prediction
+from i3d_deploy.predictions import Prediction
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from i3d_deploy import awaiting
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Resized
-from i3d_deploy.recognizer import Outcome, Prediction, Recognizer
+from i3d_deploy.predictions import Outcome, Prediction
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests.sources import noise
 

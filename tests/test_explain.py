@@ -11,7 +11,7 @@ import pytest
 
 from i3d_deploy import explain, video_files
 from i3d_deploy.errors import InputError, MissingExtraError
-from i3d_deploy.recognizer import Explanation
+from i3d_deploy.predictions import Explanation
 from tests import explained
 
 SIZE = 256, 320

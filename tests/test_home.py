@@ -12,8 +12,9 @@ from i3d_deploy import checkpoint, labels, network, origins, resizing, views
 from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.head import I3D
+from i3d_deploy.predictions import average_views
 from i3d_deploy.preprocessing import Sampling, Spatial, normalize
-from i3d_deploy.recognizer import Recognizer, average_views
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import TwoStreamRunner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import goldens

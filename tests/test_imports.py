@@ -80,6 +80,7 @@ FLOORS = [
         "runners.two_stream_runner",
     },
     {"evidence", "features", "runners"},
+    {"predictions"},
     {"feature_files", "recognizer"},
     {"agreement", "annotate", "parity", "results", "triton_models"},
     {"evaluation"},

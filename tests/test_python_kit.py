@@ -29,7 +29,7 @@ from click.testing import CliRunner
 import i3d_deploy as i3d
 from i3d_deploy import generated
 from i3d_deploy.errors import InputError
-from i3d_deploy.recognizer import softmax
+from i3d_deploy.predictions import softmax
 from tests.browser import HAS_CHROMIUM, Page
 
 KIT = Path(__file__).parents[1] / "export" / "python"

@@ -27,8 +27,9 @@ from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, InputError, VideoError
 from i3d_deploy.frames import Frame, Resized, Watcher
 from i3d_deploy.images import FrameFolder
+from i3d_deploy.predictions import Outcome, Prediction
 from i3d_deploy.reading import Cutting
-from i3d_deploy.recognizer import Outcome, Prediction, Recognizer
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.runner import Runner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.sampling import Indices

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from i3d_deploy import resizing, stream_sources, video_files
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError, VideoError
+from i3d_deploy.predictions import Prediction
 from i3d_deploy.preprocessing import Spatial
-from i3d_deploy.recognizer import Prediction, Recognizer
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.stream_sources import Arrival, OpenStream, TimedFrame
 from i3d_deploy.streams import WindowPrediction

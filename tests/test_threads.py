@@ -19,7 +19,8 @@ from i3d_deploy import video_files
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
 from i3d_deploy.frames import Resized
-from i3d_deploy.recognizer import Prediction, Recognizer
+from i3d_deploy.predictions import Prediction
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import Runner, TwoStreamRunner
 from i3d_deploy.runners.onnx_runner import OnnxRunner
 from i3d_deploy.runners.openvino_runner import OpenVINORunner

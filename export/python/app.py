@@ -31,7 +31,7 @@ from starlette.requests import ClientDisconnect
 
 import i3d_deploy as i3d
 from i3d_deploy import video_files, views
-from i3d_deploy.recognizer import average_views
+from i3d_deploy.predictions import average_views
 from i3d_deploy.timeline import Timeline
 
 PAGE = Path(__file__).with_name("page.html")

@@ -34,8 +34,9 @@ from i3d_deploy.benchmark import meters
 from i3d_deploy.errors import I3DError, VideoError
 from i3d_deploy.frames import Frame, Resized
 from i3d_deploy.measurements import Work
+from i3d_deploy.predictions import average_views
 from i3d_deploy.preprocessing import Spatial
-from i3d_deploy.recognizer import Recognizer, average_views
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import Runner, open_runner
 from i3d_deploy.views import Buffer, Views
 

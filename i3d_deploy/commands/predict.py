@@ -25,7 +25,8 @@ from i3d_deploy.commands.streaming import predict as stream_predictions
 from i3d_deploy.errors import VideoError
 
 if TYPE_CHECKING:
-    from i3d_deploy.recognizer import Explanation, Prediction, Recognizer
+    from i3d_deploy.predictions import Explanation, Prediction
+    from i3d_deploy.recognizer import Recognizer
     from i3d_deploy.runners import Runner
 
 
@@ -93,7 +94,7 @@ def main(
     ends it.
     """
     from i3d_deploy.annotate import annotate as write_annotated
-    from i3d_deploy.recognizer import Explanation
+    from i3d_deploy.predictions import Explanation
 
     streaming.check(videos, {"--annotate": annotate, "--explain": explain, "--flow": flow, "--flow-cache": flow_cache})
     sources = [found.source for found in expand(videos)]

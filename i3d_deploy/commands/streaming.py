@@ -16,7 +16,8 @@ import click
 from i3d_deploy.commands.options import INTERRUPTED
 
 if TYPE_CHECKING:
-    from i3d_deploy.recognizer import Prediction, Recognizer
+    from i3d_deploy.predictions import Prediction
+    from i3d_deploy.recognizer import Recognizer
     from i3d_deploy.stream_sources import StreamSource
     from i3d_deploy.streams import WindowPrediction
 

@@ -15,7 +15,7 @@ from i3d_deploy.card import Averaging
 from i3d_deploy.errors import TrainingError
 from i3d_deploy.flow_frames import FlowWanted
 from i3d_deploy.lists import Annotation
-from i3d_deploy.recognizer import average_views
+from i3d_deploy.predictions import average_views
 from i3d_deploy.training import dataset
 from i3d_deploy.training.clips import ValidationViews
 from i3d_deploy.training.dataset import Failure, ValidationDataset

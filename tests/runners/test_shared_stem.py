@@ -22,8 +22,9 @@ from i3d_deploy.card import Engine, Precision
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
 from i3d_deploy.network import ResNet
+from i3d_deploy.predictions import Prediction
 from i3d_deploy.preprocessing import Sampling
-from i3d_deploy.recognizer import Prediction, Recognizer
+from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.video import Source
