@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from tests.cpp.conftest import run
 from tests.cpp.library import Library, NativeError, frames_of
 from tests.sources import noise
 
-VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
+ROOT = Path(__file__).parents[2]
+HEADERS = ROOT / "i3d_deploy" / "include"
+VIDEOS = ROOT.parent / "shared" / "videos"
 LOGITS, PROBABILITIES = 1e-4, 1e-6
 
 SAMPLINGS: dict[str, dict[str, Any]] = {
@@ -345,13 +348,39 @@ def test_wrong_words_show_the_usage(built: Path, words: list[str]) -> None:
 def test_an_application_outside_the_tree(built: Path, engine: Path, tmp_path: Path) -> None:
     prefix, folder = tmp_path / "installed", tmp_path / "example"
     run("cmake", "--install", str(built), "--prefix", str(prefix))
-    source = Path(__file__).parents[2] / "export" / "cpp" / "example"
+    source = ROOT / "export" / "cpp" / "example"
     run("cmake", "-S", str(source), "-B", str(folder), f"-DCMAKE_PREFIX_PATH={prefix}")
     run("cmake", "--build", str(folder))
     lines = run(str(folder / "example"), str(engine)).splitlines()
     labels = artifact.read_card(engine).labels
     assert len(lines) == 3
     assert all(line.partition("  ")[2] in labels for line in lines)
+
+
+SNIPPET = """
+#include <cstdint>
+{includes}
+void snippet(const std::uint8_t* pixels, std::int64_t num_frames, int height, int width,
+             const i3d::Recognizer::Read& read_frame, const i3d_image& image, double seconds);
+void snippet(const std::uint8_t* pixels, std::int64_t num_frames, int height, int width,
+             const i3d::Recognizer::Read& read_frame, const i3d_image& image, double seconds) {{
+    (void)pixels, (void)num_frames, (void)height, (void)width, (void)read_frame, (void)image, (void)seconds;
+    {code}
+}}
+"""
+
+
+@pytest.mark.parametrize("page", ["README.md", "export/cpp/README.md"])
+def test_snippets_of_the_pages_compile(page: str) -> None:
+    (block,) = re.findall(r"```cpp\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    includes = [line for line in block.splitlines() if line.startswith("#include")]
+    code = block.replace("\n".join(includes), "")
+    text = SNIPPET.format(includes="\n".join(["#include <iostream>", *includes]), code=code)
+    if shutil.which("c++") is None:
+        pytest.skip("a C++ compiler is not installed")
+    command = ["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{HEADERS}", "-xc++", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not VIDEOS.exists(), reason="the real clips are not here")
