@@ -9,8 +9,9 @@
  * pointers to handles.
  *
  * Threads: a recognizer may be used by any number of threads at once; they prepare their videos side by side and take
- * turns at the engine. A prediction or a stream belongs to one thread at a time. i3d_destroy() is called when no other
- * call with the recognizer, a prediction of it or a stream of it goes on. i3d_last_error() is each thread's own.
+ * turns at the engine. A prediction belongs to one thread at a time; streams have a rule of their own below.
+ * i3d_destroy() comes after all other calls with the recognizer, and after its streams were destroyed; predictions may
+ * outlive it. i3d_last_error() is each thread's own. After a fork, the child uses only what it created itself.
  *
  * Structures that a caller fills in begin with their size, so that later versions can add fields: set them up with
  * their i3d_..._init() function.
@@ -20,6 +21,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define I3D_API __attribute__((visibility("default")))
 
@@ -44,6 +46,14 @@ enum {
     I3D_ERROR_INTERNAL = 8  /* a bug of this library */
 };
 
+/* i3d_..._init(): a structure of the caller's with its size and zeros, which stand for the usual. Inline, so that the
+ * size is that of the header which the caller was compiled with. */
+#define I3D_INIT(type)                             \
+    static inline void type##_init(type* values) { \
+        memset(values, 0, sizeof *values);         \
+        values->size = (uint32_t)sizeof *values;   \
+    }
+
 typedef struct i3d_recognizer i3d_recognizer;
 typedef struct i3d_prediction i3d_prediction;
 
@@ -53,8 +63,8 @@ I3D_API const char* i3d_last_error(void);
 /* Version of the library, such as "0.1.0". */
 I3D_API const char* i3d_version(void);
 
-/* Whether this build and this machine can run a kind of engine: "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx".
- * Where it cannot, the status says so and i3d_last_error() why. */
+/* Whether this build has a backend, and its libraries load on this machine: "openvino", "onnxruntime", "tensorrt",
+ * "tensorrt_rtx". Where not, i3d_last_error() says why. Devices are looked for when an engine is loaded. */
 I3D_API i3d_status i3d_check_backend(const char* name);
 
 /* Whether the library was built with OpenCV and so reads video files. */
@@ -69,7 +79,7 @@ typedef struct i3d_options {
         device; /* "auto" (the default, also for NULL), "cpu", "cuda:0", or the backend's word for another one */
 } i3d_options;
 
-I3D_API void i3d_options_init(i3d_options* options);
+I3D_INIT(i3d_options)
 
 /* Load an engine.
  *   path: .xml (OpenVINO, its .bin beside it), .onnx, or .engine (TensorRT, its .engine.json beside it).
@@ -100,7 +110,7 @@ typedef struct i3d_description {
     const char* card; /* the whole card, as JSON */
 } i3d_description;
 
-I3D_API void i3d_description_init(i3d_description* description);
+I3D_INIT(i3d_description)
 I3D_API i3d_status i3d_describe(const i3d_recognizer* recognizer, i3d_description* description);
 
 /* Name of a class; NULL where there is none of that number. Lives as long as the recognizer. */
@@ -113,12 +123,15 @@ enum { I3D_RGB = 0, I3D_BGR = 1 };
 
 /* One frame of the caller's: height rows of width pixels of three bytes. */
 typedef struct i3d_image {
+    uint32_t size;
+    i3d_color color;
     const uint8_t* data;
     int32_t height;
     int32_t width;
-    int64_t row_stride; /* bytes from a row to the next one; 0: rows lie side by side */
-    i3d_color color;
+    int64_t row_stride; /* bytes from a row to the next one, negative from below; 0: rows lie side by side */
 } i3d_image;
+
+I3D_INIT(i3d_image)
 
 /* Frames of a video that lie in memory. */
 typedef struct i3d_frames {
@@ -128,16 +141,16 @@ typedef struct i3d_frames {
     int64_t num_frames;
     int32_t height;
     int32_t width;
-    int64_t row_stride;       /* bytes; 0: rows lie side by side */
+    int64_t row_stride;       /* bytes, negative from below; 0: rows lie side by side */
     int64_t frame_stride;     /* bytes; 0: frames lie side by side */
     double frames_per_second; /* 0: not known, the card's is assumed */
 } i3d_frames;
 
-I3D_API void i3d_frames_init(i3d_frames* frames);
+I3D_INIT(i3d_frames)
 
-/* Give a frame of a video: fill in image, whose pixels stay valid until the next call. Called in the thread that
- * predicts, for the frames that are needed and in ascending order, each once. Anything but 0 ends the prediction with
- * I3D_ERROR_VIDEO. */
+/* Give a frame of a video: fill in image, which is set up, and whose pixels stay valid until the next call. Called in
+ * the thread that predicts, for the frames that are needed and in ascending order, each once. Anything but 0 ends the
+ * prediction with I3D_ERROR_VIDEO. */
 typedef int32_t (*i3d_read_frame)(void* user, int64_t index, i3d_image* image);
 
 /* Frames of a video that are read when they are needed, so that no more than those are in memory. */
@@ -150,18 +163,18 @@ typedef struct i3d_reader {
     double frames_per_second; /* 0: not known, the card's is assumed */
 } i3d_reader;
 
-I3D_API void i3d_reader_init(i3d_reader* reader);
+I3D_INIT(i3d_reader)
 
 /* ---- Predicting ------------------------------------------------------------------------------------------------- */
 
 typedef struct i3d_run_options {
     uint32_t size;
-    int32_t clips; /* clips per video; 0: the card's */
+    int32_t clips; /* clips per video, at most 1000; 0: the card's */
     int32_t crops; /* crops per clip, 1 or 3; 0: the card's */
-    int32_t batch; /* views per run of the engine; 0: what suits the backend. Only rounding depends on it */
+    int32_t batch; /* views per run of the engine, at most 1024; 0: what suits it. Only rounding depends on it */
 } i3d_run_options;
 
-I3D_API void i3d_run_options_init(i3d_run_options* options);
+I3D_INIT(i3d_run_options)
 
 /* Recognise the action in a video; options may be NULL. The prediction is to be given to i3d_prediction_destroy(). */
 I3D_API i3d_status i3d_run(i3d_recognizer* recognizer, const i3d_frames* frames, const i3d_run_options* options,
@@ -213,25 +226,30 @@ typedef struct i3d_window {
     int64_t dropped_frames;  /* at the rate that they are counted at, that were in such windows only */
 } i3d_window;
 
-I3D_API void i3d_stream_options_init(i3d_stream_options* options);
-I3D_API void i3d_window_init(i3d_window* window);
+I3D_INIT(i3d_stream_options)
+I3D_INIT(i3d_window)
 
 /* Begin a stream; options may be NULL where the card has a rate. One thread gives frames, another asks for predictions:
- * i3d_stream_push, _restart and _end belong to one thread at a time, i3d_stream_next to one. The prediction of a window
- * is that of a video of its frames, by their times at the card's rate. When a window is complete before the one before
- * it was asked for, that one is dropped, so that predictions do not fall behind and memory stays flat. */
+ * i3d_stream_push, _restart and _end belong to one thread at a time, i3d_stream_next to one, and i3d_stream_cancel to
+ * any. i3d_stream_destroy() comes after all of these have returned, and before i3d_destroy(). The prediction of a
+ * window is that of a video of its frames, by their times at the card's rate. When a window is complete before the one
+ * before it was asked for, that one is dropped, so that predictions do not fall behind and memory stays flat. */
 I3D_API i3d_status i3d_stream_create(i3d_recognizer* recognizer, const i3d_stream_options* options,
                                      i3d_stream** stream);
 I3D_API void i3d_stream_destroy(i3d_stream* stream);
 
-/* Give a frame, which is copied, with its time in seconds, later than the one before. */
+/* Give a frame, which is copied, with its time in seconds, later than the one before; not after the end. */
 I3D_API i3d_status i3d_stream_push(i3d_stream* stream, const i3d_image* image, double seconds);
 
 /* Frames that follow make no windows with those before: a connection was lost. Their times may begin anywhere. */
 I3D_API i3d_status i3d_stream_restart(i3d_stream* stream);
 
-/* No frame follows; frame_seconds says how long the last one lasts. */
+/* No frame follows; frame_seconds says how long the last one lasts, at most a window. 0: as at the rate that is counted
+ * at. Windows that are complete are still predicted. */
 I3D_API i3d_status i3d_stream_end(i3d_stream* stream, double frame_seconds);
+
+/* End a stream at once, from any thread: i3d_stream_next() that waits returns with has_ended, and no frame is taken. */
+I3D_API i3d_status i3d_stream_cancel(i3d_stream* stream);
 
 /* Predict the newest window that is complete, waiting for one at most wait_seconds; below 0: as long as it takes. The
  * prediction is NULL where none came in time or the stream has ended, and else to be given to i3d_prediction_destroy().

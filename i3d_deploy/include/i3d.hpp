@@ -66,6 +66,33 @@ inline i3d_frames frames(const std::uint8_t* data, std::int64_t num_frames, std:
     return result;
 }
 
+// One frame in memory: as of i3d_image.
+inline i3d_image image(const std::uint8_t* data, std::int32_t height, std::int32_t width, i3d_color color = I3D_RGB,
+                       std::int64_t row_stride = 0) {
+    i3d_image result;
+    i3d_image_init(&result);
+    result.color = color;
+    result.data = data;
+    result.height = height;
+    result.width = width;
+    result.row_stride = row_stride;
+    return result;
+}
+
+// Throws Error: the backend was not built, or its libraries do not load here.
+inline void check_backend(const std::string& name) { check(i3d_check_backend(name.c_str())); }
+
+// Version of the library, and whether it reads video files.
+inline std::string version() { return i3d_version(); }
+inline bool reads_files() { return i3d_reads_files() != 0; }
+
+// The frames that make the clips of a video, clip after clip.
+struct Indices {
+    std::size_t clips = 0;
+    std::size_t clip_len = 0;
+    std::vector<std::int64_t> frames;
+};
+
 // What a network says about one video.
 class Prediction {
 public:
@@ -177,6 +204,31 @@ public:
         return name == nullptr ? "" : name;
     }
 
+    // The frames of a video that are needed. Throws Error: an option out of range.
+    Indices frame_indices(std::int64_t num_frames, double frames_per_second = 0, const RunOptions& options = {}) const {
+        const i3d_run_options chosen = run_options(options);
+        std::uint64_t clips = 0;
+        std::uint64_t clip_len = 0;
+        const auto ask = [&](std::int64_t* indices, std::uint64_t capacity) {
+            check(i3d_frame_indices(handle_.get(), num_frames, frames_per_second, &chosen, indices, capacity, &clips,
+                                    &clip_len));
+        };
+        ask(nullptr, 0);
+        Indices result{clips, clip_len, std::vector<std::int64_t>(clips * clip_len)};
+        ask(result.frames.data(), result.frames.size());
+        return result;
+    }
+
+    // The views of a video as bytes of uint8, or of float32 where description() says has_float_pixels.
+    std::vector<std::uint8_t> views(const i3d_frames& frames, const RunOptions& options = {}) const {
+        const i3d_run_options chosen = run_options(options);
+        std::uint64_t size = 0;
+        check(i3d_views(handle_.get(), &frames, &chosen, nullptr, 0, &size));
+        std::vector<std::uint8_t> result(size);
+        check(i3d_views(handle_.get(), &frames, &chosen, result.data(), size, &size));
+        return result;
+    }
+
     i3d_recognizer* handle() const noexcept { return handle_.get(); }
     std::shared_ptr<const i3d_recognizer> shared_handle() const { return handle_; }
 
@@ -199,14 +251,19 @@ private:
 
     template <typename Run>
     Prediction run(const RunOptions& options, const Run& run) const {
+        const i3d_run_options chosen = run_options(options);
+        i3d_prediction* prediction = nullptr;
+        check(run(&chosen, &prediction));
+        return Prediction(handle_, prediction);
+    }
+
+    static i3d_run_options run_options(const RunOptions& options) {
         i3d_run_options chosen;
         i3d_run_options_init(&chosen);
         chosen.clips = options.clips;
         chosen.crops = options.crops;
         chosen.batch = options.batch;
-        i3d_prediction* prediction = nullptr;
-        check(run(&chosen, &prediction));
-        return Prediction(handle_, prediction);
+        return chosen;
     }
 
     std::shared_ptr<i3d_recognizer> handle_;
@@ -252,20 +309,28 @@ public:
     // Frames that follow make no windows with those before.
     void restart() { check(i3d_stream_restart(stream_.get())); }
 
-    // No frame follows; how long the last one lasts.
-    void end(double frame_seconds) { check(i3d_stream_end(stream_.get(), frame_seconds)); }
+    // No frame follows; how long the last one lasts. 0: as at the rate that is counted at.
+    void end(double frame_seconds = 0) { check(i3d_stream_end(stream_.get(), frame_seconds)); }
 
-    // The newest window; nothing where none comes in time (below 0: as long as it takes) or the stream has ended.
+    // End it at once, from any thread.
+    void cancel() { check(i3d_stream_cancel(stream_.get())); }
+
+    // The newest window; nothing where none comes in time (below 0: as long as it takes) or the stream has ended, which
+    // has_ended() tells apart.
     std::optional<WindowPrediction> next(double wait_seconds = -1) {
         i3d_window window;
         i3d_window_init(&window);
         i3d_prediction* prediction = nullptr;
         check(i3d_stream_next(stream_.get(), wait_seconds, &window, &prediction));
+        has_ended_ = window.has_ended != 0;
         if (prediction == nullptr) {
             return std::nullopt;
         }
         return WindowPrediction{window, Prediction(recognizer_.shared_handle(), prediction)};
     }
+
+    // Whether the last next() found the end; of its thread.
+    bool has_ended() const noexcept { return has_ended_; }
 
 private:
     struct Destroy {
@@ -274,6 +339,7 @@ private:
 
     Recognizer recognizer_;  // outlives the stream
     std::unique_ptr<i3d_stream, Destroy> stream_;
+    bool has_ended_ = false;
 };
 
 }  // namespace i3d

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +49,12 @@ class Image(ctypes.Structure):
     """i3d_image."""
 
     _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("color", ctypes.c_int32),
         ("data", ctypes.c_void_p),
         ("height", ctypes.c_int32),
         ("width", ctypes.c_int32),
         ("row_stride", ctypes.c_int64),
-        ("color", ctypes.c_int32),
     )
 
 
@@ -128,6 +129,24 @@ class Window(ctypes.Structure):
     )
 
 
+Sized = TypeVar("Sized", Options, Description, Image, Frames, Reader, RunOptions, StreamOptions, Window)
+
+
+def sized(kind: type[Sized]) -> Sized:
+    """What the i3d_..._init() of the header make."""
+    made = kind()
+    made.size = ctypes.sizeof(kind)
+    return made
+
+
+def image_of(frame: NDArray[np.uint8], *, color: int = RGB) -> Image:
+    """A frame in memory, which must outlive it."""
+    image = sized(Image)
+    image.color, image.data, image.row_stride = color, frame.ctypes.data, frame.strides[0]
+    image.height, image.width = frame.shape[:2]
+    return image
+
+
 class NativeError(Exception):
     """A status that is not I3D_OK, with its line of text."""
 
@@ -166,8 +185,7 @@ class Library:
     @contextmanager
     def recognizer(self, path: Path, *, threads: int = 1, device: str | None = None) -> Iterator[Handle]:
         """Load an engine and free it."""
-        options = Options()
-        self.c.i3d_options_init(ctypes.byref(options))
+        options = sized(Options)
         options.threads = threads
         options.device = None if device is None else device.encode()
         handle = ctypes.c_void_p()
@@ -186,8 +204,7 @@ class Handle:
 
     def describe(self) -> Description:
         """What i3d_describe tells."""
-        description = Description()
-        self._c.i3d_description_init(ctypes.byref(description))
+        description = sized(Description)
         self._library.check(self._c.i3d_describe(self._handle, ctypes.byref(description)))
         return description
 
@@ -266,11 +283,10 @@ class Handle:
             if isinstance(found, int):
                 return found
             kept[:] = [found]
-            image[0] = Image(found.ctypes.data, *found.shape[:2], found.strides[0], BGR)
+            image[0] = image_of(found, color=BGR)
             return 0
 
-        reader, options, prediction = Reader(), self._run_options(clips=clips), ctypes.c_void_p()
-        self._c.i3d_reader_init(ctypes.byref(reader))
+        reader, options, prediction = sized(Reader), self._run_options(clips=clips), ctypes.c_void_p()
         reader.read, reader.num_frames, reader.frames_per_second = READ_FRAME(give), num_frames, rate
         return self.taken(
             self._c.i3d_run_reader(self._handle, ctypes.byref(reader), ctypes.byref(options), ctypes.byref(prediction)),
@@ -280,8 +296,7 @@ class Handle:
     @contextmanager
     def stream(self, **options: float) -> Iterator[NativeStream]:
         """Begin a stream and free it."""
-        chosen, stream = StreamOptions(), ctypes.c_void_p()
-        self._c.i3d_stream_options_init(ctypes.byref(chosen))
+        chosen, stream = sized(StreamOptions), ctypes.c_void_p()
         for name, value in options.items():
             setattr(chosen, name, value)
         self._library.check(self._c.i3d_stream_create(self._handle, ctypes.byref(chosen), ctypes.byref(stream)))
@@ -291,8 +306,7 @@ class Handle:
             self._c.i3d_stream_destroy(stream)
 
     def _run_options(self, *, clips: int = 0, crops: int = 0, batch: int = 0) -> RunOptions:
-        options = RunOptions()
-        self._c.i3d_run_options_init(ctypes.byref(options))
+        options = sized(RunOptions)
         options.clips, options.crops, options.batch = clips, crops, batch
         return options
 
@@ -327,21 +341,24 @@ class NativeStream:
 
     def push(self, frame: NDArray[np.uint8], seconds: float) -> None:
         """Give an RGB frame."""
-        image = Image(frame.ctypes.data, *frame.shape[:2], frame.strides[0], RGB)
+        image = image_of(frame)
         self._library.check(self._c.i3d_stream_push(self._stream, ctypes.byref(image), ctypes.c_double(seconds)))
 
     def restart(self) -> None:
         """Begin anew."""
         self._library.check(self._c.i3d_stream_restart(self._stream))
 
-    def end(self, frame_seconds: float) -> None:
+    def cancel(self) -> None:
+        """End it at once."""
+        self._library.check(self._c.i3d_stream_cancel(self._stream))
+
+    def end(self, frame_seconds: float = 0) -> None:
         """No frame follows."""
         self._library.check(self._c.i3d_stream_end(self._stream, ctypes.c_double(frame_seconds)))
 
     def next(self, wait_seconds: float = -1) -> tuple[Window, NativePrediction | None]:
         """The newest window, and what is said of it."""
-        window, prediction = Window(), ctypes.c_void_p()
-        self._c.i3d_window_init(ctypes.byref(window))
+        window, prediction = sized(Window), ctypes.c_void_p()
         self._library.check(
             self._c.i3d_stream_next(
                 self._stream, ctypes.c_double(wait_seconds), ctypes.byref(window), ctypes.byref(prediction)
@@ -352,8 +369,8 @@ class NativeStream:
 
 def frames_of(array: NDArray[np.uint8], *, color: int = RGB, rate: float = 0) -> Frames:
     """Frames in memory, strides as NumPy has them; the array must outlive them."""
-    frames = Frames()
-    frames.size, frames.color, frames.data = ctypes.sizeof(Frames), color, array.ctypes.data
+    frames = sized(Frames)
+    frames.color, frames.data = color, array.ctypes.data
     frames.num_frames, frames.height, frames.width = array.shape[:3]
     frames.frame_stride, frames.row_stride = array.strides[:2]
     frames.frames_per_second = rate

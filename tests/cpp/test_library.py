@@ -6,18 +6,22 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino.opset15 as opset
 import pytest
 from numpy.typing import NDArray
 
 import i3d_deploy as i3d
 from i3d_deploy import artifact, files, model, to_onnx, to_openvino, video_files, views
 from i3d_deploy.card import Card, Engine
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.openvino_core import CORE, openvino
 from i3d_deploy.preprocessing import Sampling, Spatial
 from tests import narrowed
 from tests.cpp import library as native
@@ -199,7 +203,7 @@ def test_description_and_labels(library: Library, engine: Path) -> None:
         assert description.frames_per_second == 0
         assert description.network == b"tiny"
         assert description.precision == b"fp32"
-        assert description.device == b"CPU"
+        assert description.device == b"cpu"
         assert description.backend.startswith(b"openvino 20")
         assert json.loads(description.card) == json.loads(card.to_json())
 
@@ -225,7 +229,11 @@ BAD_FRAMES: dict[str, tuple[dict[str, Any], int, str]] = {
     "color": ({"color": 2}, native.INPUT, "color"),
     "stride": ({"row_stride": 100}, native.INPUT, "row_stride"),
     "frame stride": ({"frame_stride": 1 << 62}, native.INPUT, "frame_stride"),
+    "stride of the least number": ({"frame_stride": -(1 << 63)}, native.INPUT, "frame_stride"),
     "rate": ({"frames_per_second": -1.0}, native.INPUT, "frames_per_second"),
+    "huge rate": ({"frames_per_second": 1e30}, native.INPUT, "frames_per_second"),
+    "tiny rate": ({"frames_per_second": 1e-300}, native.INPUT, "frames_per_second"),
+    "endless rate": ({"frames_per_second": float("inf")}, native.INPUT, "frames_per_second"),
     "not a rate": ({"frames_per_second": float("nan")}, native.INPUT, "frames_per_second"),
     "size": ({"size": 3}, native.INPUT, "size"),
     "newer": ({"size": 4096}, native.INPUT, "size"),
@@ -275,6 +283,8 @@ def bad_engines(engine: Path, folder: Path) -> Iterator[tuple[Path, int, str]]:
     yield written("cut", text[: len(text) // 2]), native.ARTIFACT, "OpenVINO cannot load it"
     yield written("few-weights", text, weights[:100]), native.ARTIFACT, "OpenVINO cannot load it"
     yield written("no-card", text.replace("i3d_card", "another")), native.CARD, "carries no card"
+    unknown = text.replace("&quot;averaging&quot;", "&quot;averaging_over&quot;")
+    yield written("unknown", unknown), native.CARD, "averaging_over is unknown to this library"
     yield written("newer", text.replace("&quot;version&quot;: 1", "&quot;version&quot;: 2")), native.CARD, "version 2"
     yield (
         written("damaged", text.replace("&quot;clip_len&quot;", "&quot;clip&quot;")),
@@ -283,9 +293,9 @@ def bad_engines(engine: Path, folder: Path) -> Iterator[tuple[Path, int, str]]:
     )
     wider = text.replace("&quot;clip_len&quot;: 8", "&quot;clip_len&quot;: 16")
     yield written("other-card", wider), native.ARTIFACT, "the input of the engine is uint8 of shape"
-    unknown = folder / "model.pth"
-    unknown.write_bytes(b"x")
-    yield unknown, native.ARTIFACT, "unknown kind of file"
+    checkpoint = folder / "model.pth"
+    checkpoint.write_bytes(b"x")
+    yield checkpoint, native.ARTIFACT, "unknown kind of file"
     onnx = folder / "model.onnx"
     onnx.write_bytes(b"x")
     yield onnx, native.BACKEND, "built without onnxruntime"
@@ -305,7 +315,7 @@ def test_a_plan_is_checked_before_it_is_loaded(library: Library, engine: Path, t
         pass
     assert error.value.status == native.CARD
     card = json.loads(artifact.read_card(engine).to_json())
-    document = {"card": card, "sha256": files.sha256(plan), "flavor": "tensorrt"}
+    document = {"card": card, "sha256": files.sha256(plan), "flavor": "tensorrt", "version": "11.1.0"}
     note.write_text(json.dumps(document))
     with pytest.raises(NativeError, match="built without tensorrt") as error, library.recognizer(plan):
         pass
@@ -314,6 +324,10 @@ def test_a_plan_is_checked_before_it_is_loaded(library: Library, engine: Path, t
     with pytest.raises(NativeError, match="the plan was altered") as error, library.recognizer(plan):
         pass
     assert error.value.status == native.ARTIFACT
+    note.write_text('{"card": ' + "[" * 3_000_000)
+    with pytest.raises(NativeError, match="levels deep") as error, library.recognizer(plan):
+        pass
+    assert error.value.status == native.CARD
     note.write_text(json.dumps({**document, "flavor": "../../evil"}))
     with pytest.raises(NativeError, match="flavor must be") as error, library.recognizer(plan):
         pass
@@ -324,6 +338,66 @@ def test_unknown_devices_are_refused(library: Library, engine: Path) -> None:
     with pytest.raises(NativeError, match="has no device") as error, library.recognizer(engine, device="abacus"):
         pass
     assert error.value.status == native.DEVICE
+
+
+def test_rates_and_lengths_that_no_video_has(library: Library, engine: Path, tmp_path: Path) -> None:
+    path, _ = with_card(engine, tmp_path, sampling=Sampling(clip_len=8, frames_per_second=25.0))
+    with library.recognizer(path) as handle:
+        for num_frames, rate in (
+            (100, float("inf")),
+            (100, float("nan")),
+            (100, -5.0),
+            ((1 << 63) - 1, 25.0),
+            (0, 25.0),
+        ):
+            with pytest.raises(NativeError, match=r"must be"):
+                handle.indices(num_frames, rate)
+
+
+def test_an_older_caller_has_smaller_structures(library: Library, engine: Path) -> None:
+    array = noise(20, 48, 64)
+    with library.recognizer(engine) as handle:
+        expected = handle.run(frames_of(array)).logits
+        older = frames_of(array)
+        older.size = native.Frames.frames_per_second.offset
+        older.frames_per_second = float("nan")  # what lies behind the older structure is not read
+        np.testing.assert_array_equal(handle.run(older).logits, expected)
+
+
+def test_engines_of_floats_and_of_a_smallest_batch(
+    library: Library, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    engine = Engine(input="float32_ncthw", profile=(4, 4, 8))
+    graph = to_openvino.convert(to_onnx.convert(tiny_checkpoint.model, tiny_checkpoint.card, engine))
+    to_openvino.write(graph, tiny_checkpoint.card.replaced(engine=engine), tmp_path / "floats.xml")
+    check_prediction(library, tmp_path / "floats.xml", noise(40, 48, 64), clips=3, crops=3)
+
+
+def test_logits_of_another_number_of_views_are_no_answer(library: Library, engine: Path, tmp_path: Path) -> None:
+    model = CORE.read_model(engine)
+    logits = model.output(0).node.input_value(0)
+    twice = opset.concat([logits, logits], axis=0)
+    repeated = openvino.Model([twice], model.get_parameters(), "repeated")
+    to_openvino.write(repeated, artifact.read_card(engine), tmp_path / "repeated.xml")
+    array = noise(20, 48, 64)
+    with (
+        library.recognizer(tmp_path / "repeated.xml") as handle,
+        pytest.raises(NativeError, match="another shape") as error,
+    ):
+        handle.run(frames_of(array))
+    assert error.value.status == native.ARTIFACT
+
+
+def test_modules_are_found_from_another_folder(built: Path) -> None:
+    program = """
+import ctypes, os
+c = ctypes.CDLL("./libi3d.so")
+os.chdir("/")
+c.i3d_last_error.restype = ctypes.c_char_p
+print(c.i3d_check_backend(b"openvino"), c.i3d_last_error().decode())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=built, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 \n"
 
 
 def test_the_program_says_what_python_says(built: Path, engine: Path, tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_threads_with_one_handle_and_with_their_own(sanitized: Path, tiny_export
     assert printed == "0 of 24 answers differ\n"
 
 
+def test_one_thread_gives_frames_and_another_takes_windows(sanitized: Path, tiny_exports: Path) -> None:
+    engine = tiny_exports / "tiny.xml"
+    printed = run(str(sanitized / "tests" / "exercise"), "stream", str(engine), "300", environment=ENVIRONMENT)
+    windows, dropped = map(int, re.findall(r"\d+", printed))
+    assert windows + dropped == 48  # 10 s at 25 frames a second: of 15 frames each, five apart
+
+
 def test_valgrind_finds_nothing(sanitized: Path, card: Path, tmp_path: Path) -> None:
     """Without sanitizers, which do not go with it."""
     if shutil.which("valgrind") is None:

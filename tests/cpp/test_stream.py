@@ -76,6 +76,9 @@ def test_the_end_completes_a_window(library: Library, engine: Path) -> None:
         for number, frame in enumerate(frames):
             stream.push(frame, number / 10)
         assert stream.next(0)[1] is None
+        with pytest.raises(NativeError, match="frame_seconds") as error:
+            stream.end(3e6)
+        assert error.value.status == native.INPUT
         stream.end(0.2)  # the last frame is shown at 1.4 s too
         window, prediction = stream.next()
         assert prediction is not None
@@ -128,6 +131,7 @@ def test_one_thread_gives_and_another_takes(library: Library, engine: Path) -> N
         ({"frames_per_second": 10.0, "every_seconds": 0.01}, "every_seconds"),
         ({"frames_per_second": 10.0, "clips": 2000}, "clips"),
         ({"frames_per_second": 10.0, "crops": 2}, "crops"),
+        ({"frames_per_second": 10.0, "batch": -7}, "batch"),
     ],
     ids=str,
 )
@@ -144,7 +148,31 @@ def test_options_that_cannot_be(library: Library, engine: Path, options: dict[st
 def test_times_must_ascend(library: Library, engine: Path) -> None:
     with library.recognizer(engine) as handle, handle.stream(frames_per_second=10.0) as stream:
         stream.push(noise(1, 48, 64)[0], 1.0)
-        for seconds in (1.0, 0.5, float("nan")):
+        for seconds in (1.0, 0.5, float("nan"), 1.7e18, float("inf")):
             with pytest.raises(NativeError, match="time") as error:
                 stream.push(noise(1, 48, 64)[0], seconds)
             assert error.value.status == native.INPUT
+
+
+def test_a_refused_frame_loses_nothing(library: Library, engine: Path) -> None:
+    with library.recognizer(engine) as handle, handle.stream(frames_per_second=10.0) as stream:
+        for number in range(15):
+            if number == 10:
+                with pytest.raises(NativeError, match="narrower than 1:16") as error:
+                    stream.push(noise(1, 64, 2)[0], 0.95)
+                assert error.value.status == native.VIDEO
+            stream.push(noise(1, 48, 64)[0], number / 10)
+        assert stream.next(0)[1] is not None
+
+
+def test_another_thread_ends_a_stream(library: Library, engine: Path) -> None:
+    with library.recognizer(engine) as handle, handle.stream(frames_per_second=10.0) as stream:
+        canceller = threading.Thread(target=stream.cancel)
+        canceller.start()
+        window, prediction = stream.next()
+        canceller.join()
+        assert window.has_ended
+        assert prediction is None
+        with pytest.raises(NativeError, match="the stream has ended") as error:
+            stream.push(noise(1, 48, 64)[0], 1.0)
+        assert error.value.status == native.INPUT

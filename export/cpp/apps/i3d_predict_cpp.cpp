@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -48,6 +49,12 @@ bool set_whole(const char* text, int& number) {
     return found.has_value();
 }
 
+bool set_rate(const char* text, double& rate) {
+    char* end = nullptr;
+    rate = std::strtod(text, &end);
+    return *text != '\0' && *end == '\0' && rate > 0;
+}
+
 bool set_raw(const std::string& text, Arguments& arguments) {
     const std::size_t cross = text.find('x');
     return cross != std::string::npos && set_whole(text.substr(0, cross).c_str(), arguments.raw_width) &&
@@ -62,7 +69,7 @@ bool set_option(const std::string& name, const char* value, Arguments& arguments
     if (name == "--batch") return set_whole(value, arguments.run.batch);
     if (name == "--threads") return set_whole(value, arguments.options.threads);
     if (name == "--raw") return set_raw(value, arguments);
-    if (name == "--rate") return (arguments.rate = std::atof(value)) > 0;
+    if (name == "--rate") return set_rate(value, arguments.rate);
     if (name == "--device") {
         arguments.options.device = value;
         return true;
@@ -93,13 +100,15 @@ std::vector<char> read_all(const std::string& path) {
     if (path == "-") {
         return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
     }
-    std::ifstream stream(path, std::ios::binary | std::ios::ate);
-    if (!stream) {
+    std::error_code error;
+    const std::uintmax_t size = std::filesystem::file_size(path, error);
+    std::ifstream stream(path, std::ios::binary);
+    if (error || !stream) {
         throw i3d::Error(I3D_ERROR_VIDEO, path + ": no such file, or it cannot be read");
     }
-    std::vector<char> bytes(static_cast<std::size_t>(stream.tellg()));
-    stream.seekg(0);
-    stream.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    std::vector<char> bytes(size);
+    stream.read(bytes.data(), static_cast<std::streamsize>(size));
+    bytes.resize(static_cast<std::size_t>(stream.gcount()));
     return bytes;
 }
 
@@ -157,6 +166,10 @@ void print(const i3d::Prediction& prediction, const Arguments& arguments) {
 }  // namespace
 
 int main(int count, char** words) {
+    if (count == 2 && std::strcmp(words[1], "--help") == 0) {
+        std::fputs(kUsage, stdout);
+        return 0;
+    }
     const std::optional<Arguments> arguments = parsed(count, words);
     if (!arguments) {
         std::fputs(kUsage, stderr);

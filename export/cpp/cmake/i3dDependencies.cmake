@@ -34,7 +34,11 @@ if(nlohmann_json_FOUND)
   target_link_libraries(i3d_json INTERFACE nlohmann_json::nlohmann_json)
 else()
   i3d_python_folder(nlohmann_json folder)
-  find_path(I3D_JSON_INCLUDE nlohmann/json.hpp HINTS "${folder}/include" REQUIRED NO_CACHE)
+  find_path(I3D_JSON_INCLUDE nlohmann/json.hpp HINTS "${folder}/include" NO_CACHE)
+  if(NOT I3D_JSON_INCLUDE)
+    message(FATAL_ERROR "i3d: nlohmann/json is not found, neither by CMake nor in the packages of "
+                        "${Python3_EXECUTABLE}: pip install 'i3d-deploy[cpp]', or install nlohmann-json3-dev")
+  endif()
   target_include_directories(i3d_json SYSTEM INTERFACE "${I3D_JSON_INCLUDE}")
 endif()
 

@@ -33,7 +33,7 @@ int main(int count, char** words) {
         std::vector<std::uint8_t> pixels;
         const auto read = [&](std::int64_t index) {
             draw(static_cast<int>(index), pixels);
-            return i3d_image{pixels.data(), kSide, kSide, 0, I3D_BGR};
+            return i3d::image(pixels.data(), kSide, kSide, I3D_BGR);
         };
         for (const auto& [label, probability] : recognizer.predict(read, 48, 25.0).top(3)) {
             std::cout << probability << "  " << label << "\n";

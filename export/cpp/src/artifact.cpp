@@ -45,7 +45,7 @@ Artifact identify_plan(const std::string& path) {
                                             " describes " + note.sha256.substr(0, 8) +
                                             "...: the plan was altered or replaced; export it again");
     }
-    return {note.flavor, note.card};
+    return {note.flavor, note.card, note.version};
 }
 
 }  // namespace
@@ -64,16 +64,16 @@ Artifact identify(const std::string& path) {
     }
     const std::string suffix = suffix_of(path);
     if (suffix == ".xml") {
-        return {"openvino", ""};
+        return {"openvino", "", ""};
     }
     if (suffix == ".onnx") {
-        return {"onnxruntime", ""};
+        return {"onnxruntime", "", ""};
     }
-    if (suffix == ".engine") {
+    if (suffix == ".engine" || suffix == ".plan") {
         return identify_plan(path);
     }
     throw Error(I3D_ERROR_ARTIFACT,
-                path + ": unknown kind of file, allowed are .xml, .onnx, .engine: export it with i3d-export");
+                path + ": unknown kind of file, allowed are .xml, .onnx, .engine, .plan: export it with i3d-export");
 }
 
 }  // namespace i3d::core

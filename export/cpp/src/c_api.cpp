@@ -15,10 +15,15 @@
 
 namespace core = i3d::core;
 
+static_assert(I3D_VERSION_MAJOR == I3D_BUILD_MAJOR && I3D_VERSION_MINOR == I3D_BUILD_MINOR &&
+                  I3D_VERSION_PATCH == I3D_BUILD_PATCH,
+              "i3d.h and CMakeLists.txt name different versions");
+
 struct i3d_recognizer {
     core::Recognizer recognizer;
     std::string backend;
     std::string device;
+    std::string precision;
 };
 
 struct i3d_prediction {
@@ -120,14 +125,6 @@ Struct filled(const Struct* given, void (*init)(Struct*), const char* name) {
     return result;
 }
 
-template <typename Struct>
-void init(Struct* given) {
-    if (given != nullptr) {
-        *given = Struct{};
-        given->size = sizeof(Struct);
-    }
-}
-
 core::Protocol protocol_of(const i3d_run_options& options) { return {options.clips, options.crops}; }
 
 std::unique_ptr<i3d_prediction> predicted(i3d_recognizer* recognizer, core::Source& source,
@@ -155,20 +152,22 @@ i3d_status run(i3d_recognizer* recognizer, const i3d_run_options* options, i3d_p
 }
 
 template <typename Value>
-void write_views(const core::Views<Value>& views, void* out, std::uint64_t capacity, std::uint64_t* size) {
-    const std::uint64_t bytes = views.size() * views.values_per_view() * sizeof(Value);
-    *size = bytes;
-    if (out == nullptr) {
-        return;
-    }
-    if (capacity < bytes) {
-        throw Error(I3D_ERROR_INPUT, "capacity (" + std::to_string(capacity) + ") must be >= the " +
-                                         std::to_string(bytes) + " bytes of all views");
-    }
+void write_views(const core::Views<Value>& views, void* out) {
     auto* values = static_cast<Value*>(out);
     for (std::size_t number = 0; number < views.size(); ++number) {
         views.cut(number, values + number * views.values_per_view());
     }
+}
+
+// Bytes of all views of a video.
+std::uint64_t bytes_of_views(const core::Card& card, const i3d_frames& frames, core::Protocol protocol) {
+    core::check_crops(card.spatial, protocol.crops);
+    const core::Indices indices =
+        core::frame_indices(card.sampling, frames.num_frames, frames.frames_per_second, protocol.clips);
+    const auto crops = static_cast<std::uint64_t>(protocol.crops == 0 ? card.spatial.num_crops : protocol.crops);
+    const auto side = static_cast<std::uint64_t>(card.spatial.crop_size);
+    const std::uint64_t value_bytes = card.has_float_pixels() ? sizeof(float) : 1;
+    return crops * indices.frames.size() * side * side * core::kChannels * value_bytes;
 }
 
 }  // namespace
@@ -186,12 +185,6 @@ i3d_status i3d_check_backend(const char* name) {
 
 int32_t i3d_reads_files(void) { return core::reads_files() ? 1 : 0; }
 
-void i3d_options_init(i3d_options* options) { init(options); }
-void i3d_run_options_init(i3d_run_options* options) { init(options); }
-void i3d_description_init(i3d_description* description) { init(description); }
-void i3d_frames_init(i3d_frames* frames) { init(frames); }
-void i3d_reader_init(i3d_reader* reader) { init(reader); }
-
 i3d_status i3d_create(const char* path, const i3d_options* options, i3d_recognizer** recognizer) {
     if (recognizer != nullptr) {
         *recognizer = nullptr;
@@ -201,9 +194,10 @@ i3d_status i3d_create(const char* path, const i3d_options* options, i3d_recogniz
         check_given(recognizer, "recognizer");
         const i3d_options chosen = filled(options, &i3d_options_init, "i3d_options");
         const std::string device = chosen.device == nullptr ? "auto" : chosen.device;
-        std::unique_ptr<i3d_recognizer> made(new i3d_recognizer{{path, device, chosen.threads}, "", ""});
+        std::unique_ptr<i3d_recognizer> made(new i3d_recognizer{{path, device, chosen.threads}, "", "", ""});
         made->backend = made->recognizer.engine().backend();
         made->device = made->recognizer.engine().device();
+        made->precision = made->recognizer.engine().precision();
         *recognizer = made.release();
     });
 }
@@ -230,7 +224,7 @@ i3d_status i3d_describe(const i3d_recognizer* recognizer, i3d_description* descr
         result.frames_per_second = card.sampling.frames_per_second;
         result.network = card.network.c_str();
         result.label_set = card.label_set.c_str();
-        result.precision = card.engine.precision.c_str();
+        result.precision = recognizer->precision.c_str();
         result.backend = recognizer->backend.c_str();
         result.device = recognizer->device.c_str();
         result.card = card.json.c_str();
@@ -311,9 +305,6 @@ uint32_t i3d_top(const i3d_prediction* prediction, uint32_t count, uint32_t* ind
     return written;
 }
 
-void i3d_stream_options_init(i3d_stream_options* options) { init(options); }
-void i3d_window_init(i3d_window* window) { init(window); }
-
 i3d_status i3d_stream_create(i3d_recognizer* recognizer, const i3d_stream_options* options, i3d_stream** stream) {
     if (stream != nullptr) {
         *stream = nullptr;
@@ -354,6 +345,13 @@ i3d_status i3d_stream_end(i3d_stream* stream, double frame_seconds) {
     return guarded([&] {
         check_given(stream, "stream");
         stream->stream->end(frame_seconds);
+    });
+}
+
+i3d_status i3d_stream_cancel(i3d_stream* stream) {
+    return guarded([&] {
+        check_given(stream, "stream");
+        stream->stream->cancel();
     });
 }
 
@@ -417,11 +415,20 @@ i3d_status i3d_views(const i3d_recognizer* recognizer, const i3d_frames* frames,
         check_given(size, "size");
         const core::Card& card = recognizer->recognizer.card();
         const core::Protocol protocol = protocol_of(filled(options, &i3d_run_options_init, "i3d_run_options"));
-        const std::unique_ptr<core::Source> source = core::source_of(filled(frames, &i3d_frames_init, "i3d_frames"));
+        const i3d_frames given = filled(frames, &i3d_frames_init, "i3d_frames");
+        *size = bytes_of_views(card, given, protocol);
+        if (views == nullptr) {
+            return;
+        }
+        if (capacity < *size) {
+            throw Error(I3D_ERROR_INPUT, "capacity (" + std::to_string(capacity) + ") must be >= the " +
+                                             std::to_string(*size) + " bytes of all views");
+        }
+        const std::unique_ptr<core::Source> source = core::source_of(given);
         if (card.has_float_pixels()) {
-            write_views(core::Views<float>(card, *source, protocol), views, capacity, size);
+            write_views(core::Views<float>(card, *source, protocol), views);
         } else {
-            write_views(core::Views<std::uint8_t>(card, *source, protocol), views, capacity, size);
+            write_views(core::Views<std::uint8_t>(card, *source, protocol), views);
         }
     });
 }

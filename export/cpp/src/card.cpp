@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "errors.hpp"
+#include "resizing.hpp"
 #include "sampling.hpp"
 
 namespace i3d::core {
@@ -17,7 +18,6 @@ using nlohmann::json;
 constexpr std::int64_t kVersion = 1;
 constexpr std::int64_t kMaxCount = 65536;
 constexpr std::int64_t kMaxViewBytes = std::int64_t{1} << 31;
-constexpr int kChannels = 3;
 
 // An object of the document whose fields are asked for by name; one that nobody asked for is an error, since it may
 // change the answer in a way that this library does not know.
@@ -35,10 +35,17 @@ public:
         return Error(I3D_ERROR_CARD, "the card of " + where_ + " is malformed: " + name_ + dot + field + " " + what);
     }
 
+    // A field; nullptr where it is left out, which means the usual.
     const json* find(const char* field) {
         known_.emplace_back(field);
         const auto found = document_->find(field);
-        return found == document_->end() || found->is_null() ? nullptr : &*found;
+        return found == document_->end() ? nullptr : &*found;
+    }
+
+    // A field that may be null, which means the same as leaving it out.
+    const json* find_optional(const char* field) {
+        const json* found = find(field);
+        return found == nullptr || found->is_null() ? nullptr : found;
     }
 
     const json& get(const char* field) {
@@ -95,7 +102,9 @@ public:
         throw malformed(field, "must be one of " + names);
     }
 
-    void check_no_other() const {
+    // Refuse other fields, but for some that change nothing here.
+    void check_no_other(std::initializer_list<const char*> harmless = {}) {
+        known_.insert(known_.end(), harmless.begin(), harmless.end());
         for (const auto& [field, value] : document_->items()) {
             bool is_known = false;
             for (const std::string& name : known_) {
@@ -131,7 +140,7 @@ Sampling read_sampling(const json& document, const std::string& where) {
     sampling.min_clip_len = fields.count("min_clip_len", sampling.min_clip_len, 1, kMaxWholeFrames);
     sampling.repeats_last =
         fields.one_of("out_of_bound", sampling.repeats_last, {{"loop", false}, {"repeat_last", true}});
-    if (const json* rate = fields.find("frames_per_second")) {
+    if (const json* rate = fields.find_optional("frames_per_second")) {
         sampling.frames_per_second = fields.real(*rate, "frames_per_second");
         if (!(sampling.frames_per_second > 0 && sampling.frames_per_second <= 1000)) {
             throw fields.malformed("frames_per_second", "must be > 0 and <= 1000");
@@ -186,6 +195,23 @@ std::array<float, kChannels> per_channel(Fields& fields, const char* field, std:
     return values;
 }
 
+void read_pixels(const json& document, const std::string& where, Card& card) {
+    Fields fields(document, "pixels", where);
+    fields.one_of("color", 0, {{"rgb", 0}});
+    card.mean = per_channel(fields, "mean", card.mean, false);
+    card.std = per_channel(fields, "std", card.std, true);
+    fields.check_no_other();
+}
+
+// Refuse views that no engine takes before anything is allocated for them.
+void check_sizes(const Card& card, const Fields& fields) {
+    const std::int64_t side = card.spatial.crop_size;
+    const std::int64_t values = card.sampling.clip_len * side * side * kChannels;
+    if (side > kMaxViewBytes / side || values > kMaxViewBytes / static_cast<std::int64_t>(sizeof(float))) {
+        throw fields.malformed("sampling", "and spatial make views of more than 2 GiB");
+    }
+}
+
 EngineSpec read_engine(const json& document, const std::string& where) {
     Fields fields(document, "engine", where);
     EngineSpec engine;
@@ -205,13 +231,14 @@ EngineSpec read_engine(const json& document, const std::string& where) {
     if (engine.profile[0] > engine.profile[1] || engine.profile[1] > engine.profile[2]) {
         throw fields.malformed("profile", "must ascend: smallest, best, largest number of views");
     }
-    return engine;  // what else is said of the engine does not change how it is fed
+    fields.check_no_other({"layout", "rewrites", "work", "calibration"});
+    return engine;
 }
 
 void read_network(const json& document, const std::string& where, Card& card) {
     Fields fields(document, "network", where);
     card.network = fields.text("name", "");
-    const int num_classes = fields.number(fields.get("num_classes"), "num_classes", 1, kMaxCount);
+    const int num_classes = fields.count("num_classes", 400);
     if (card.labels.size() != static_cast<std::size_t>(num_classes)) {
         throw Error(I3D_ERROR_CARD, "the card of " + where + " is malformed: " + std::to_string(card.labels.size()) +
                                         " labels for a network of " + std::to_string(num_classes) + " classes");
@@ -257,16 +284,18 @@ Card read_document(const json& document, const std::string& where) {
     card.label_set = fields.text("label_set", "custom");
     card.labels = read_labels(fields);
     read_network(fields.get("network"), where, card);
-    card.sampling = read_sampling(fields.get("sampling"), where);
-    card.spatial = read_spatial(fields.get("spatial"), where);
-    Fields pixels(fields.get("pixels"), "pixels", where);
-    pixels.one_of("color", 0, {{"rgb", 0}});
-    card.mean = per_channel(pixels, "mean", card.mean, false);
-    card.std = per_channel(pixels, "std", card.std, true);
-    pixels.check_no_other();
+    if (const json* sampling = fields.find("sampling")) {
+        card.sampling = read_sampling(*sampling, where);
+    }
+    if (const json* spatial = fields.find("spatial")) {
+        card.spatial = read_spatial(*spatial, where);
+    }
+    if (const json* pixels = fields.find("pixels")) {
+        read_pixels(*pixels, where, card);
+    }
     card.averaging = fields.one_of("averaging", card.averaging,
                                    {{"probabilities", Averaging::kProbabilities}, {"logits", Averaging::kLogits}});
-    const json* engine = fields.find("engine");
+    const json* engine = fields.find_optional("engine");
     if (engine == nullptr) {
         throw Error(I3D_ERROR_CARD,
                     "the card of " + where + " does not say how to feed the engine: export it with i3d-export");
@@ -276,19 +305,28 @@ Card read_document(const json& document, const std::string& where) {
         throw fields.malformed("engine.input",
                                "uint8_nthwc does not go with spatial.formula slowfast: pixels are float32");
     }
-    const std::int64_t side = card.spatial.crop_size;
-    const std::int64_t values = card.sampling.clip_len * side * side * kChannels;
-    if (side > kMaxViewBytes / side || values > kMaxViewBytes / static_cast<std::int64_t>(sizeof(float))) {
-        throw fields.malformed("sampling", "and spatial make views of more than 2 GiB");
-    }
+    fields.check_no_other(
+        {"version", "provenance", "flow_method", "flow_implementation", "parity", "agreement", "accuracy", "gate"});
+    check_sizes(card, fields);
     return card;
+}
+
+// Documents nest a few levels deep; what is deeper would fill the stack when it is written again.
+json parsed(const std::string& text) {
+    constexpr int kMaxDepth = 64;
+    return json::parse(text, [](int depth, json::parse_event_t, const json&) {
+        if (depth > kMaxDepth) {
+            throw Error(I3D_ERROR_CARD, "a card nested more than " + std::to_string(kMaxDepth) + " levels deep");
+        }
+        return true;
+    });
 }
 
 }  // namespace
 
 Card read_card(const std::string& text, const std::string& where) {
     try {
-        Card card = read_document(json::parse(text), where);
+        Card card = read_document(parsed(text), where);
         card.json = text;
         return card;
     } catch (const json::exception& error) {
@@ -299,10 +337,11 @@ Card read_card(const std::string& text, const std::string& where) {
 PlanNote read_plan_note(const std::string& text, const std::string& where) {
     PlanNote note;
     try {
-        const json document = json::parse(text);
+        const json document = parsed(text);
         note.card = document.at("card").dump();
         note.flavor = document.at("flavor").get<std::string>();
         note.sha256 = document.at("sha256").get<std::string>();
+        note.version = document.at("version").get<std::string>();
     } catch (const json::exception& error) {
         throw Error(I3D_ERROR_CARD, where + " is malformed: " + error.what());
     }

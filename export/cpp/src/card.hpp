@@ -66,9 +66,10 @@ Card read_card(const std::string& json, const std::string& where);
 
 // The document beside a TensorRT plan.
 struct PlanNote {
-    std::string card;    // JSON
-    std::string flavor;  // package that built it: "tensorrt" or "tensorrt_rtx"
-    std::string sha256;  // of the plan
+    std::string card;     // JSON
+    std::string flavor;   // package that built it: "tensorrt" or "tensorrt_rtx"
+    std::string version;  // of that package
+    std::string sha256;   // of the plan
 };
 
 // Throws Error: it is no JSON, or a field is missing or cannot be.

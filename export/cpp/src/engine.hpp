@@ -14,7 +14,8 @@ namespace i3d::core {
 // What to open, and how.
 struct EngineFile {
     std::string path;
-    std::string card;  // empty where the engine carries its card itself
+    std::string card;     // empty where the engine carries its card itself
+    std::string version;  // of the package that built it, where it is known
     std::string device = "auto";
     int threads = 0;  // 0: the backend's choice
 };
@@ -45,14 +46,15 @@ public:
 
     // Views per run that suit it; known after compile().
     virtual int preferred_batch() const = 0;
+    // Type of the convolutions that it really computes, which may be another than the card's; known after compile().
+    virtual std::string precision() const = 0;
     // Package and version, and where it runs; known after compile().
     virtual std::string backend() const = 0;
     virtual std::string device() const = 0;
 };
 
-// What a module exports under kOpenEngine. Throws Error.
+// What a module exports, under a name with the version of the library: others have another layout. Throws Error.
 using OpenEngine = Engine* (*)(const EngineFile& file);
-constexpr const char* kOpenEngine = "i3d_open_engine";
 
 }  // namespace i3d::core
 

@@ -140,10 +140,10 @@ std::vector<float> average_views(const std::vector<float>& logits, std::size_t n
 Recognizer::Recognizer(const std::string& path, const std::string& device, int threads) : path_(path) {
     if (threads < 0 || threads > 4096) {
         throw Error(I3D_ERROR_INPUT,
-                    "threads (" + std::to_string(threads) + ") must be > 0, or 0 for the backend's choice");
+                    "threads (" + std::to_string(threads) + ") must be > 0 and <= 4096, or 0 for the backend's choice");
     }
     const Artifact artifact = identify(path);
-    engine_.reset(open_engine_of(artifact.backend)({path, artifact.card, device, threads}));
+    engine_.reset(open_engine_of(artifact.backend)({path, artifact.card, artifact.version, device, threads}));
     const std::string card = artifact.card.empty() ? engine_->card() : artifact.card;
     if (card.empty()) {
         throw Error(I3D_ERROR_CARD, path + " carries no card: export it with i3d-export, which writes one");
@@ -165,11 +165,15 @@ void Recognizer::check_fit() const {
     }
 }
 
-Prediction Recognizer::predict(Source& source, Protocol protocol, int batch) {
+void Recognizer::check_batch(int batch) {
     if (batch < 0 || batch > kMaxBatch) {
         throw Error(I3D_ERROR_INPUT, "batch (" + std::to_string(batch) + ") must be > 0 and <= " +
                                          std::to_string(kMaxBatch) + ", or 0 for what suits the backend");
     }
+}
+
+Prediction Recognizer::predict(Source& source, Protocol protocol, int batch) {
+    check_batch(batch);
     if (card_.has_float_pixels()) {
         return predict_views(Views<float>(card_, source, protocol), batch);
     }

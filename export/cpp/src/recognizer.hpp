@@ -33,6 +33,9 @@ public:
     const Card& card() const { return card_; }
     const Engine& engine() const { return *engine_; }
 
+    // Refuse a number of views per run that is out of range.
+    static void check_batch(int batch);
+
     // Recognise the action in a video.
     //   batch: views per run of the engine; 0: what suits it.
     // Throws Error: no usable frame, an option out of range, or an answer that is not finite.

@@ -8,7 +8,6 @@
 namespace i3d::core {
 namespace {
 
-constexpr int kChannels = 3;
 constexpr int kWeightBits = 11;
 constexpr int kOne = 1 << kWeightBits;
 

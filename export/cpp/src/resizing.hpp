@@ -1,4 +1,5 @@
-// Resizing frames: bilinear with half-pixel centers and without antialiasing, bit for bit as OpenCV's INTER_LINEAR.
+// Resizing frames: bilinear with half-pixel centers and without antialiasing, as OpenCV's INTER_LINEAR: bit for bit in
+// uint8, to the last bits in float32, where OpenCV's own builds differ.
 //
 // Views must be those of the Python runtime, which resizes with OpenCV; a library that needs OpenCV only for this would
 // hardly be embedded. uint8 follows its fixed-point arithmetic (11 bits for a weight), which no other library's does.
@@ -9,6 +10,9 @@
 #include <vector>
 
 namespace i3d::core {
+
+// Frames are RGB.
+constexpr int kChannels = 3;
 
 // Frame of the caller's: H x W pixels of three interleaved bytes.
 struct FrameView {

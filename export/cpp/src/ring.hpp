@@ -6,6 +6,7 @@
 // nearest to n * every_seconds and has always the same number of frames.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <deque>
@@ -35,7 +36,7 @@ struct Cadence {
     // The first frame of a window.
     std::int64_t first_frame(std::int64_t number) const {
         return static_cast<std::int64_t>(
-            std::floor(static_cast<double>(number) * every_seconds * frames_per_second + 0.5));
+            std::floor(static_cast<double>(number) * std::max(1.0, every_seconds * frames_per_second) + 0.5));
     }
 };
 
@@ -121,7 +122,7 @@ private:
                 }
             }
             ++num_frames_;
-            if (num_frames_ == start + cadence_.window_frames) {
+            if (num_frames_ >= start + cadence_.window_frames) {
                 ++num_windows_;
                 windows.push_back(
                     {{frames_.begin(), frames_.end()}, start, seconds_of(start), seconds_of(num_frames_)});

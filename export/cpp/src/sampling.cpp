@@ -151,10 +151,19 @@ Indices slowfast_indices(const Sampling& sampling, std::int64_t num_frames, int 
 
 }  // namespace
 
-Indices frame_indices(const Sampling& sampling, std::int64_t num_frames, double frames_per_second, int num_clips) {
-    if (num_frames < 1) {
-        throw Error(I3D_ERROR_VIDEO, "the video has no frame");
+void check_length(std::int64_t num_frames, double frames_per_second) {
+    if (num_frames < 1 || num_frames > kMaxFrames) {
+        throw Error(I3D_ERROR_VIDEO, "num_frames (" + std::to_string(num_frames) + ") must be > 0 and <= 2^40");
     }
+    const bool is_rate = frames_per_second >= kMinRate && frames_per_second <= kMaxRate;
+    if (!is_rate && frames_per_second != 0) {
+        throw Error(I3D_ERROR_INPUT, "frames_per_second (" + std::to_string(frames_per_second) +
+                                         ") must be from 0.001 to 1000000, or 0 where it is not known");
+    }
+}
+
+Indices frame_indices(const Sampling& sampling, std::int64_t num_frames, double frames_per_second, int num_clips) {
+    check_length(num_frames, frames_per_second);
     if (num_clips < 0 || num_clips > kMaxClips) {
         throw Error(I3D_ERROR_INPUT, "clips (" + std::to_string(num_clips) +
                                          ") must be > 0 and <= " + std::to_string(kMaxClips) + ", or 0 for the card's");

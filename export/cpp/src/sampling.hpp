@@ -21,6 +21,14 @@ struct Indices {
 constexpr std::int64_t kMaxWholeFrames = 1500;
 constexpr int kMaxClips = 1000;
 
+// Longest video, in frames, and the rates that one can have.
+constexpr std::int64_t kMaxFrames = std::int64_t{1} << 40;
+constexpr double kMinRate = 1e-3;
+constexpr double kMaxRate = 1e6;
+
+// Refuse a length or a rate that no video has; 0 is a rate that is not known.
+void check_length(std::int64_t num_frames, double frames_per_second);
+
 // Choose the frames of a video.
 //   frames_per_second: of the video; 0 where it is not known: that of the card.
 //   num_clips: 0: the card's.

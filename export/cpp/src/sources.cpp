@@ -9,18 +9,6 @@ namespace i3d::core {
 namespace {
 
 constexpr std::int32_t kMaxSide = 65536;
-constexpr std::int64_t kMaxFrames = std::int64_t{1} << 40;
-constexpr std::int64_t kChannels = 3;
-
-void check_count(std::int64_t num_frames, double frames_per_second) {
-    if (num_frames < 1 || num_frames > kMaxFrames) {
-        throw Error(I3D_ERROR_VIDEO, "num_frames (" + std::to_string(num_frames) + ") must be > 0 and <= 2^40");
-    }
-    if (!std::isfinite(frames_per_second) || frames_per_second < 0) {
-        throw Error(I3D_ERROR_INPUT, "frames_per_second (" + std::to_string(frames_per_second) +
-                                         ") must be a rate, or 0 where it is not known");
-    }
-}
 
 class ReaderSource : public Source {
 public:
@@ -28,7 +16,7 @@ public:
         if (reader.read == nullptr) {
             throw Error(I3D_ERROR_INPUT, "reader.read is NULL: give the function that gives frames");
         }
-        check_count(reader.num_frames, reader.frames_per_second);
+        check_length(reader.num_frames, reader.frames_per_second);
     }
 
     Reading read(const Choose& choose, const Take& take) override {
@@ -37,7 +25,8 @@ public:
         reading.frames_per_second = reader_.frames_per_second;
         reading.indices = choose(reading.num_frames, reading.frames_per_second);
         for (const std::int64_t index : unique(reading.indices)) {
-            i3d_image image{};
+            i3d_image image;
+            i3d_image_init(&image);
             const std::int32_t code = reader_.read(reader_.user, index, &image);
             if (code != 0) {
                 throw Error(I3D_ERROR_VIDEO, "frame " + std::to_string(index) +
@@ -55,11 +44,13 @@ private:
 class MemorySource : public Source {
 public:
     explicit MemorySource(const i3d_frames& frames) : frames_(frames) {
-        check_count(frames.num_frames, frames.frames_per_second);
-        first_ = checked({frames.data, frames.height, frames.width, frames.row_stride, frames.color});
+        check_length(frames.num_frames, frames.frames_per_second);
+        first_ =
+            checked({sizeof(i3d_image), frames.color, frames.data, frames.height, frames.width, frames.row_stride});
         const std::int64_t all_rows = std::abs(static_cast<std::int64_t>(first_.row_stride)) * frames.height;
         frame_stride_ = frames.frame_stride == 0 ? all_rows : frames.frame_stride;
-        if (std::abs(frame_stride_) > INT64_MAX / frames.num_frames) {
+        const std::int64_t most = INT64_MAX / frames.num_frames;
+        if (frame_stride_ < -most || frame_stride_ > most) {
             throw Error(I3D_ERROR_INPUT, "frame_stride (" + std::to_string(frame_stride_) + ") is too large");
         }
     }
@@ -86,6 +77,10 @@ private:
 }  // namespace
 
 FrameView checked(const i3d_image& image) {
+    if (image.size != sizeof(i3d_image)) {
+        throw Error(I3D_ERROR_INPUT,
+                    "i3d_image.size (" + std::to_string(image.size) + ") must be what i3d_image_init() sets");
+    }
     if (image.data == nullptr) {
         throw Error(I3D_ERROR_INPUT, "the data of the frames is NULL");
     }
@@ -96,7 +91,7 @@ FrameView checked(const i3d_image& image) {
     if (image.color != I3D_RGB && image.color != I3D_BGR) {
         throw Error(I3D_ERROR_INPUT, "color (" + std::to_string(image.color) + ") must be I3D_RGB or I3D_BGR");
     }
-    const std::int64_t row_bytes = image.width * kChannels;
+    const std::int64_t row_bytes = std::int64_t{image.width} * kChannels;
     const std::int64_t row_stride = image.row_stride == 0 ? row_bytes : image.row_stride;
     if (row_stride > -row_bytes && row_stride < row_bytes) {
         throw Error(I3D_ERROR_INPUT, "row_stride (" + std::to_string(image.row_stride) + ") must be at least the " +

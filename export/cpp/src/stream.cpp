@@ -16,6 +16,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kMaxWaitSeconds = 1e9;
+// Beyond it, times are no seconds: those of clocks in milliseconds or nanoseconds are.
+constexpr double kMaxTimeSeconds = 1e10;
 
 // A copy of a frame of the caller's.
 struct Raw {
@@ -84,37 +86,54 @@ public:
     StreamOf(Recognizer& recognizer, const StreamSettings& settings)
         : recognizer_(recognizer),
           settings_(settings),
-          ring_(cadence_of(recognizer.card(), settings),
-                [this](const Raw& raw) { return resized<Value>(recognizer_.card(), raw.view()); }) {
+          cadence_(cadence_of(recognizer.card(), settings)),
+          ring_(cadence_, [this](const Raw& raw) { return resized<Value>(recognizer_.card(), raw.view()); }) {
         // Refuse now what would fail with the first window.
         const Card& card = recognizer.card();
         check_crops(card.spatial, settings.protocol.crops);
-        frame_indices(card.sampling, window_frames(card.sampling), 0, settings.protocol.clips);
+        frame_indices(card.sampling, cadence_.window_frames, 0, settings.protocol.clips);
+        Recognizer::check_batch(settings.batch);
     }
 
     void push(const FrameView& frame, double seconds) override {
-        if (!std::isfinite(seconds)) {
-            throw Error(I3D_ERROR_INPUT, "the time of a frame must be a number of seconds");
+        const Clock::time_point came_at = Clock::now();
+        if (!(std::abs(seconds) <= kMaxTimeSeconds)) {
+            throw Error(I3D_ERROR_INPUT,
+                        "the time of a frame (" + std::to_string(seconds) + ") must be in seconds, at most 1e10");
         }
+        if (has_been_ended()) {
+            throw Error(I3D_ERROR_INPUT, "the stream has ended: begin another one");
+        }
+        resized_size(recognizer_.card().spatial, frame.height, frame.width);
         if (frame.height != height_ || frame.width != width_) {
             ring_.restart();
         }
         height_ = frame.height;
         width_ = frame.width;
-        resized_size(recognizer_.card().spatial, frame.height, frame.width);
-        hand_over(ring_.add(copied(frame), seconds));
+        hand_over(ring_.add(copied(frame), seconds), came_at);
     }
 
     void restart() override { ring_.restart(); }
 
     void end(double frame_seconds) override {
-        check_seconds(frame_seconds, "frame_seconds");
-        hand_over(ring_.end(frame_seconds));
+        if (!(frame_seconds >= 0 && frame_seconds <= cadence_.window_seconds())) {
+            throw Error(I3D_ERROR_INPUT, "frame_seconds (" + std::to_string(frame_seconds) +
+                                             ") must be >= 0 and <= the " + std::to_string(cadence_.window_seconds()) +
+                                             " s of a window");
+        }
+        if (!has_been_ended()) {
+            const double lasts = frame_seconds > 0 ? frame_seconds : 1 / cadence_.frames_per_second;
+            hand_over(ring_.end(lasts), Clock::now());
+        }
+        mark_ended();
+    }
+
+    void cancel() override {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            has_ended_ = true;
+            newest_.take();
         }
-        changed_.notify_all();
+        mark_ended();
     }
 
     std::optional<WindowPrediction> next(double wait_seconds) override {
@@ -152,12 +171,25 @@ public:
     }
 
 private:
-    void hand_over(std::vector<Window<Shared<Value>>> windows) {
+    bool has_been_ended() const {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return has_ended_;
+    }
+
+    void mark_ended() {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            has_ended_ = true;
+        }
+        changed_.notify_all();
+    }
+
+    void hand_over(std::vector<Window<Shared<Value>>> windows, Clock::time_point came_at) {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
             for (Window<Shared<Value>>& window : windows) {
                 newest_.put(std::move(window));
-                came_at_ = Clock::now();
+                came_at_ = came_at;
             }
         }
         changed_.notify_all();
@@ -165,6 +197,7 @@ private:
 
     Recognizer& recognizer_;
     StreamSettings settings_;
+    Cadence cadence_;
     Ring<Raw, Shared<Value>> ring_;
     int height_ = 0;
     int width_ = 0;

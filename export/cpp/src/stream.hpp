@@ -35,8 +35,10 @@ public:
     virtual void push(const FrameView& frame, double seconds) = 0;
     // Frames that follow do not belong to windows with those before: a connection was lost.
     virtual void restart() = 0;
-    // No frame follows; how long the last one lasts.
+    // No frame follows; how long the last one lasts, at most a window. 0: as at the rate that is counted at.
     virtual void end(double frame_seconds) = 0;
+    // End it at once, from any thread.
+    virtual void cancel() = 0;
 
     // Predict the newest window that is complete, waiting for one.
     //   wait_seconds: at most; below 0: as long as it takes.

@@ -17,14 +17,19 @@ constexpr double kClockTicksPerSecond = 1000;
 
 class FileSource : public Source {
 public:
-    explicit FileSource(const std::string& path) : path_(std::filesystem::absolute(path).string()) {
+    explicit FileSource(const std::string& path) {
         std::error_code error;
-        if (!std::filesystem::exists(path_, error)) {
+        if (!std::filesystem::exists(path, error)) {
             throw Error(I3D_ERROR_VIDEO, path + ": no such file");
         }
-        if (!std::filesystem::is_regular_file(path_, error)) {
+        if (!std::filesystem::is_regular_file(path, error)) {
             throw Error(I3D_ERROR_VIDEO, path + ": not a regular file");
         }
+        if (std::filesystem::file_size(path, error) == 0) {
+            throw Error(I3D_ERROR_VIDEO, path + ": the file is empty");
+        }
+        // An absolute path cannot be taken for one of FFmpeg's protocols.
+        path_ = std::filesystem::absolute(path).string();
         open();
     }
 
@@ -68,6 +73,14 @@ private:
             throw Error(I3D_ERROR_VIDEO,
                         path_ + ": a text file, not a video");  // FFmpeg plays any .txt as terminal art
         }
+        const bool has_no_codec = static_cast<int>(capture_.get(cv::CAP_PROP_FOURCC)) == 0;
+        const int pixels = static_cast<int>(capture_.get(cv::CAP_PROP_CODEC_PIXEL_FORMAT));
+        if (has_no_codec && pixels == cv::VideoWriter::fourcc('B', 'G', 'R', 24)) {
+            // Stored from bottom to top, as usual, they make OpenCV 4.14 and 5.0 write outside their memory.
+            throw Error(I3D_ERROR_VIDEO, path_ +
+                                             ": uncompressed 24-bit frames are not supported: compress them, for "
+                                             "example with FFV1");
+        }
         capture_.set(cv::CAP_PROP_ORIENTATION_AUTO, 1);
         check_rotation();
     }
@@ -106,7 +119,7 @@ private:
                 break;
             }
             const auto row_stride = static_cast<std::int64_t>(image.step[0]);
-            take(count, checked({image.data, image.rows, image.cols, row_stride, I3D_BGR}));
+            take(count, checked({sizeof(i3d_image), I3D_BGR, image.data, image.rows, image.cols, row_stride}));
             ++next;
         }
         return count;

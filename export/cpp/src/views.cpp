@@ -9,7 +9,6 @@ namespace i3d::core {
 namespace {
 
 constexpr std::int64_t kMaxFrameBytes = std::int64_t{1} << 31;
-constexpr int kChannels = 3;
 
 std::string text(double number) {
     char buffer[32];

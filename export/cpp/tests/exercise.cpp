@@ -2,6 +2,7 @@
 //
 //     exercise open FILE...               load each file and print its status; errors are expected
 //     exercise threads ARTIFACT THREADS   the same answers from one handle and from a handle each
+//     exercise stream ARTIFACT FRAMES     one thread gives frames, another takes windows
 #include <i3d.hpp>
 
 #include <atomic>
@@ -81,6 +82,32 @@ int compare_threads(const std::string& artifact, unsigned count) {
     return wrong == 0 ? 0 : 1;
 }
 
+int run_stream(const std::string& artifact, int count) {
+    const Noise noise(0);
+    i3d::StreamOptions options;
+    options.frames_per_second = 25;
+    options.every_seconds = 0.2;
+    i3d::Stream stream(i3d::Recognizer(artifact), options);
+    std::thread giver([&] {
+        const std::size_t frame_bytes = noise.pixels.size() / static_cast<std::size_t>(noise.num_frames);
+        for (int number = 0; number < count; ++number) {
+            const auto index = static_cast<std::size_t>(number % noise.num_frames);
+            stream.push(i3d::image(noise.pixels.data() + index * frame_bytes, noise.height, noise.width),
+                        number / 30.0);
+        }
+        stream.end();
+    });
+    int windows = 0;
+    std::int64_t dropped = 0;
+    while (const auto found = stream.next()) {
+        ++windows;
+        dropped = found->window.dropped_windows;
+    }
+    giver.join();
+    std::printf("%d windows and %lld dropped\n", windows, static_cast<long long>(dropped));
+    return stream.has_ended() ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -89,6 +116,9 @@ int main(int count, char** words) {
     }
     if (count == 4 && std::strcmp(words[1], "threads") == 0) {
         return compare_threads(words[2], static_cast<unsigned>(std::atoi(words[3])));
+    }
+    if (count == 4 && std::strcmp(words[1], "stream") == 0) {
+        return run_stream(words[2], std::atoi(words[3]));
     }
     return 2;
 }

@@ -26,6 +26,8 @@ const char* const kPieces[] = {
     "\\u0000",      "\"\xff\xfe\"", "[[[[[[[[",    "}}}}",      ",",         ":",
     "\"version\":2"};
 
+const double kRates[] = {0, 29.97, 1e-3, 1e6, 7.5};
+
 // Where a value begins: after a colon or a bracket.
 std::size_t value_after(const std::string& text, std::size_t start) {
     const std::size_t found = text.find_first_of(":[,", start);
@@ -67,8 +69,10 @@ std::string mutated(std::string text, Random& random) {
 
 // Use what was read as a prediction does.
 void use(const i3d::core::Card& card, Random& random) {
+    const double rate = kRates[below(random, std::size(kRates))];
     const auto num_frames = static_cast<std::int64_t>(1 + below(random, 100000));
-    const i3d::core::Indices indices = i3d::core::frame_indices(card.sampling, num_frames, 29.97, 1);
+    const i3d::core::Indices indices = i3d::core::frame_indices(card.sampling, num_frames, rate, 1);
+    i3d::core::span(card.sampling, rate);
     for (const std::int64_t index : indices.frames) {
         if (index < 0 || index >= num_frames) {
             std::fprintf(stderr, "frame %lld of %lld\n", static_cast<long long>(index),

@@ -58,6 +58,7 @@ public:
 
     void compile(const EngineSpec& spec) override {
         preferred_batch_ = spec.profile[0];
+        precision_ = spec.precision;
         if (input_.shape.front() >= 0) {
             fixed_views_ = preferred_batch_;
             session_.reset();  // both at once would take the memory of both
@@ -69,7 +70,9 @@ public:
         if (fixed_views_ >= 0 && shape[0] != fixed_views_) {
             fixed_views_ = -1;
             session_.reset();
-            session_ = opened(-1);
+        }
+        if (!session_) {
+            session_ = opened(fixed_views_);
         }
         std::size_t bytes = input_.dtype == "uint8" ? 1 : sizeof(float);
         for (const std::int64_t size : shape) {
@@ -90,7 +93,9 @@ public:
 
     int preferred_batch() const override { return preferred_batch_; }
     std::string backend() const override { return std::string("onnxruntime ") + OrtGetApiBase()->GetVersionString(); }
-    std::string device() const override { return "CPU"; }
+    std::string device() const override { return "cpu"; }
+    // The CPU has no fp16 convolutions: ONNX Runtime casts them, so that the weights alone are rounded.
+    std::string precision() const override { return precision_ == "fp16" ? "fp32 with fp16 weights" : precision_; }
 
 private:
     void check(OrtStatus* status, i3d_status kind) const {
@@ -109,9 +114,12 @@ private:
 
     // A text of ONNX Runtime's, which is freed; "" for none.
     std::string taken(char* text) const {
-        const Owned<char> owned(
-            text, [this](char* object) { check(api_.AllocatorFree(allocator(), object), I3D_ERROR_BACKEND); });
-        return text == nullptr ? "" : text;
+        if (text == nullptr) {
+            return "";
+        }
+        const std::string copy = text;
+        check(api_.AllocatorFree(allocator(), text), I3D_ERROR_BACKEND);
+        return copy;
     }
 
     // A session for a number of views, which is faster than one for any number (-1).
@@ -123,6 +131,10 @@ private:
         check(api_.SetIntraOpNumThreads(made, file_.threads), I3D_ERROR_BACKEND);
         // A memory pattern is a second block for all activations beside the arena that the first run filled.
         check(api_.DisableMemPattern(made), I3D_ERROR_BACKEND);
+        if (precision_ == "fp8") {
+            // The extended optimisations of ONNX Runtime 1.32 give wrong numbers for 8-bit floats.
+            check(api_.SetSessionGraphOptimizationLevel(made, ORT_ENABLE_BASIC), I3D_ERROR_BACKEND);
+        }
         if (num_views >= 0) {
             check(api_.AddFreeDimensionOverrideByName(made, "N", num_views), I3D_ERROR_BACKEND);
         }
@@ -197,11 +209,12 @@ private:
     Tensor output_;
     std::int64_t fixed_views_ = -1;
     int preferred_batch_ = 1;
+    std::string precision_;
 };
 
 }  // namespace
 }  // namespace i3d::core
 
-I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) {
+I3D_MODULE i3d::core::Engine* I3D_OPEN_ENGINE(const i3d::core::EngineFile& file) {
     return new i3d::core::OnnxRuntimeEngine(file);
 }

@@ -72,7 +72,10 @@ public:
         if (hint_ != ov::element::f32 && std::find(able.begin(), able.end(), name) == able.end()) {
             hint_ = ov::element::f32;
         }
-        request_of(preferred_batch_);
+        const ov::element::Type used =
+            request_of(preferred_batch_).get_compiled_model().get_property(ov::hint::inference_precision);
+        const std::string name_used = used == ov::element::f16 ? "fp16" : used == ov::element::bf16 ? "bf16" : "fp32";
+        precision_ = spec.precision == "int8" ? "int8 with " + name_used : name_used;
     }
 
     void infer(const void* input, const std::vector<std::int64_t>& shape, float* logits) override {
@@ -87,6 +90,11 @@ public:
             throw Error(I3D_ERROR_ARTIFACT, file_.path + ": OpenVINO cannot run it: " + reason(error));
         }
         const ov::Tensor result = request.get_output_tensor();
+        const auto num_classes = static_cast<std::size_t>(output().shape.front());
+        if (result.get_shape() != ov::Shape{sizes[0], num_classes}) {
+            throw Error(I3D_ERROR_ARTIFACT, file_.path + ": the engine gave logits of another shape than (N, " +
+                                                std::to_string(num_classes) + ")");
+        }
         std::copy_n(result.data<const float>(), result.get_size(), logits);
     }
 
@@ -95,7 +103,13 @@ public:
         const std::string version = ov::get_openvino_version().buildNumber;
         return "openvino " + version.substr(0, version.find('-'));
     }
-    std::string device() const override { return device_; }
+    std::string device() const override {
+        std::string name = device_;
+        std::transform(name.begin(), name.end(), name.begin(),
+                       [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+        return name;
+    }
+    std::string precision() const override { return precision_; }
 
 private:
     // Run a step of loading and turn OpenVINO's exceptions into ours.
@@ -148,12 +162,13 @@ private:
     std::shared_ptr<ov::Model> model_;
     ov::element::Type hint_ = ov::element::f32;
     int preferred_batch_ = 1;
+    std::string precision_;
     std::map<std::int64_t, ov::InferRequest> requests_;
 };
 
 }  // namespace
 }  // namespace i3d::core
 
-I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) {
+I3D_MODULE i3d::core::Engine* I3D_OPEN_ENGINE(const i3d::core::EngineFile& file) {
     return new i3d::core::OpenVINOEngine(file);
 }

@@ -68,6 +68,21 @@ int gpu_of(const std::string& device) {
     return std::stoi(number);
 }
 
+// Makes a GPU the current one of this thread, and afterwards the one before.
+class CurrentGpu {
+public:
+    explicit CurrentGpu(int gpu) {
+        check(cudaGetDevice(&before_), "be used");
+        check(cudaSetDevice(gpu), "use GPU " + std::to_string(gpu));
+    }
+    ~CurrentGpu() { cudaSetDevice(before_); }
+    CurrentGpu(const CurrentGpu&) = delete;
+    CurrentGpu& operator=(const CurrentGpu&) = delete;
+
+private:
+    int before_ = 0;
+};
+
 std::size_t values_of(const Tensor& tensor) {
     std::size_t values = 1;
     for (const std::int64_t size : tensor.shape) {
@@ -79,7 +94,7 @@ std::size_t values_of(const Tensor& tensor) {
 class TensorRTEngine : public Engine {
 public:
     explicit TensorRTEngine(const EngineFile& file) : file_(file), gpu_(gpu_of(file.device)) {
-        check(cudaSetDevice(gpu_), "use GPU " + std::to_string(gpu_));
+        const CurrentGpu current(gpu_);
         runtime_.reset(trt::createInferRuntime(messages_));
         if (!runtime_) {
             throw failure(I3D_ERROR_DEVICE, "does not start");
@@ -88,7 +103,8 @@ public:
         const std::vector<char> plan{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
         engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
         if (!engine_) {
-            throw failure(I3D_ERROR_ARTIFACT, "cannot load this engine here");
+            throw failure(I3D_ERROR_ARTIFACT, "cannot load this engine, which " + file_.version +
+                                                  " built, on this GPU (rebuild with i3d-export --to tensorrt)");
         }
         for (int index = 0; index < engine_->getNbIOTensors(); ++index) {
             const char* name = engine_->getIOTensorName(index);
@@ -99,7 +115,19 @@ public:
         }
     }
 
-    ~TensorRTEngine() override { cudaSetDevice(gpu_); }
+    ~TensorRTEngine() override {
+        int before = 0;
+        cudaGetDevice(&before);
+        cudaSetDevice(gpu_);
+        context_.reset();
+        for (Owned<void>* memory : {&device_output_, &device_input_, &host_output_, &host_input_}) {
+            memory->reset();
+        }
+        stream_.reset();
+        engine_.reset();
+        runtime_.reset();
+        cudaSetDevice(before);
+    }
     TensorRTEngine(const TensorRTEngine&) = delete;
     TensorRTEngine& operator=(const TensorRTEngine&) = delete;
 
@@ -107,15 +135,23 @@ public:
     Tensor input() const override { return tensor_of(inputs_[0]); }
     Tensor output() const override { return tensor_of(outputs_[0]); }
 
-    void compile(const EngineSpec& /*spec*/) override {
+    void compile(const EngineSpec& spec) override {
+        const CurrentGpu current(gpu_);
+        precision_ = spec.precision;
+        for (const Tensor& tensor : {input(), output()}) {
+            if (std::any_of(tensor.shape.begin(), tensor.shape.end(), [](std::int64_t size) { return size < 1; })) {
+                throw Error(I3D_ERROR_ARTIFACT, file_.path + ": the engine must leave no size open but N");
+            }
+        }
         context_.reset(engine_->createExecutionContext());
         if (!context_) {
             throw failure(I3D_ERROR_DEVICE, "cannot prepare this engine");
         }
         const char* name = inputs_[0].c_str();
         preferred_batch_ = static_cast<int>(engine_->getProfileShape(name, 0, trt::OptProfileSelector::kOPT).d[0]);
-        const auto largest =
-            static_cast<std::size_t>(engine_->getProfileShape(name, 0, trt::OptProfileSelector::kMAX).d[0]);
+        smallest_ = engine_->getProfileShape(name, 0, trt::OptProfileSelector::kMIN).d[0];
+        largest_ = engine_->getProfileShape(name, 0, trt::OptProfileSelector::kMAX).d[0];
+        const auto largest = static_cast<std::size_t>(largest_);
         value_bytes_ = input().dtype == "uint8" ? 1 : sizeof(float);
         const std::size_t input_bytes = largest * values_of(input()) * value_bytes_;
         const std::size_t output_bytes = largest * values_of(output()) * sizeof(float);
@@ -131,7 +167,12 @@ public:
     }
 
     void infer(const void* input, const std::vector<std::int64_t>& shape, float* logits) override {
-        check(cudaSetDevice(gpu_), "use GPU " + std::to_string(gpu_));  // this thread's own
+        if (shape[0] < smallest_ || shape[0] > largest_) {
+            throw Error(I3D_ERROR_ARTIFACT, file_.path + ": " + std::to_string(shape[0]) +
+                                                " views in one run, the engine takes " + std::to_string(smallest_) +
+                                                " to " + std::to_string(largest_));
+        }
+        const CurrentGpu current(gpu_);
         trt::Dims sizes{};
         sizes.nbDims = static_cast<std::int32_t>(shape.size());
         std::size_t bytes = value_bytes_;
@@ -158,6 +199,7 @@ public:
         return std::string(I3D_FLAVOR) + " " + std::to_string(getInferLibVersion());
     }
     std::string device() const override { return "cuda:" + std::to_string(gpu_); }
+    std::string precision() const override { return precision_; }
 
 private:
     Error failure(i3d_status status, const std::string& what) const {
@@ -198,12 +240,15 @@ private:
     std::vector<std::string> inputs_;
     std::vector<std::string> outputs_;
     std::size_t value_bytes_ = 1;
+    std::int64_t smallest_ = 1;
+    std::int64_t largest_ = 1;
     int preferred_batch_ = 1;
+    std::string precision_;
 };
 
 }  // namespace
 }  // namespace i3d::core
 
-I3D_MODULE i3d::core::Engine* i3d_open_engine(const i3d::core::EngineFile& file) {
+I3D_MODULE i3d::core::Engine* I3D_OPEN_ENGINE(const i3d::core::EngineFile& file) {
     return new i3d::core::TensorRTEngine(file);
 }
