@@ -3,7 +3,8 @@
 // Frames are counted at a rate, from the first one on: moment k is k / rate seconds after it, and shows the frame that
 // is nearest in time, of two the later one. A moment is settled when a frame of its own time or a later one has come.
 // Where none comes for longer than a window, counting begins anew with the next frame. Window n begins with the frame
-// nearest to n * every_seconds and has always the same number of frames.
+// nearest to n * every_seconds and has always the same number of frames. Where counting begins anew, window 0 begins
+// with the first frame that is every_seconds or more after the beginning of the latest whole window.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -72,7 +74,7 @@ public:
         if (latest_) {
             fill((latest_->seconds + seconds) / 2 - kSameTimeSeconds, windows);
         } else {
-            origin_seconds_ = seconds;
+            begin(seconds);
         }
         latest_ = Latest{std::move(item), seconds, std::nullopt};
         fill(seconds + kSameTimeSeconds, windows);
@@ -92,7 +94,6 @@ public:
     void restart() {
         frames_.clear();
         latest_.reset();
-        origin_frame_ = num_frames_;
         num_windows_ = 0;
     }
 
@@ -104,6 +105,17 @@ private:
         std::optional<Kept> kept;
     };
 
+    // Count from a frame on.
+    void begin(double seconds) {
+        origin_seconds_ = seconds;
+        origin_frame_ = num_frames_;
+        const double wait_seconds = next_start_seconds_ - seconds - kSameTimeSeconds;
+        // A longer wait: times went back, and the latest window is in another time.
+        const bool is_waiting = wait_seconds > 0 && wait_seconds <= cadence_.every_seconds;
+        const double frames = is_waiting ? std::ceil(wait_seconds * cadence_.frames_per_second) : 0;
+        first_start_ = num_frames_ + static_cast<std::int64_t>(frames);
+    }
+
     double seconds_of(std::int64_t frame) const {
         return origin_seconds_ + static_cast<double>(frame - origin_frame_) / cadence_.frames_per_second;
     }
@@ -111,7 +123,7 @@ private:
     // Show the latest frame at all moments that are not settled, to a time.
     void fill(double until, Windows& windows) {
         while (seconds_of(num_frames_) <= until) {
-            const std::int64_t start = origin_frame_ + cadence_.first_frame(num_windows_);
+            const std::int64_t start = first_start_ + cadence_.first_frame(num_windows_);
             if (num_frames_ >= start) {
                 if (!latest_->kept) {
                     latest_->kept = keep_(latest_->item);
@@ -124,6 +136,7 @@ private:
             ++num_frames_;
             if (num_frames_ >= start + cadence_.window_frames) {
                 ++num_windows_;
+                next_start_seconds_ = seconds_of(start) + cadence_.every_seconds;
                 windows.push_back(
                     {{frames_.begin(), frames_.end()}, start, seconds_of(start), seconds_of(num_frames_)});
             }
@@ -135,6 +148,8 @@ private:
     std::deque<Kept> frames_;
     std::optional<Latest> latest_;
     double origin_seconds_ = 0;
+    double next_start_seconds_ = -std::numeric_limits<double>::infinity();
+    std::int64_t first_start_ = 0;
     std::int64_t origin_frame_ = 0;
     std::int64_t num_frames_ = 0;
     std::int64_t num_windows_ = 0;
