@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import platform
+import socket
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -49,6 +50,7 @@ ATTEMPTS = 3
 MAX_THREADS = 4
 """CPU threads of an actor where nothing is said; with more, a network of one view at a time gains little."""
 
+_ANSWER_SECONDS = 15
 _OBJECT_STORE_BYTES = 256 << 20  # for paths and rows; Ray's default is a third of the memory
 
 
@@ -116,9 +118,10 @@ def predict(
 
     Raises:
         InputError: An argument is out of range, or the table holds rows that were made in another way.
-        ArtifactError: The file is missing or damaged, on any node, or the network's answer is not finite.
+        ArtifactError: The file is missing or of an unknown kind.
         DeviceError: Ray cannot be reached, or gave up.
-        I3DError: What :func:`i3d_deploy.load` raises, in the words of the actor that met it.
+        I3DError: What :func:`i3d_deploy.load` and :meth:`Recognizer.predict` raise, in the words of the actor that met
+            it; of a video that cannot be read, the row says it.
     """
     for name, value in (("top", top), ("batch", batch), ("threads", threads), ("actors", actors)):
         if value is not None and value < 1:
@@ -150,6 +153,9 @@ def predict(
                     on_row(row)
                 if on_progress is not None:
                     on_progress(number, len(names))
+        num_lost = sum(name not in table.done for name in left)
+    if num_lost:
+        raise DeviceError(f"Ray gave no answer for {num_lost} of {len(names)} videos: start the run again, it goes on")
     return Report(predicted=len(left) - num_failed, failed=num_failed, done_before=num_before)
 
 
@@ -329,6 +335,8 @@ def _connected(address: str | None, *, cores: int) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
+    else:
+        _check_answers(address)
     try:
         ray.init(address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -337,3 +345,20 @@ def _connected(address: str | None, *, cores: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Try a cluster's address, host:port, which Ray itself does for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # one of Ray's words, such as auto
+    # Ray takes an address of this machine for that of the node.
+    hosts = [host, ray.util.get_node_ip_address()] if host in ("127.0.0.1", "localhost") else [host]  # type: ignore[no-untyped-call]
+    for each in hosts:
+        try:
+            socket.create_connection((each, int(port)), timeout=_ANSWER_SECONDS).close()
+        except OSError as error:
+            problem = error.strerror or str(error)
+        else:
+            return
+    raise DeviceError(f"no Ray at {address} ({problem}): start it, or take RAY_ADDRESS away to use this machine alone")
