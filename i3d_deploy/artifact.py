@@ -13,6 +13,7 @@ json         two streams      in the files of both
 
 from __future__ import annotations
 
+import hashlib
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -97,6 +98,39 @@ def identify(path: Path) -> Artifact:
     if kind is None:
         raise ArtifactError(f"{path}: unknown kind of file, allowed are {', '.join(SUFFIXES)}, .index")
     return Artifact(path, kind)
+
+
+def parts(path: Path) -> Iterator[tuple[str, Path]]:
+    """The files that a network is in, each with a name that does not depend on where they are.
+
+    Raises:
+        ArtifactError: A pair of streams is malformed, or one of its files is missing or another one.
+    """
+    suffix = path.suffix.lower()
+    yield suffix, path
+    if suffix == ".xml":
+        yield ".bin", path.with_suffix(".bin")
+    elif suffix == ".json":
+        pair = two_stream.read(path)
+        for stream, file in (("rgb", pair.rgb), ("flow", pair.flow)):
+            yield from ((stream + name, part) for name, part in parts(file))
+
+
+def sha256(*paths: Path) -> str:
+    """SHA-256 of all files that networks are in: of one file its own, of several that of the lines of theirs.
+
+    Raises:
+        ArtifactError: As :func:`parts`.
+        CheckpointError: A file of a TensorFlow checkpoint is missing.
+        OSError: A file cannot be read.
+    """
+    digests: list[str] = []
+    for path in paths:
+        if tensorflow_files.is_checkpoint(path):
+            digests.append(tensorflow_files.sha256(path))
+        else:
+            digests += (files.sha256(part) for _, part in parts(path))
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def read_card(path: Path) -> Card:

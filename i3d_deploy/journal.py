@@ -94,15 +94,8 @@ class Journal:
             InputError: Another process has it open.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"rank_{rank}.jsonl"
-        with path.open("a+b") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{path} is being written by another evaluation: wait for it") from error
-            _cut_torn_line(stream)
-            writer = Writer(stream)
-            if stream.tell() == 0:
+        with appending(self.folder / f"rank_{rank}.jsonl", called="evaluation") as writer:
+            if writer.is_empty:
                 writer.write(json.dumps(self._identity, ensure_ascii=False) + "\n")
             yield writer
 
@@ -149,10 +142,15 @@ class Journal:
 
 
 class Writer:
-    """The open file of one process."""
+    """The open file of one process, which no other process can open meanwhile."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was written yet."""
+        return self._stream.tell() == 0
 
     def add(self, entry: Entry) -> None:
         """Append a video; after this it survives the death of the process."""
@@ -162,6 +160,35 @@ class Writer:
         """Append a line."""
         self._stream.write(line.encode())
         self._stream.flush()
+
+    def clear(self) -> None:
+        """Take out all lines."""
+        self._stream.truncate(0)
+        self._stream.seek(0)
+
+
+@contextmanager
+def appending(path: Path, *, called: str) -> Iterator[Writer]:
+    """Add lines to a file, made if need be; a line that was left torn is cut off.
+
+    Args:
+        path: The file.
+        called: What else could be writing it, for the message.
+
+    Raises:
+        InputError: Another process has it open.
+    """
+    with path.open("a+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have put another file in its place.
+            is_free = path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        except BlockingIOError:
+            is_free = False
+        if not is_free:
+            raise InputError(f"{path} is being written by another {called}: wait for it")
+        _cut_torn_line(stream)
+        yield Writer(stream)
 
 
 def _cut_torn_line(stream: BinaryIO) -> None:

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import __version__, files, flow, metrics, two_stream
+from i3d_deploy import __version__, artifact, files, flow, metrics
 from i3d_deploy.card import Averaging
 from i3d_deploy.errors import InputError, MissingExtraError, VideoError
 from i3d_deploy.journal import Entry
@@ -38,18 +38,6 @@ _OF_THE_VIDEOS = {"kind", "with_offset", "multi_class", "image_name", "flow_meth
 """What else of a recipe's data decides about the videos."""
 
 _MAX_NAMED_VIDEOS = 10
-
-
-def _parts(path: Path) -> Iterator[tuple[str, Path]]:
-    """The files that a network is in, each with a name that does not depend on where they are."""
-    suffix = path.suffix.lower()
-    yield suffix, path
-    if suffix == ".xml":
-        yield ".bin", path.with_suffix(".bin")
-    elif suffix == ".json":
-        pair = two_stream.read(path)
-        for stream, file in (("rgb", pair.rgb), ("flow", pair.flow)):
-            yield from ((stream + name, part) for name, part in _parts(file))
 
 
 def average(logits: NDArray[np.float32], *, over: AverageClips) -> NDArray[np.float32]:
@@ -145,7 +133,7 @@ class Plan:
         is_of_flow = self.source.get("flow_method") is not None or path.suffix.lower() == ".json"
         return {
             **({"flow": self._flow_by()} if is_of_flow else {}),
-            "artifact": {name: files.sha256(file) for name, file in _parts(path)},
+            "artifact": {name: files.sha256(file) for name, file in artifact.parts(path)},
             "list": files.sha256(self.listed),
             "videos": self.source,
             "pipeline": self.pipeline(),

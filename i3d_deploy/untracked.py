@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _REPORTER = "openvino_telemetry"
-_SWITCH = "ORT_DISABLE_TELEMETRY"
 
 
 @contextmanager
@@ -32,14 +31,30 @@ def imports() -> Iterator[None]:
     missing = object()
     before = sys.modules.get(_REPORTER, missing)
     sys.modules[_REPORTER] = None  # type: ignore[assignment]  # how Python is told that a module cannot be imported
-    is_chosen = _SWITCH in os.environ
-    os.environ.setdefault(_SWITCH, "1")
     try:
-        yield
+        with _switched("ORT_DISABLE_TELEMETRY", "1"):
+            yield
     finally:
-        if not is_chosen:
-            del os.environ[_SWITCH]
         if before is missing:
             del sys.modules[_REPORTER]
         else:
             sys.modules[_REPORTER] = before  # type: ignore[assignment]
+
+
+@contextmanager
+def ray() -> Iterator[None]:
+    """Start Ray and use it within this block: Note [Ray reports]."""
+    with _switched("RAY_USAGE_STATS_ENABLED", "0"):
+        yield
+
+
+@contextmanager
+def _switched(variable: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while, unless it is set."""
+    is_chosen = variable in os.environ
+    os.environ.setdefault(variable, value)
+    try:
+        yield
+    finally:
+        if not is_chosen:
+            del os.environ[variable]

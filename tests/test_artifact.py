@@ -150,3 +150,16 @@ def test_a_strange_xml_encoding_is_one_error(tmp_path: Path, encoding: str) -> N
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is a folder, give one file"):
         artifact.read_card(tmp_path)
+
+
+def test_the_hash_is_that_of_the_file_or_follows_from_those_of_all(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"abc")
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert artifact.sha256(tmp_path / "net.onnx") == abc
+    found = set()
+    for graph, weights in ((b"abc", b"a"), (b"abc", b"b"), (b"abd", b"a")):
+        copy(tmp_path / "net.onnx", tmp_path / "net.xml", graph)
+        (tmp_path / "net.bin").write_bytes(weights)
+        found.add(artifact.sha256(tmp_path / "net.xml"))
+    found.add(artifact.sha256(tmp_path / "net.onnx", tmp_path / "net.xml"))
+    assert len(found | {abc}) == 5

@@ -229,3 +229,18 @@ def test_a_soak_of_a_stream_tells_memory_lag_and_what_was_dropped(tiny_exports: 
     assert record["memory_mib"][0][1] > 0
     assert record["notices"][-1].startswith("stopped: ")
     assert "127.0.0.1" not in path.read_text()
+
+
+def test_many_videos_compares_actors_with_a_loop(tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "many.json"
+    done = run(
+        "many_videos.py",
+        *(tiny_exports / "tiny.onnx", clip, "--videos", "4", "--clips", "1", "--crops", "1"),
+        *("--way", "0x1", "--way", "1x1", "--rounds", "1", "--json", path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tiny.onnx, 4 videos, 1 clips x 1 crops" in done.stdout
+    rows = json.loads(path.read_text())["results"]
+    assert [(row["way"], len(row["ratios"])) for row in rows] == [("loop, 1", 1), ("1 x 1", 1)]
+    assert rows[0]["ratio"] == 1
+    assert all(row["seconds"] > 0 and row["start_seconds"] > 0 for row in rows)

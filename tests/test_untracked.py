@@ -60,3 +60,13 @@ def test_the_switch_of_onnxruntime_is_what_it_was_afterwards(
     with untracked.imports():
         assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
     assert os.environ.get("ORT_DISABLE_TELEMETRY") == chosen
+
+
+@pytest.mark.parametrize("chosen", [None, "1"])
+def test_the_switch_of_ray_is_what_it_was_afterwards(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", chosen)
+    with untracked.ray():
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == (chosen or "0")
+    assert os.environ.get("RAY_USAGE_STATS_ENABLED") == chosen

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from i3d_deploy.commands.bulk import BulkOptions, bulk_options
+from i3d_deploy.commands.bulk import predict as bulk_predictions
 from i3d_deploy.commands.options import (
     CheckpointOptions,
     checkpoint_options,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 )
 @click.option("--explain-class", metavar="LABEL|NUMBER", help="Another class for --explain.")
 @stream_options
+@bulk_options
 @device_option
 @threads_option
 @click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
@@ -77,6 +80,7 @@ def main(
     explain: Path | None,
     explain_class: str | None,
     streaming: StreamOptions,
+    bulk: BulkOptions,
     device: str,
     threads: int | None,
     batch: int | None,
@@ -92,11 +96,17 @@ def main(
 
     Of a stream (--stream) a line is printed for each window, of one clip and crop, with its times in seconds; Ctrl-C
     ends it.
+
+    With --ray, any number of videos are predicted into a table, by as many networks as the machine or cluster has room
+    for. A checkpoint that takes options of its own is exported first.
     """
     from i3d_deploy.annotate import annotate as write_annotated
     from i3d_deploy.predictions import Explanation
 
     streaming.check(videos, {"--annotate": annotate, "--explain": explain, "--flow": flow, "--flow-cache": flow_cache})
+    copies = {"--annotate": annotate, "--explain": explain}
+    options = CheckpointOptions(**reading)
+    bulk.check({"--stream": streaming.stream, "--json": as_json, **copies, **dict.fromkeys(options.given, True)})
     sources = [found.source for found in expand(videos)]
     _check_copies(sources, annotate=annotate, explain=explain, explain_class=explain_class)
     settings = {
@@ -105,6 +115,10 @@ def main(
         "batch": batch,
         "min_decoded_share": min_decoded,
     }
+    if bulk.ray:
+        where = {"flow": flow, "flow_cache": flow_cache, "device": device, "threads": threads}
+        bulk_predictions(artifact, sources, bulk, {**settings, **where, "top": top})
+        return
     has_failed = False
     bar = _Bar(sources)
     with ExitStack() as opened:
@@ -112,7 +126,7 @@ def main(
             _load(
                 artifact,
                 flow,
-                CheckpointOptions(**reading),
+                options,
                 device=device,
                 threads=threads,
                 flow_cache=flow_cache,
