@@ -32,7 +32,8 @@ OPEN_TIMEOUT_SECONDS = 15
 READ_TIMEOUT_SECONDS = 30
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/@:]*):[^/@]*@", re.IGNORECASE)
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/@:\[]*):(?!\d+[/?#]).*@", re.IGNORECASE)
+"""To the last @, since passwords have @ and / although they should not; digits and a slash are a port."""
 
 _CLOCK_TICKS_PER_SECOND = 1000
 """Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
