@@ -63,6 +63,7 @@ _LEAST_STEP_SECONDS = 1e-3
 
 _WEB = ("http:", "https:")
 
+_CAMERA = re.compile(r"/dev/video(\d+)")
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
@@ -131,11 +132,13 @@ class Manner:
         is_paced: Whether frames wait for their time: Note [Pace].
         reconnects: Attempts in a row to connect again.
         on_notice: Told in a line what happens to the stream.
+        min_decoded_share: A damaged file needs at least this share of the frames that its container promises.
     """
 
     is_paced: bool
     reconnects: int
     on_notice: Callable[[str], None]
+    min_decoded_share: float = video.MIN_DECODED_SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +208,11 @@ def name(source: StreamSource) -> str:
 
 @contextmanager
 def _opened_address(source: str | Path, manner: Manner, stopped: threading.Event) -> Iterator[OpenStream]:
-    address = video_files.address(source)
+    if device := _CAMERA.fullmatch(str(source)):
+        raise InputError(f"{source}: a camera is given by its number: {device[1]} (--stream {device[1]})")
+    address = None if Path(source).is_dir() else video_files.address(source)
     if address is None:
-        raise InputError(f"{source}: a folder of frames has no times: a stream is a file, a URL, a camera or a pipe")
+        raise InputError(f"{source}: a stream is one file, URL, camera or pipe, not a folder")
     is_url = video_files.is_url(address)
     connect = partial(
         video_files.opened, address, threads=_LIVE_THREADS if is_url else None, timeout_seconds=TIMEOUT_SECONDS
@@ -239,7 +244,7 @@ def _recorded(
     clock = _Clock(rate)
     first: float | None = None
     began_at = 0.0
-    for frame in decoding.counted(capture, address, warnings, min_decoded_share=video.MIN_DECODED_SHARE):
+    for frame in decoding.counted(capture, address, warnings, min_decoded_share=manner.min_decoded_share):
         now, shown = time.monotonic(), clock.tell(video_files.seconds(capture))
         if first is None:
             first, began_at = shown, now

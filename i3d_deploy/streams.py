@@ -57,6 +57,7 @@ class StreamSettings:
         crops: Crops of a clip: 1 or 3.
         frames_per_second: Rate that frames are counted at, for a card without one; None: the source's.
         drop: Whether windows are left out that come too fast, and files are read at their own pace.
+        min_decoded_share: A damaged file needs at least this share of the frames that its container promises.
         reconnects: Attempts in a row to connect again.
         on_notice: Told in a line what happens to the stream, in another thread.
     """
@@ -67,6 +68,7 @@ class StreamSettings:
     crops: int = 1
     frames_per_second: float | None = None
     drop: bool = True
+    min_decoded_share: float = video.MIN_DECODED_SHARE
     reconnects: int = RECONNECTS
     on_notice: Callable[[str], None] = nobody
 
@@ -260,8 +262,12 @@ class _Reader:
             )
 
     def _run(self) -> None:
+        settings = self._settings
         manner = Manner(
-            is_paced=self._settings.drop, reconnects=self._settings.reconnects, on_notice=self._settings.on_notice
+            is_paced=settings.drop,
+            reconnects=settings.reconnects,
+            on_notice=settings.on_notice,
+            min_decoded_share=settings.min_decoded_share,
         )
         error: BaseException | None = None
         try:

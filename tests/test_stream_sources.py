@@ -404,5 +404,5 @@ def test_frames_that_are_given_are_copied(opened: Open) -> None:
 
 def test_a_folder_of_frames_has_no_times(tmp_path: Path, opened: Open) -> None:
     (tmp_path / "img_00001.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match="a folder of frames has no times"):
+    with pytest.raises(InputError, match="a stream is one file, URL, camera or pipe, not a folder"):
         opened(tmp_path)
