@@ -33,6 +33,8 @@ from i3d_deploy.commands.options import reports_errors
 
 FRAMES_PER_SECOND = 25
 CLIP_FRAMES = 250
+PATIENCE_SECONDS = 600
+"""How long the first prediction may take, loading included."""
 PREDICT = "from i3d_deploy.commands.predict import main; main()"
 
 
@@ -111,7 +113,15 @@ def resident_bytes(process: int) -> int:
 
 def soak(artifact: Path, address: str, *, every: float, seconds: float) -> Soak:
     """Run the command on the stream for a while from its first prediction on, then press Ctrl-C."""
-    options = ["--stream", address, "--every", str(every), "--frames-per-second", str(FRAMES_PER_SECOND), "--json"]
+    options = [
+        "--stream",
+        address,
+        "--every-seconds",
+        str(every),
+        "--frames-per-second",
+        str(FRAMES_PER_SECOND),
+        "--json",
+    ]
     command = [sys.executable, "-c", PREDICT, str(artifact), *options]
     seen = Soak()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -123,7 +133,8 @@ def soak(artifact: Path, address: str, *, every: float, seconds: float) -> Soak:
         ]
         for reader in readers:
             reader.start()
-        has_begun.wait()
+        if not has_begun.wait(PATIENCE_SECONDS):
+            process.kill()
         began = time.monotonic()
         while process.poll() is None and (elapsed := time.monotonic() - began) <= seconds:
             seen.memory.append((elapsed, resident_bytes(process.pid)))

@@ -33,8 +33,10 @@ async def run(thread: Executor, function: Callable[[], T], *, stop: Callable[[],
     except asyncio.CancelledError:
         if stop is not None:
             stop()
-        await until_done(called)
-        called.exception()  # seen, lest asyncio reports it
+        try:
+            await until_done(called)
+        finally:
+            called.exception()  # seen, lest asyncio reports it
         raise
 
 

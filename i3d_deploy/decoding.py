@@ -14,7 +14,7 @@ import numpy as np
 
 from i3d_deploy.errors import VideoError
 from i3d_deploy.frames import Frame, Frames, Resized, Wish, unique
-from i3d_deploy.video_files import frames_of, opened, promised_frames, promised_rate, retrieved
+from i3d_deploy.video_files import frames_of, opened, promised_frames, promised_rate, retrieved, without_password
 
 
 def collect(
@@ -69,7 +69,8 @@ def _second_pass(
         indices = wish.planned(num_frames, rate)
         by_index, recount = _decode(capture, wish, wanted=unique(indices), to_the_end=True)
     if recount < num_frames:
-        raise VideoError(f"{address}: {num_frames} frames decoded at first, {recount} the second time")
+        called = without_password(address)
+        raise VideoError(f"{called}: {num_frames} frames decoded at first, {recount} the second time")
     return Frames(
         indices=indices,
         by_index=by_index,
@@ -80,11 +81,12 @@ def _second_pass(
 
 
 def _check_count(address: str, num_frames: int, promised: int, *, min_decoded_share: float) -> None:
+    called = without_password(address)
     if num_frames == 0:
-        raise VideoError(f"{address}: no frame could be decoded")
+        raise VideoError(f"{called}: no frame could be decoded")
     if num_frames < promised * min_decoded_share:
         raise VideoError(
-            f"{address}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "
+            f"{called}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "
             "the file is damaged; min_decoded_share (--min-decoded) sets how much is enough"
         )
 

@@ -245,6 +245,7 @@ class Recognizer:
         batch: int | None = None,
         frames_per_second: float | None = None,
         drop: bool = True,
+        min_decoded_share: float = video.MIN_DECODED_SHARE,
         reconnects: int = streams.RECONNECTS,
         on_notice: Callable[[str], None] = streams.nobody,
     ) -> Generator[WindowPrediction[Prediction], None, None]:
@@ -265,6 +266,7 @@ class Recognizer:
             drop: Whether a window is left out when a newer one is complete before it is computed, so that predictions
                 do not fall behind; and a file is read at its own pace. False: every window is predicted, and a file is
                 read as fast as that goes.
+            min_decoded_share: As for :meth:`predict`; where a file has less, the error comes after its last window.
             reconnects: Attempts in a row to connect again to a camera or URL, with growing delays.
             on_notice: Told in a line what happens to the stream, such as a lost connection; in the thread that reads.
 
@@ -285,6 +287,7 @@ class Recognizer:
             crops=crops,
             frames_per_second=frames_per_second,
             drop=drop,
+            min_decoded_share=min_decoded_share,
             reconnects=reconnects,
             on_notice=on_notice,
         )

@@ -5,6 +5,11 @@ Note [Times of a stream]
     pictures that a web server sends one by one, which have none: theirs and a camera's are the times at which they
     come. Frames of a pipe have the rate that was given. After a connection was made again, times go on with the clock.
 
+Note [Times that ascend]
+    Where a container's time is no later than the one before, by less than a second, it is taken to be a millisecond
+    later, until the container is ahead again: frames out of order, or twice at a time. Where it is earlier by more, the
+    clock behind it was set back, and times go on a frame later with the container's own differences.
+
 Note [Recordings]
     What says how long it is, such as a file or a file on a web server, ends when its frames end. Anything else with an
     address, and a camera, is live: when its frames end, the connection was lost.
@@ -16,6 +21,7 @@ Note [Pace]
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import select
@@ -42,14 +48,22 @@ FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
 """Between attempts to connect again; each delay is twice the one before."""
 
+MAX_SECONDS = 1e10
+"""Of a frame's time: three hundred years, of which a float still tells microseconds apart."""
+
 _LIVE_THREADS = 2
 """Threads that decode what is live: each but the first keeps back a frame."""
 
 _POLL_SECONDS = 0.1
 """How often a pipe that is silent is asked whether the stream was stopped."""
 
+_SET_BACK_SECONDS = 1.0
+_LEAST_STEP_SECONDS = 1e-3
+"""Of times: Note [Times that ascend]."""
+
 _WEB = ("http:", "https:")
 
+_CAMERA = re.compile(r"/dev/video(\d+)")
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
@@ -64,6 +78,10 @@ class TimedFrame:
 
     frame: Frame
     seconds: float
+
+    def __post_init__(self) -> None:
+        if not abs(self.seconds) <= MAX_SECONDS:
+            raise InputError(f"seconds ({self.seconds:g}) of a frame must be from {-MAX_SECONDS:g} to {MAX_SECONDS:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +101,10 @@ class RawVideo:
     frames_per_second: float
 
     def __post_init__(self) -> None:
-        if min(self.width, self.height) < 1 or not self.frames_per_second > 0:
+        if min(self.width, self.height) < 1 or not 0 < self.frames_per_second <= video.MAX_FRAMES_PER_SECOND:
             raise InputError(
                 f"width, height and frames_per_second ({self.width}, {self.height}, {self.frames_per_second:g}) "
-                "must be > 0"
+                f"must be > 0, and the last one <= {video.MAX_FRAMES_PER_SECOND}"
             )
 
 
@@ -114,11 +132,13 @@ class Manner:
         is_paced: Whether frames wait for their time: Note [Pace].
         reconnects: Attempts in a row to connect again.
         on_notice: Told in a line what happens to the stream.
+        min_decoded_share: A damaged file needs at least this share of the frames that its container promises.
     """
 
     is_paced: bool
     reconnects: int
     on_notice: Callable[[str], None]
+    min_decoded_share: float = video.MIN_DECODED_SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +208,11 @@ def name(source: StreamSource) -> str:
 
 @contextmanager
 def _opened_address(source: str | Path, manner: Manner, stopped: threading.Event) -> Iterator[OpenStream]:
-    address = video_files.address(source)
+    if device := _CAMERA.fullmatch(str(source)):
+        raise InputError(f"{source}: a camera is given by its number: {device[1]} (--stream {device[1]})")
+    address = None if Path(source).is_dir() else video_files.address(source)
     if address is None:
-        raise InputError(f"{source}: a folder of frames has no times: a stream is a file, a URL, a camera or a pipe")
+        raise InputError(f"{source}: a stream is one file, URL, camera or pipe, not a folder")
     is_url = video_files.is_url(address)
     connect = partial(
         video_files.opened, address, threads=_LIVE_THREADS if is_url else None, timeout_seconds=TIMEOUT_SECONDS
@@ -220,11 +242,13 @@ def _recorded(
     """A file from its first to its last frame."""
     warnings: list[str] = []
     clock = _Clock(rate)
-    began_at: float | None = None
-    for frame in decoding.counted(capture, address, warnings, min_decoded_share=video.MIN_DECODED_SHARE):
-        now, seconds = time.monotonic(), clock.tell(video_files.seconds(capture))
-        if began_at is None:
-            began_at = now - seconds
+    first: float | None = None
+    began_at = 0.0
+    for frame in decoding.counted(capture, address, warnings, min_decoded_share=manner.min_decoded_share):
+        now, shown = time.monotonic(), clock.tell(video_files.seconds(capture))
+        if first is None:
+            first, began_at = shown, now
+        seconds = shown - first
         due_at = began_at + seconds
         if stopped.wait(max(0.0, due_at - now) if manner.is_paced else 0):
             return
@@ -254,8 +278,10 @@ def _raw(source: RawVideo, stopped: threading.Event) -> Iterator[Arrival]:
 def _read(descriptor: int, size: int, stopped: threading.Event) -> bytearray:
     """So many bytes of a pipe; fewer at its end, or when the stream is stopped."""
     data = bytearray()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
     while len(data) < size and not stopped.is_set():
-        if not select.select([descriptor], [], [], _POLL_SECONDS)[0]:
+        if not poll.poll(_POLL_SECONDS * 1000):
             continue
         piece = os.read(descriptor, size - len(data))
         if not piece:
@@ -265,17 +291,18 @@ def _read(descriptor: int, size: int, stopped: threading.Event) -> bytearray:
 
 
 class _Clock:
-    """Times that ascend, whatever a container says: where it says nothing new, a frame later than before."""
+    """Note [Times that ascend]."""
 
     def __init__(self, rate: float | None) -> None:
         self._step = 1 / (rate or video_files.ASSUMED_RATE)
-        self._latest: float | None = None
+        self._added = 0.0
+        self._latest = -math.inf
 
     def tell(self, seconds: float) -> float:
-        if self._latest is not None and not seconds > self._latest:
-            seconds = self._latest + self._step
-        self._latest = seconds
-        return seconds
+        if self._latest - (seconds + self._added) >= _SET_BACK_SECONDS:
+            self._added = self._latest + self._step - seconds
+        self._latest = max(seconds + self._added, self._latest + _LEAST_STEP_SECONDS)
+        return self._latest
 
 
 class _Live:

@@ -9,7 +9,8 @@ Note [Frames at a rate by their times]
 
 Note [Windows in time]
     Window n begins with the frame nearest to ``n * every_seconds``, so that rounding does not add up, and has always
-    the same number of frames.
+    the same number of frames. Where counting begins anew, window 0 begins with the first frame that is
+    ``every_seconds`` or more after the beginning of the latest whole window: gaps make no more windows.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Cadence:
 
     def first_frame(self, number: int) -> int:
         """The first frame of a window: Note [Windows in time]."""
-        return math.floor(number * self.every_seconds * self.frames_per_second + 0.5)
+        return math.floor(number * max(1.0, self.every_seconds * self.frames_per_second) + 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,10 @@ class Ring(Generic[T, K]):
     Args:
         cadence: How windows follow each other.
         keep: What is done to a frame that is in a window, once, before it is kept.
+
+    Attributes:
+        gaps: Times that no frame came for longer than a window.
+        widest_gap_seconds: The longest of them.
     """
 
     def __init__(self, cadence: Cadence, *, keep: Callable[[T], K]) -> None:
@@ -107,8 +112,12 @@ class Ring(Generic[T, K]):
         self._latest: _Latest[T, K] | None = None
         self._origin_seconds = 0.0
         self._origin_frame = 0
+        self._first_start = 0
+        self._next_start_seconds = -math.inf
         self._num_frames = 0
         self._num_windows = 0
+        self.gaps = 0
+        self.widest_gap_seconds = 0.0
 
     def add(self, item: T, *, seconds: float) -> list[StreamWindow[K]]:
         """Take a frame.
@@ -127,11 +136,13 @@ class Ring(Generic[T, K]):
         if before is not None and not seconds > before.seconds:
             raise InputError(f"a frame of {seconds:g} s follows one of {before.seconds:g} s: times must ascend")
         if before is not None and seconds - before.seconds > self._cadence.window_seconds + _SAME_TIME_SECONDS:
+            self.gaps += 1
+            self.widest_gap_seconds = max(self.widest_gap_seconds, seconds - before.seconds)
             self.restart()
             before = None
         windows: list[StreamWindow[K]] = []
         if before is None:
-            self._origin_seconds = seconds
+            self._begin(seconds)
         else:
             windows += self._fill(before, until=(before.seconds + seconds) / 2 - _SAME_TIME_SECONDS)
         self._latest = _Latest(item=item, seconds=seconds)
@@ -155,8 +166,13 @@ class Ring(Generic[T, K]):
         """Begin anew with the next frame; numbers of frames go on."""
         self._frames.clear()
         self._latest = None
-        self._origin_frame = self._num_frames
         self._num_windows = 0
+
+    def _begin(self, seconds: float) -> None:
+        """Count from a frame on: Note [Windows in time]."""
+        self._origin_seconds, self._origin_frame = seconds, self._num_frames
+        wait_seconds = max(0.0, self._next_start_seconds - seconds - _SAME_TIME_SECONDS)
+        self._first_start = self._num_frames + math.ceil(wait_seconds * self._cadence.frames_per_second)
 
     def _seconds(self, frame: int) -> float:
         return self._origin_seconds + (frame - self._origin_frame) / self._cadence.frames_per_second
@@ -164,12 +180,13 @@ class Ring(Generic[T, K]):
     def _fill(self, latest: _Latest[T, K], *, until: float) -> Iterator[StreamWindow[K]]:
         """Show a frame at all moments that are not settled, to a time."""
         while self._seconds(self._num_frames) <= until:
-            start = self._origin_frame + self._cadence.first_frame(self._num_windows)
+            start = self._first_start + self._cadence.first_frame(self._num_windows)
             if self._num_frames >= start:
                 self._frames.append(latest.kept(self._keep))
             self._num_frames += 1
-            if self._num_frames == start + self._cadence.window_frames:
+            if self._num_frames >= start + self._cadence.window_frames:
                 self._num_windows += 1
+                self._next_start_seconds = self._seconds(start) + self._cadence.every_seconds
                 yield StreamWindow(
                     frames=tuple(self._frames),
                     start_frame=start,

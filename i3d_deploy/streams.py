@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from i3d_deploy import resizing, stream_sources, views
+from i3d_deploy import resizing, stream_sources, video, views
 from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Frame, Resized
@@ -33,7 +33,13 @@ P = TypeVar("P")
 RECONNECTS = 10
 """Attempts in a row to connect again: with their delays, two and a half minutes."""
 
+MAX_SECONDS = 1e6
+"""The longest time that a window, or the distance of two, can be said to have: eleven days."""
+
 _THREAD_NAME = "i3d-stream"
+
+_TELLING_GAPS = 10
+"""So often counting has begun anew before a window was full, that it is told."""
 
 
 def nobody(_: str) -> None:
@@ -51,6 +57,7 @@ class StreamSettings:
         crops: Crops of a clip: 1 or 3.
         frames_per_second: Rate that frames are counted at, for a card without one; None: the source's.
         drop: Whether windows are left out that come too fast, and files are read at their own pace.
+        min_decoded_share: A damaged file needs at least this share of the frames that its container promises.
         reconnects: Attempts in a row to connect again.
         on_notice: Told in a line what happens to the stream, in another thread.
     """
@@ -61,14 +68,19 @@ class StreamSettings:
     crops: int = 1
     frames_per_second: float | None = None
     drop: bool = True
+    min_decoded_share: float = video.MIN_DECODED_SHARE
     reconnects: int = RECONNECTS
     on_notice: Callable[[str], None] = nobody
 
     def __post_init__(self) -> None:
-        for name in ("window_seconds", "every_seconds", "frames_per_second"):
+        for name, highest in (
+            ("window_seconds", MAX_SECONDS),
+            ("every_seconds", MAX_SECONDS),
+            ("frames_per_second", video.MAX_FRAMES_PER_SECOND),
+        ):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} ({value:g}) must be > 0")
+            if value is not None and not 0 < value <= highest:
+                raise InputError(f"{name} ({value:g}) must be > 0 and <= {highest:g}")
         if self.reconnects < 0:
             raise InputError(f"reconnects ({self.reconnects}) must be >= 0")
 
@@ -104,6 +116,7 @@ class StreamSettings:
 
         Raises:
             InputError: There is no rate, or a number is out of range.
+            VideoError: Windows are too long for the network.
         """
         rate = card.sampling.frames_per_second or self.frames_per_second or source_rate
         if rate is None:
@@ -115,7 +128,9 @@ class StreamSettings:
         if self.window_seconds is not None:
             frames = int(self.window_seconds * rate + 0.5)
         every = frames / rate if self.every_seconds is None else self.every_seconds
-        return Cadence(frames_per_second=rate, window_frames=frames, every_seconds=every)
+        cadence = Cadence(frames_per_second=rate, window_frames=frames, every_seconds=every)
+        card.sampling.frame_indices(frames, num_clips=self.clips)
+        return cadence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +139,11 @@ class WindowPrediction(Generic[P]):
 
     Attributes:
         prediction: As of a video that has the frames of the window and no others.
-        start_seconds: Beginning of the window, from the first frame of the stream on.
+        start_seconds: Beginning of the window, from the first frame of the stream on; of frames that the caller gives,
+            in the caller's times.
         end_seconds: Its end: where its last frame gives way to the next.
-        lag_seconds: From the coming of its last frame to the prediction; of a file at its own pace, from when the frame
-            was due.
+        lag_seconds: From the coming of the frame with which the window was complete, its last one or the next, to the
+            prediction; of a file at its own pace, from when that frame was due.
         dropped_windows: Windows of the stream that were left out so far because others were being computed.
         dropped_frames: Frames, at the rate that they are counted at, that were in such windows only.
         reconnects: How often the connection was made again so far.
@@ -224,7 +240,8 @@ class _Reader:
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread is not threading.current_thread():  # where the garbage collector closes an iterator
+            self._thread.join()
 
     def take(self) -> _Taken | None:
         """Wait for a window; None at the end of the stream. Raises what ended it."""
@@ -245,8 +262,12 @@ class _Reader:
             )
 
     def _run(self) -> None:
+        settings = self._settings
         manner = Manner(
-            is_paced=self._settings.drop, reconnects=self._settings.reconnects, on_notice=self._settings.on_notice
+            is_paced=settings.drop,
+            reconnects=settings.reconnects,
+            on_notice=settings.on_notice,
+            min_decoded_share=settings.min_decoded_share,
         )
         error: BaseException | None = None
         try:
@@ -270,13 +291,18 @@ class _Reader:
                 ring.restart()
             size = timed.frame.shape
             self._reconnects = stream.reconnects
+            gaps = ring.gaps
             self._hand_over(ring.add(timed.frame, seconds=timed.seconds), came_at=arrival.came_at)
             if self._stopped.is_set():
                 return
+            if self._num_windows == 0 and gaps < ring.gaps == _TELLING_GAPS:
+                self._settings.on_notice(f"{source}: no window was full yet{_about_gaps(ring, cadence)}")
         if arrival is not None and rate is not None:
             self._hand_over(ring.end(frame_seconds=1 / rate), came_at=arrival.came_at)
         if self._num_windows == 0 and not self._stopped.is_set():
-            raise VideoError(f"{source} ended before a window of {cadence.window_seconds:.3g} s was full")
+            raise VideoError(
+                f"{source} ended before a window of {cadence.window_seconds:.3g} s was full{_about_gaps(ring, cadence)}"
+            )
 
     def _hand_over(self, windows: list[StreamWindow[Resized]], *, came_at: float) -> None:
         for window in windows:
@@ -287,3 +313,13 @@ class _Reader:
                 self._came_at = came_at
                 self._num_windows += 1
                 self._changed.notify_all()
+
+
+def _about_gaps(ring: Ring[Frame, Resized], cadence: Cadence) -> str:
+    """Why windows may not become full; empty where there was no gap."""
+    if ring.gaps == 0:
+        return ""
+    return (
+        f": its frames are up to {ring.widest_gap_seconds:.3g} s apart, and no window spans a gap longer than itself, "
+        f"{cadence.window_seconds:.3g} s: give longer windows (window_seconds), and times in seconds"
+    )

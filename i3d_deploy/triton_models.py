@@ -85,10 +85,11 @@ class VideoModel(ABC):
             return pb_utils.InferenceResponse(
                 output_tensors=[pb_utils.Tensor(name, array) for name, array in self.answer(request).items()]
             )
-        except I3DError as error:
+        except Exception as error:
             is_clients = isinstance(error, InputError | VideoError)
             code = pb_utils.TritonError.INVALID_ARG if is_clients else pb_utils.TritonError.INTERNAL
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+            text = str(error) if isinstance(error, I3DError) else f"{type(error).__name__}: {error}"
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
     @abstractmethod
     def answer(self, request: Any) -> dict[str, NDArray[Any]]:

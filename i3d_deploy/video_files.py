@@ -28,11 +28,15 @@ SUFFIXES = frozenset(
 ASSUMED_RATE = 25.0
 """Frames per second where a rate is needed and nothing says one."""
 
+MAX_CAMERA = 99
+"""In the hundreds OpenCV sees which system is asked for a camera."""
+
 OPEN_TIMEOUT_SECONDS = 15
 READ_TIMEOUT_SECONDS = 30
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/@:]*):[^/@]*@", re.IGNORECASE)
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/@:\[]*):(?!\d+[/?#]).*@", re.IGNORECASE)
+"""To the last @, since passwords have @ and / although they should not; digits and a slash are a port."""
 
 _CLOCK_TICKS_PER_SECOND = 1000
 """Matroska's clock. No camera is as fast, so a frame rate of this much is the clock's and says nothing about frames."""
@@ -157,8 +161,11 @@ def camera(index: int) -> Iterator[cv2.VideoCapture]:
     """Open a camera of this machine.
 
     Raises:
+        InputError: No camera has this number.
         VideoError: There is none of this number, or it is in use.
     """
+    if not 0 <= index <= MAX_CAMERA:
+        raise InputError(f"a camera's number ({index}) must be from 0 to {MAX_CAMERA}")
     with _quiet_opencv():
         capture = cv2.VideoCapture(index)
     try:

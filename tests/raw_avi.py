@@ -5,6 +5,7 @@ RIFF AVI of device-independent bitmaps: rows from bottom to top, padded to four 
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ _HAS_INDEX = 0x10
 _KEY_FRAME = 0x10
 
 
-def write_avi(path: Path, frames: Sequence[Frame] | Frame, *, promised: int | None = None, bits: int = 32) -> None:
+def write_avi(
+    path: Path, frames: Sequence[Frame] | Frame, *, promised: int | None = None, bits: int = 32, num_empty: int = 0
+) -> None:
     """Write frames as they are.
 
     Args:
@@ -25,18 +28,22 @@ def write_avi(path: Path, frames: Sequence[Frame] | Frame, *, promised: int | No
         frames: (H, W, 3) uint8 RGB each, all of one size.
         promised: The number of frames that the header claims; default: the truth.
         bits: Of a pixel: 24, or 32 of which 8 are unused.
+        num_empty: Frames of no bytes before the others, which decoders leave out: the first one comes so much later.
     """
     height, width, _ = frames[0].shape
-    images = [_bitmap(frame, num_bytes=bits // 8) for frame in frames]
+    images = [b""] * num_empty + [_bitmap(frame, num_bytes=bits // 8) for frame in frames]
     count = len(frames) if promised is None else promised
-    size_bytes = len(images[0])
+    size_bytes = len(images[-1])
     main = struct.pack("<14I", 40_000, 0, 0, _HAS_INDEX, count, 0, 1, size_bytes, width, height, 0, 0, 0, 0)
     stream = struct.pack("<4s4sIHHIIIIIIIIHHHH", b"vids", b"DIB ", *[0] * 4, 1, 25, 0, count, size_bytes, *[0] * 6)
     bitmap = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, size_bytes, 0, 0, 0, 0)
     header = _list(b"hdrl", _chunk(b"avih", main) + _list(b"strl", _chunk(b"strh", stream) + _chunk(b"strf", bitmap)))
     movie = _list(b"movi", b"".join(_chunk(b"00db", image) for image in images))
-    offsets = [4 + number * (8 + size_bytes) for number in range(len(images))]
-    index = b"".join(struct.pack("<4sIII", b"00db", _KEY_FRAME, offset, size_bytes) for offset in offsets)
+    offsets = itertools.accumulate((8 + len(image) for image in images), initial=4)
+    index = b"".join(
+        struct.pack("<4sIII", b"00db", _KEY_FRAME, offset, len(image))
+        for offset, image in zip(offsets, images, strict=False)
+    )
     body = b"AVI " + header + movie + _chunk(b"idx1", index)
     path.write_bytes(_chunk(b"RIFF", body))
 

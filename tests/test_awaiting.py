@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +196,33 @@ def test_cancelling_leaves_nothing_running(tiny_checkpoint: Checkpoint) -> None:
 
     asyncio.run(main())
     assert runner.runs == 1  # of six
+
+
+def test_what_is_raised_after_two_cancellations_is_not_reported() -> None:
+    running, may_fail = threading.Event(), threading.Event()
+    told: list[dict[str, Any]] = []
+
+    def broken() -> None:
+        running.set()
+        assert may_fail.wait(PATIENCE_SECONDS)
+        raise VideoError("nothing there")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        with ThreadPoolExecutor(1) as thread:
+            waiting = asyncio.create_task(awaiting.run(thread, broken))
+            while not running.is_set():
+                await asyncio.sleep(0)
+            for _ in range(2):
+                waiting.cancel()
+                await asyncio.sleep(0)
+            may_fail.set()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(main())
+    gc.collect()
+    assert told == []
 
 
 def test_cancelling_stops_the_decoder(tiny_exports: Path) -> None:

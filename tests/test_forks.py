@@ -91,6 +91,56 @@ def test_processes_load_their_own_and_are_told_so(tiny_exports: Path, clip: Path
     }
 
 
+HELD = """
+import json, multiprocessing, pathlib, sys, threading
+from i3d_deploy import runners, views
+from i3d_deploy.recognizer import Recognizer
+
+path, clip = sys.argv[1:]
+
+def told(call):
+    try:
+        return call()
+    except Exception as error:
+        return type(error).__name__
+
+def use(answers, recognizer, runner, prepared):
+    answers.put([told(lambda: runner.shares(prepared, size=1)), told(lambda: recognizer.logits(prepared))])
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    with runners.open_runner(pathlib.Path(path), device="cpu") as runner:
+        recognizer, prepared = Recognizer(runner), views.prepare(clip, runner.card)
+        is_held, may_end = threading.Event(), threading.Event()
+
+        def hold():
+            with runner.turn():
+                is_held.set()
+                may_end.wait()
+
+        threading.Thread(target=hold).start()
+        is_held.wait()
+        answers = context.SimpleQueue()
+        process = context.Process(target=use, args=(answers, recognizer, runner, prepared))
+        process.start()
+        process.join(10)
+        process.kill()
+        may_end.set()
+        print(json.dumps(None if answers.empty() else answers.get()))
+"""
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.xml"])
+def test_a_fork_does_not_wait_for_a_turn_that_the_parent_has(
+    tiny_exports: Path, clip: Path, tmp_path: Path, name: str
+) -> None:
+    script = tmp_path / "held.py"
+    script.write_text(HELD)
+    command: list[str | Path] = [sys.executable, "-W", "ignore", script, tiny_exports / name, clip]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", '[false, "InputError"]\n')
+
+
 def test_a_recognizer_is_not_pickled(tiny_exports: Path) -> None:
     with (
         i3d.load(tiny_exports / "tiny.onnx", device="cpu") as recognizer,

@@ -12,9 +12,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,16 +183,31 @@ def test_what_is_no_video_is_told_in_one_line(service: Service, content: bytes, 
     assert service.predict(content, name="notes.txt") == (422, {"detail": message})
 
 
-def test_a_playlist_leads_nowhere(service: Service, clip: Path, tmp_path: Path) -> None:
-    shutil.copy(clip, tmp_path / "uploads" / "secret")
-    playlist = b"ffconcat version 1.0\nfile ../secret\n"
+def test_a_playlist_leads_nowhere(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithSecret(tempfile.TemporaryDirectory[str]):
+        def __enter__(self) -> str:
+            shutil.copy(clip, Path(self.name, "secret"))
+            return super().__enter__()
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", WithSecret)
+    playlist = b"ffconcat version 1.0\nfile secret\n"
     assert service.predict(playlist) == (422, {"detail": "clip.mp4: no video stream that can be decoded"})
-    (tmp_path / "uploads" / "secret").unlink()
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")
+    status, found = service.predict(playlist)
+    assert (status, found["frames"]) == (200, 40)  # so FFmpeg would follow it
 
 
 def test_a_clip_that_is_too_large_is_refused(service: Service) -> None:
     message = "the clip is larger than 0.4 MB: cut it, or make it smaller"
     assert service.predict(bytes(MAX_BYTES + 1)) == (413, {"detail": message})
+
+
+def test_answers_that_are_not_finite_are_told(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = service.app.state.recognizer._runner
+    monkeypatch.setattr(runner, "_run", lambda inputs: np.full((len(inputs), 7), np.nan, np.float32))
+    status, found = service.predict(clip.read_bytes())
+    assert status == 422
+    assert "42 logits are not finite: the weights are damaged" in found["detail"]
 
 
 def test_a_clip_whose_sender_leaves_is_removed(service: Service, tmp_path: Path, clip: Path) -> None:
@@ -222,6 +239,38 @@ def test_the_service_answers_while_the_engine_is_busy(service: Service, clip: Pa
     assert about["notes"] == ["the weights are random: the time that this takes means something, the labels do not"]
 
 
+def test_a_clip_whose_sender_does_not_wait_is_not_begun(
+    service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer, turns = service.app.state.recognizer, service.app.state.turns
+    predict, begun = recognizer.predict, list[Path]()
+
+    def noted(source: Path, **options: Any) -> Any:
+        begun.append(source)
+        return predict(source, **options)
+
+    def wait_until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    monkeypatch.setattr(recognizer, "predict", noted)
+    data = clip.read_bytes()
+    with ThreadPoolExecutor(app.AT_ONCE) as threads:
+        with recognizer._runner.turn():
+            waiting = [threads.submit(service.predict, data) for _ in range(app.AT_ONCE)]
+            wait_until(lambda: len(begun) == app.AT_ONCE)
+            with socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE_SECONDS) as connection:
+                head = f"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: {len(data)}\r\n\r\n"
+                connection.sendall(head.encode() + data)
+                wait_until(lambda: turns.statistics().tasks_waiting == 1)
+            assert service.ask("GET", "/about")[0] == 200  # by now the service knows that the connection is closed
+        assert [answer.result(PATIENCE_SECONDS)[0] for answer in waiting] == [200] * app.AT_ONCE
+    assert service.predict(data)[0] == 200  # whose turn comes after that of the one who left
+    assert len(begun) == app.AT_ONCE + 1
+
+
 def test_the_page_asks_nobody_else(service: Service) -> None:
     status, page, headers = service.ask("GET", "/")
     assert status == 200
@@ -233,10 +282,20 @@ def test_the_page_asks_nobody_else(service: Service) -> None:
 def test_the_artifact_can_come_from_the_environment(
     tiny_exports: Path, monkeypatch: pytest.MonkeyPatch, clip: Path
 ) -> None:
-    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "chosen;before")
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
     monkeypatch.setenv("I3D_ARTIFACT", str(tiny_exports / "tiny.xml"))
     assert app.create_app().title == "Labels over time"
-    assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "chosen;before"
+
+
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("threads;1", "|threads;1")], ids=["nothing", "something"])
+def test_what_ffmpeg_is_held_to_is_added_to_its_options(
+    tiny_exports: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", before)
+    for _ in range(2):
+        app.create_app(tiny_exports / "tiny.onnx")
+        options = os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"]
+        assert re.fullmatch(rf"protocol_whitelist;file\|format_whitelist;mov,mp4,[a-z0-9,]+{re.escape(after)}", options)
 
 
 def test_the_command_tells_its_options() -> None:
@@ -328,6 +387,22 @@ def test_a_clip_that_is_dropped_on_the_page_shows_its_labels(
         asked = {urllib.parse.urlsplit(address)[:2] for address in page.addresses}
         assert asked <= {("http", f"127.0.0.1:{service.port}"), ("blob", ""), ("data", "")}
         assert page.complaints == []
+
+
+@HAS_CHROMIUM
+def test_the_chart_is_drawn_once_a_frame(service: Service, shown_clip: Path, tmp_path: Path) -> None:
+    with Page(tmp_path / "profile") as page:
+        page.open(service.address)
+        page.choose(shown_clip, "#file")
+        page.wait_for("!document.getElementById('result').hidden && seeks()")
+        page.evaluate(
+            "window.drawn = {}; window.request = requestAnimationFrame;"
+            "window.requestAnimationFrame = draw => request(at => { drawn[at] = (drawn[at] ?? 0) + 1; draw(at); }); 0"
+        )
+        page.evaluate("video.loop = true; video.play()")
+        page.evaluate("for (let n = 0; n < 20; n++) video.dispatchEvent(new Event('timeupdate'))")
+        page.wait_for("Object.keys(drawn).length >= 10")
+        assert page.evaluate("Math.max(...Object.values(drawn))") == 1
 
 
 @HAS_CHROMIUM

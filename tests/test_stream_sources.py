@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import math
 import os
+import resource
 import socket
 import threading
 import time
@@ -15,10 +18,11 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import stream_sources
+from i3d_deploy import stream_sources, video_files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.stream_sources import Arrival, Manner, OpenStream, RawVideo, StreamSource, TimedFrame, parse_size
 from tests.cameras import gray, rtsp_camera, web_broadcast, web_camera
+from tests.raw_avi import write_avi
 from tests.sources import noise
 from tests.test_decoding import webm_with_uneven_times
 from tests.test_video_files import address as address
@@ -73,6 +77,14 @@ def test_a_file_has_the_times_of_its_container(tmp_path: Path, opened: Open) -> 
     assert seconds(stream.arrivals) == [(milliseconds - shown[0]) / 1000 for milliseconds in shown]
 
 
+def test_times_are_from_the_first_frame_on(tmp_path: Path, opened: Open) -> None:
+    write_avi(tmp_path / "late.avi", noise(4), num_empty=3)
+    with video_files.opened(str(tmp_path / "late.avi")) as capture:
+        capture.grab()
+        assert video_files.seconds(capture) == pytest.approx(3 / 25)
+    assert seconds(opened(tmp_path / "late.avi").arrivals) == [0, 0.04, 0.08, 0.12]
+
+
 def test_a_file_is_paced_by_its_times(clip: Path, opened: Open) -> None:
     clockwork = Clockwork()
     stream = opened(clip, stopped=clockwork)
@@ -104,6 +116,20 @@ def test_a_damaged_file_is_told(clip: Path, tmp_path: Path, opened: Open) -> Non
     (tmp_path / "clip.avi").write_bytes(b"no video")
     with pytest.raises(VideoError, match=r"clip\.avi: no video stream that can be decoded"):
         opened(tmp_path / "clip.avi")
+
+
+def test_a_file_with_fewer_frames_than_promised_is_told(tmp_path: Path, opened: Open) -> None:
+    write_avi(tmp_path / "clip.avi", noise(6), promised=8)
+    notices: list[str] = []
+    assert len(list(opened(tmp_path / "clip.avi", notices=notices).arrivals)) == 6
+    assert notices == [f"{tmp_path / 'clip.avi'}: the container says 8 frames, 6 decode"]
+
+
+def test_a_damaged_file_is_told_without_its_password(tmp_path: Path, address: str, opened: Open) -> None:
+    write_avi(tmp_path / "clip.avi", noise(6), promised=20)
+    stream = opened(f"{address}/clip.avi".replace("://", "://user:secret@"))
+    with pytest.raises(VideoError, match=r"^http://user:\*\*\*@127\.0\.0\.1:\d+/clip\.avi: only 6 of 20 frames decode"):
+        list(stream.arrivals)
 
 
 def test_a_served_file_is_a_file(tmp_path: Path, address: str, opened: Open) -> None:
@@ -146,6 +172,24 @@ def test_an_rtsp_camera_has_its_own_clock(opened: Open) -> None:
         assert set(clockwork.waits) == {0}  # it has its own pace
         with pytest.raises(VideoError, match=r"rtsp://.*: the connection was lost$"):
             next(stream.arrivals)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        # The camera's clock is set back by three seconds: the next one is a frame later, and time goes on as it says.
+        ([5, 5.1, 5.2, 2.2, 2.3, 2.4, 2.6], [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7]),
+        # Twice at the same time, and out of order.
+        ([0, 0.1, 0.2, 0.2, 0.15, 0.3, 0.4], [0, 0.1, 0.2, 0.201, 0.202, 0.3, 0.4]),
+    ],
+    ids=["set back", "out of order"],
+)
+def test_times_ascend_whatever_a_camera_says(opened: Open, shown: list[float], expected: list[float]) -> None:
+    with rtsp_camera(np.stack([gray(100) for _ in shown]), shown) as where:
+        stream = opened(where)
+        assert stream.frames_per_second == 10
+        found = [next(stream.arrivals).timed.seconds for _ in shown]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.usefixtures("direct")
@@ -296,12 +340,28 @@ def test_a_silent_pipe_can_be_stopped(opened: Open) -> None:
         thread.join()
 
 
+def test_a_pipe_may_have_a_high_descriptor(opened: Open) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 1200:
+        pytest.skip(f"this process may have {limits[1]} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(1200, limits[0]), limits[1]))
+    try:
+        with (low := raw(bytes(24))).file:
+            high = fcntl.fcntl(low.file.fileno(), fcntl.F_DUPFD, 1024)
+        with os.fdopen(high, "rb") as file:
+            assert len(list(opened(RawVideo(file=file, width=4, height=2, frames_per_second=10)).arrivals)) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("width", 0), ("height", -1), ("frames_per_second", 0)], ids=["width", "height", "rate"]
+    ("name", "value"),
+    [("width", 0), ("height", -1), ("frames_per_second", 0), ("frames_per_second", math.inf)],
+    ids=["width", "height", "rate", "endless rate"],
 )
-def test_a_pipe_of_no_size_is_refused(name: Literal["width", "height", "frames_per_second"], value: int) -> None:
+def test_a_pipe_of_no_size_is_refused(name: Literal["width", "height", "frames_per_second"], value: float) -> None:
     numbers: dict[str, Any] = {"width": 4, "height": 2, "frames_per_second": 10, name: value}
-    with Path(os.devnull).open("rb") as file, pytest.raises(InputError, match=r"must be > 0"):
+    with Path(os.devnull).open("rb") as file, pytest.raises(InputError, match=r"must be > 0, and the last one <= 1000"):
         RawVideo(file=file, **numbers)
 
 
@@ -325,6 +385,12 @@ def test_what_is_no_frame_with_a_time_is_refused(given: Any, message: str, opene
         next(opened([given]).arrivals)
 
 
+@pytest.mark.parametrize("at", [math.nan, math.inf, -math.inf, 1.7e18], ids=["nan", "inf", "-inf", "nanoseconds"])
+def test_a_time_that_is_none_is_refused(at: float) -> None:
+    with pytest.raises(InputError, match=r"seconds \(.*\) of a frame must be from -1e\+10 to 1e\+10"):
+        TimedFrame(frame=gray(0), seconds=at)
+
+
 def test_frames_that_are_given_are_copied(opened: Open) -> None:
     buffer = gray(1)
 
@@ -338,5 +404,5 @@ def test_frames_that_are_given_are_copied(opened: Open) -> None:
 
 def test_a_folder_of_frames_has_no_times(tmp_path: Path, opened: Open) -> None:
     (tmp_path / "img_00001.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match="a folder of frames has no times"):
+    with pytest.raises(InputError, match="a stream is one file, URL, camera or pipe, not a folder"):
         opened(tmp_path)

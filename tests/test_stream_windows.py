@@ -104,6 +104,37 @@ def test_counting_begins_anew() -> None:
     assert windows[0].start_frame == 3
 
 
+def test_windows_hardly_a_frame_apart_never_end() -> None:
+    cadence = Cadence(frames_per_second=30, window_frames=4, every_seconds=0.03333331)  # 0.9999993 frames
+    first = [cadence.first_frame(number) for number in range(714_000, 715_000)]
+    assert first == list(range(first[0], first[0] + 1000))
+
+
+def test_gaps_make_no_more_windows() -> None:
+    one: Ring[int, int] = Ring(
+        Cadence(frames_per_second=25, window_frames=1, every_seconds=1), keep=lambda frame: frame
+    )
+    windows = [window for number in range(100) for window in one.add(number, seconds=number / 5)]
+    assert [window.frames for window in windows] == [(number,) for number in range(0, 100, 5)]
+    assert [window.start_seconds for window in windows] == list(range(20))
+
+
+def test_a_window_that_a_gap_cut_is_begun_anew_at_once() -> None:
+    cut = ring(window=3, every=1)
+    windows = feed(cut, a=0.0, b=0.1, c=0.2, d=0.3, e=0.5, f=0.8, g=1.0, h=1.1, i=1.6, j=1.7, k=1.8)  # h to i: 0.5
+    assert shown(windows) == ["abc", "ijk"]
+    assert (cut.gaps, round(cut.widest_gap_seconds, 9)) == (1, 0.5)
+
+
+def test_counting_anew_between_windows_keeps_their_distance() -> None:
+    again = ring(window=2, every=0.5)
+    windows = feed(again, a=0.0, b=0.1, c=0.2)
+    again.restart()
+    windows += feed(again, d=0.3, e=0.4, f=0.5, g=0.6, h=0.7)
+    assert shown(windows) == ["ab", "fg"]
+    assert [(window.start_frame, round(window.start_seconds, 9)) for window in windows] == [(0, 0), (5, 0.5)]
+
+
 def test_a_frame_is_prepared_once_and_only_if_it_is_in_a_window() -> None:
     prepared: list[str] = []
 

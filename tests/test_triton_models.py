@@ -94,11 +94,15 @@ def test_a_short_video_warns(server: Server) -> None:
 def test_a_bad_request_spoils_no_other(server: Server) -> None:
     good, empty = Request(video=video()), Request(video=video(0))
     many = Request(video=video(), crops=np.array([2], np.int32))
-    responses = server.load("i3d_video").execute([empty, good, many])
-    assert [response.has_error() for response in responses] == [True, False, True]
-    assert (responses[0].error().code, responses[2].error().code) == (3, 3)
+    slow = Request(video=video(), frames_per_second=np.array([1e-6], np.float32))
+    unforeseen = Request(crops=np.array([1], np.int32))  # without a video, which Triton itself would refuse
+    responses = server.load("i3d_video").execute([empty, good, many, slow, unforeseen])
+    assert [response.has_error() for response in responses] == [True, False, True, True, True]
+    assert [response.error().code for response in responses if response.has_error()] == [3, 3, 3, 1]
     assert "has no frame" in responses[0].error().message()
     assert responses[2].error().message() == "crops (2) must be 1 or 3"
+    assert responses[3].error().message() == "frames_per_second (1e-06) must be >= 0.1 and <= 1000"
+    assert responses[4].error().message().startswith("AttributeError: ")
 
 
 def test_a_failure_of_the_engine_is_passed_on(server: Server) -> None:

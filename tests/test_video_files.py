@@ -214,3 +214,18 @@ def test_served_file_gives_its_frames(tmp_path: Path, address: str) -> None:
 def test_address_without_a_video_is_named(address: str) -> None:
     with pytest.raises(VideoError, match=r"/nothing\.mp4: the address does not answer with a video"):
         collect_all(f"{address}/nothing.mp4")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://user:secret@camera:554/1", "rtsp://user:***@camera:554/1"),
+        ("http://user:p@ss/word@host/clip.mp4", "http://user:***@host/clip.mp4"),
+        ("http://user@host:80/clip@2x.mp4", "http://user@host:80/clip@2x.mp4"),
+        ("rtsp://camera:554/1@2", "rtsp://camera:554/1@2"),
+        ("http://[::1]:80/1@2", "http://[::1]:80/1@2"),
+        ("user:secret@host.mp4", "user:secret@host.mp4"),
+    ],
+)
+def test_passwords_are_not_shown(address: str, shown: str) -> None:
+    assert video_files.without_password(address) == shown

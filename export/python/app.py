@@ -7,7 +7,7 @@ Each request runs in a thread, so that the event loop goes on; all of them share
 
 Note [Files from strangers]
     FFmpeg takes a text file for a playlist, and would then open what that names, on this machine too. So it is held to
-    containers of videos, and to the file itself.
+    containers of videos, and to the file itself, whatever else the environment says to it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse
+from numpy.typing import NDArray
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 import i3d_deploy as i3d
-from i3d_deploy import video_files, views
-from i3d_deploy.predictions import average_views
+from i3d_deploy import video_files
+from i3d_deploy.predictions import softmax
+from i3d_deploy.preprocessing import Sampling
 from i3d_deploy.timeline import Timeline
 
 PAGE = Path(__file__).with_name("page.html")
@@ -42,7 +44,9 @@ MAX_WINDOWS = 60
 """Over a clip: windows overlap by half, or lie apart where there would be more of them."""
 LABELS = 5
 """Of the chart, and of the clip as a whole."""
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,ogg,asf"
+_ONLY_VIDEOS = f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
 _ONLY_PAGE_ITSELF = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data:; media-src blob:; connect-src 'self'"
@@ -113,9 +117,8 @@ def create_app(
     """
     path = artifact or Path(os.environ["I3D_ARTIFACT"])
     max_bytes = int(max_megabytes * 1e6)
-    os.environ.setdefault(  # Note [Files from strangers]
-        "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
-    )
+    others = os.environ.get(_OPTIONS, "").removeprefix(_ONLY_VIDEOS).strip("|")
+    os.environ[_OPTIONS] = f"{_ONLY_VIDEOS}|{others}" if others else _ONLY_VIDEOS  # Note [Files from strangers]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -141,9 +144,12 @@ def create_app(
         with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
             clip = Path(folder, "clip")
             await _receive(request, clip, max_bytes)
+            report = partial(_report, app.state.recognizer, clip, name=name, max_windows=max_windows)
             try:
-                report = partial(_report, app.state.recognizer, clip, name=name, max_windows=max_windows)
-                return await anyio.to_thread.run_sync(report, limiter=app.state.turns)
+                async with app.state.turns:
+                    if await request.is_disconnected():
+                        raise HTTPException(400, "nobody waits for the answer")
+                    return await anyio.to_thread.run_sync(report)
             except i3d.I3DError as error:
                 raise HTTPException(422, str(error).replace(str(clip), name)) from error
 
@@ -167,28 +173,24 @@ async def _receive(request: Request, clip: Path, max_bytes: int) -> None:
 
 def _report(recognizer: i3d.Recognizer, clip: Path, *, name: str, max_windows: int) -> Report:
     """Predict, in a thread. Each window is a clip as the card has it, under the middle crop alone."""
-    card = recognizer.card
-    prepared = views.prepare(clip, card, clips=_num_windows(clip, card, max_windows), crops=1)
-    logits = recognizer.logits(prepared)
-    windows = prepared.frame_indices
+    num_frames, rate = _promised(clip)
+    clips = _num_windows(recognizer.card.sampling, num_frames, rate, max_windows)
+    prediction = recognizer.predict(clip, clips=clips, crops=1)
+    windows = _windows(recognizer.card, prediction.frames, rate, clips)
     edges, means = Timeline(
         of="clip",
         start_frames=windows.min(axis=1),
         end_frames=windows.max(axis=1) + 1,
-        probabilities=np.stack([average_views(row[None], over=card.averaging) for row in logits]),
+        probabilities=np.float32(softmax(prediction.logits)),
     ).means()
-    overall = average_views(logits, over=card.averaging)
     highest = np.argsort(-np.nanmax(means, axis=0), kind="stable")[:LABELS]
     shown = highest[np.argsort(np.nanargmax(means[:, highest], axis=0), kind="stable")]
     return Report(
         name=name,
-        frames=prepared.num_frames,
-        frames_per_second=prepared.frames_per_second,
-        top=[
-            Top(label=card.labels[index], probability=float(overall[index]))
-            for index in np.argsort(-overall, kind="stable")[:LABELS]
-        ],
-        labels=[card.labels[index] for index in shown],
+        frames=prediction.frames,
+        frames_per_second=rate,
+        top=[Top(label=label, probability=probability) for label, probability in prediction.top(LABELS)],
+        labels=[prediction.labels[index] for index in shown],
         moments=[
             Moment(
                 start_frame=int(start),
@@ -197,19 +199,31 @@ def _report(recognizer: i3d.Recognizer, clip: Path, *, name: str, max_windows: i
             )
             for start, end, row in zip(edges[:-1], edges[1:], means, strict=True)
         ],
-        warnings=list(prepared.warnings),
+        warnings=list(prediction.warnings),
     )
 
 
-def _num_windows(clip: Path, card: i3d.Card, max_windows: int) -> int | None:
-    """As many as overlap by half; None: as the card says, of a network of whole videos or a clip of unknown length."""
+def _promised(clip: Path) -> tuple[int, float | None]:
+    """The frames and the rate that the container promises."""
     address = video_files.address(clip)
     assert address is not None, "a file"
     with video_files.opened(address) as capture:
-        num_frames, rate = video_files.promised_frames(capture), video_files.promised_rate(capture)
-    if card.sampling.scheme == "whole" or num_frames < 1:
+        return video_files.promised_frames(capture), video_files.promised_rate(capture)
+
+
+def _num_windows(sampling: Sampling, num_frames: int, rate: float | None, max_windows: int) -> int | None:
+    """As many as overlap by half; None: as the card says, of a network of whole videos or a clip of unknown length."""
+    if sampling.scheme == "whole" or num_frames < 1:
         return None
-    return max(1, min(max_windows, math.ceil(2 * num_frames / card.sampling.span(rate))))
+    return max(1, min(max_windows, math.ceil(2 * num_frames / sampling.span(rate))))
+
+
+def _windows(card: i3d.Card, num_frames: int, rate: float | None, clips: int | None) -> NDArray[np.int64]:
+    """(W, T) the frames of each window; of flow, the frames from which it leads."""
+    if card.modality == "rgb":
+        return card.sampling.frame_indices(num_frames, rate, num_clips=clips)
+    indices, counted = card.sampling.flow_indices(num_frames, rate, num_clips=clips)
+    return counted[indices]
 
 
 @click.command()

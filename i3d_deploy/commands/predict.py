@@ -103,10 +103,25 @@ def main(
     from i3d_deploy.annotate import annotate as write_annotated
     from i3d_deploy.predictions import Explanation
 
-    streaming.check(videos, {"--annotate": annotate, "--explain": explain, "--flow": flow, "--flow-cache": flow_cache})
-    copies = {"--annotate": annotate, "--explain": explain}
     options = CheckpointOptions(**reading)
-    bulk.check({"--stream": streaming.stream, "--json": as_json, **copies, **dict.fromkeys(options.given, True)})
+    drawn = {"--annotate": annotate, "--explain": explain, "--explain-class": explain_class}
+    streaming.check(videos, {**drawn, "--flow": flow, "--flow-cache": flow_cache})
+    bulk.check({"--stream": streaming.stream, "--json": as_json, **drawn, **dict.fromkeys(options.given, True)})
+    if streaming.stream is not None:
+        with _load(artifact, None, options, device=device, threads=threads, flow_cache=None) as loaded:
+            for note in loaded.notes:
+                click.echo(f"Note: {note}", err=True)
+            stream_predictions(
+                loaded,
+                streaming,
+                clips=clips or 1,
+                crops=int(crops or 1),
+                batch=batch,
+                min_decoded_share=min_decoded,
+                top=top,
+                as_json=as_json,
+            )
+        return
     sources = [found.source for found in expand(videos)]
     _check_copies(sources, annotate=annotate, explain=explain, explain_class=explain_class)
     settings = {
@@ -134,10 +149,6 @@ def main(
         )
         for note in recognizer.notes:
             click.echo(f"Note: {note}", err=True)
-        if streaming.stream is not None:
-            views = {"clips": clips or 1, "crops": int(crops or 1)}
-            stream_predictions(recognizer, streaming, **views, batch=batch, top=top, as_json=as_json)
-            return
         if explain is None:
             results = _predicted(recognizer, sources, settings, bar)
         else:

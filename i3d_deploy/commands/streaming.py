@@ -42,11 +42,10 @@ def stream_options(function: Callable[P, R]) -> Callable[P, R]:
             help="Predict what comes in as it comes, in place of VIDEOS: the number of a camera, a URL (rtsp://, "
             "http://), a file at its own pace, or - for raw rgb24 frames on standard input.",
         ),
-        click.option("--window", type=float, metavar="SECONDS", help="Of a stream.  [default: what a clip spans]"),
+        click.option("--window-seconds", type=float, help="Of a stream.  [default: what a clip spans]"),
         click.option(
-            "--every",
+            "--every-seconds",
             type=float,
-            metavar="SECONDS",
             help="From the beginning of a window to that of the next.  [default: one after the other]",
         ),
         click.option(
@@ -79,8 +78,8 @@ class StreamOptions:
     """The values of :func:`stream_options`."""
 
     stream: str | None
-    window: float | None
-    every: float | None
+    window_seconds: float | None
+    every_seconds: float | None
     frames_per_second: float | None
     size: str | None
     drop: bool
@@ -96,13 +95,16 @@ class StreamOptions:
             click.UsageError: Something does not.
         """
         if self.stream is None:
-            given = [name for name in ("window", "every", "frames_per_second", "size") if getattr(self, name)]
+            names = ("window_seconds", "every_seconds", "frames_per_second", "size")
+            given = [name for name in names if getattr(self, name) is not None]
             given += [] if self.drop else ["no_drop"]
             if given:
                 raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --stream")
             if not videos:
                 raise click.UsageError("give VIDEOS, or --stream and a camera, URL, file or -")
             return
+        if not self.stream:
+            raise click.UsageError("--stream takes a camera, URL, file or -, not an empty name")
         if videos:
             raise click.UsageError(f"--stream {self.stream} is predicted in place of VIDEOS: {videos[0]!r} is too much")
         for name, value in others.items():
@@ -122,6 +124,8 @@ class StreamOptions:
         if self.stream == "-":
             assert self.size is not None and self.frames_per_second is not None, "checked before"
             width, height = parse_size(self.size)
+            if sys.stdin is None:
+                raise click.UsageError("standard input is closed: --stream - reads frames from it")
             return RawVideo(file=sys.stdin.buffer, width=width, height=height, frames_per_second=self.frames_per_second)
         is_camera = self.stream.isdecimal() and not Path(self.stream).exists()
         return int(self.stream) if is_camera else self.stream
@@ -141,6 +145,7 @@ def predict(
     clips: int,
     crops: int,
     batch: int | None,
+    min_decoded_share: float,
     top: int,
     as_json: bool,
 ) -> None:
@@ -149,15 +154,17 @@ def predict(
 
     latest: WindowPrediction[Prediction] | None = None
     count = 0
+    warned: set[str] = set()
     predictions = recognizer.stream(
         options.source,
-        window_seconds=options.window,
-        every_seconds=options.every,
+        window_seconds=options.window_seconds,
+        every_seconds=options.every_seconds,
         clips=clips,
         crops=crops,
         batch=batch,
         frames_per_second=None if options.stream == "-" else options.frames_per_second,
         drop=options.drop,
+        min_decoded_share=min_decoded_share,
         on_notice=lambda notice: click.echo(notice, err=True),
     )
     try:
@@ -165,6 +172,10 @@ def predict(
             for latest in predictions:
                 count += 1
                 click.echo(_json(options.name, latest, top=top) if as_json else _line(latest, top=top))
+                for warning in latest.prediction.warnings:
+                    if warning not in warned:
+                        click.echo(f"Warning: {options.name}: {warning}", err=True)
+                    warned.add(warning)
     except KeyboardInterrupt:
         _summarize("stopped", count, latest)
         raise SystemExit(INTERRUPTED) from None
@@ -186,6 +197,7 @@ def _json(stream: str, found: WindowPrediction[Prediction], *, top: int) -> str:
         "dropped_windows": found.dropped_windows,
         "dropped_frames": found.dropped_frames,
         "reconnects": found.reconnects,
+        "warnings": list(found.prediction.warnings),
     }
     return json.dumps(record, ensure_ascii=False, allow_nan=False)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -98,9 +99,9 @@ class OpenVINORunner(Runner):
             views: As for :meth:`shares`.
 
         Returns:
-            Below 0 where sharing would be more work; None where the stem cannot be shared.
+            Below 0 where sharing would be more work; None where the stem cannot be shared, or in a forked process.
         """
-        if not self._is_usual(views):
+        if self._process != os.getpid() or not self._is_usual(views):
             return None
         with self._lock:
             stem, shape = None if self._is_closed else self._stem, stem_windows.shape_of(views.boxes)
@@ -114,6 +115,7 @@ class OpenVINORunner(Runner):
 
     def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
         """As in any runner: Note [Two forms]."""
+        self.check_usable()
         for _, attempt in itertools.groupby(parts, key=lambda part: part.attempt):
             yield from self._infer_attempt(attempt)
 
