@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from i3d_deploy import files, journal
 from i3d_deploy.errors import InputError, MissingExtraError, VideoError
 from i3d_deploy.journal import Writer
-from i3d_deploy.recognizer import Prediction
+from i3d_deploy.predictions import Prediction
 
 if TYPE_CHECKING:
     import pyarrow

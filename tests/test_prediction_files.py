@@ -16,7 +16,7 @@ from pyarrow import parquet
 from i3d_deploy import prediction_files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.prediction_files import JOURNAL, Basis, Row
-from i3d_deploy.recognizer import Prediction
+from i3d_deploy.predictions import Prediction
 
 BASIS = Basis(artifact_sha256="ab" * 32, settings="clips 1, top 2")
 KINDS = ["t.jsonl", "t.parquet"]
