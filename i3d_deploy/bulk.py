@@ -128,9 +128,9 @@ def predict(
             raise InputError(f"{name} ({value}) must be > 0")
     if device.startswith("cuda:"):
         raise InputError(f"device {device!r}: Ray chooses the GPUs, give cuda")
-    paths = tuple(Path(file).absolute() for file in (path, flow) if file is not None)
+    given = [Path(file) for file in (path, flow) if file is not None]
     asked = {"clips": clips, "crops": crops, "min_decoded_share": min_decoded_share}
-    basis = Basis(artifact_sha256=_sha256(paths), settings=_text({**asked, "top": top}))
+    basis = Basis(artifact_sha256=_sha256(given), settings=_text({**asked, "top": top}))
     names = {_storable(str(source)): str(source) for source in sources}
     with prediction_files.opened(Path(output), basis, wanted=names, overwrite=overwrite) as table:
         left = {name: source for name, source in names.items() if name not in table.done}
@@ -138,7 +138,7 @@ def predict(
         if on_progress is not None:
             on_progress(num_before, len(names))
         order = _Order(
-            paths=paths,
+            paths=tuple(file.absolute() for file in given),
             basis=basis,
             asked={**asked, "batch": batch},
             top=top,
