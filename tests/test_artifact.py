@@ -149,7 +149,7 @@ def test_a_strange_xml_encoding_is_one_error(tmp_path: Path, encoding: str) -> N
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is a folder, give one file$"):
+    with pytest.raises(ArtifactError, match=r"is a folder, give one file$"):
         artifact.read_card(tmp_path)
 
 

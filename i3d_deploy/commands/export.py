@@ -282,9 +282,8 @@ def _check_usage(given: Mapping[str, Any]) -> None:
         raise click.UsageError("--flow is the second stream beside a CHECKPOINT of RGB: give both")
     if given["flow"] is not None and "triton" in targets:
         raise click.UsageError("a Triton repository serves one network: export each stream without --flow")
-    if "triton" not in targets and any(
-        value is not None for name, value in given.items() if name.startswith("triton_")
-    ):
+    of_triton = [name for name, value in given.items() if name.startswith("triton_") and value is not None]
+    if of_triton and "triton" not in targets:
         raise click.UsageError("--triton-backend, --triton-device and --triton-instances are for --to triton: give it")
 
 
