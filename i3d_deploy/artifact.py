@@ -93,7 +93,7 @@ def identify(path: Path) -> Artifact:
         return Artifact(path, "checkpoint")
     problem = files.what_is_wrong(path)
     if problem is not None:
-        raise ArtifactError(f"{path}: {problem}")
+        raise ArtifactError(f"{path}: {problem}{_engine_inside(path)}")
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise ArtifactError(f"{path}: unknown kind of file, allowed are {', '.join(SUFFIXES)}, .index")
@@ -131,6 +131,13 @@ def sha256(*paths: Path) -> str:
         else:
             digests += (files.sha256(part) for _, part in parts(path))
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _engine_inside(path: Path) -> str:
+    """Where the engine of a Triton repository is, for messages; empty where the path is none."""
+    names = ("model.onnx", "model.xml", "model.plan")
+    found = next((file for name in names for file in sorted(path.glob(f"*/1/{name}"))), None)
+    return "" if found is None else f": the engine of this Triton repository is {found}"
 
 
 def read_card(path: Path) -> Card:

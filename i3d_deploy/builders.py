@@ -186,6 +186,10 @@ class Builders:
                 "ONNX Runtime cannot run bf16 on a CPU: give --triton-device gpu, or --triton-backend openvino"
             )
 
+    def repository_endings(self, serving: Serving) -> tuple[str, ...]:
+        """Of the names of the repositories that :meth:`build_repository` builds."""
+        return tuple(f"{layout}{triton_repository.ENDING}" for layout, _ in self._choices(serving.backend))
+
     def build_repository(self, serving: Serving) -> tuple[Built, ...]:
         """Build a Triton repository, or one for each layout; raises as :meth:`build`.
 
@@ -212,11 +216,15 @@ class Builders:
         """
         if target == "safetensors":
             return (Built(target=target, ending=SUFFIXES[target], write=self._write_weights),)
-        choices = self._optimization.choices(target, self._engine)
         return tuple(
-            self._build(target, choice, ending=f"{f'_{choice.layout}' if number else ''}{SUFFIXES[target]}")
-            for number, choice in enumerate(choices)
+            self._build(target, choice, ending=f"{layout}{SUFFIXES[target]}")
+            for layout, choice in self._choices(target)
         )
+
+    def _choices(self, target: Target) -> list[tuple[str, layouts.Choice]]:
+        """The layouts that a target is built in, each with what names say of it."""
+        choices = self._optimization.choices(target, self._engine)
+        return [(f"_{choice.layout}" if number else "", choice) for number, choice in enumerate(choices)]
 
     def _write_weights(self, card: Card, path: Path) -> None:
         checkpoint.save(Checkpoint(model=self._source.model, card=card), path)

@@ -7,6 +7,7 @@ fails is kept aside as ``NAME.failed.SUFFIX`` and never replaces an earlier one 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def export(
         builders.check(target)
     if serving is not None:
         builders.check_repository(serving)
-        triton_repository.check(output / f"{name}{triton_repository.ENDING}")
+        for ending, failed in itertools.product(builders.repository_endings(serving), ("", ".failed")):
+            triton_repository.check(output / f"{name}{ending}{failed}")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".proving-", ignore_cleanup_errors=True) as scratch:
         # Everything is built before the longer proof begins, so that a missing part is known at once.

@@ -105,13 +105,15 @@ def check(repository: Path) -> None:
         repository: The folder to write, which may exist.
 
     Raises:
-        InputError: The name has other characters, or the folder holds something else.
+        InputError: The name has other characters, or it is no folder, or one that holds something else.
     """
     name = _name(repository)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise InputError(f"name {name!r} becomes part of addresses: only letters, digits, _, . and - can be in it")
-    if not repository.is_dir():
+    if not repository.exists():
         return
+    if not repository.is_dir():
+        raise InputError(f"{repository} is a file: move it away, or give another --name or --output")
     ours = _written(name)
     for path in sorted(repository.rglob("*")):
         inside = path.relative_to(repository)

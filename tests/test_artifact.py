@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import onnx
 import pytest
 
-from i3d_deploy import artifact
+from i3d_deploy import artifact, to_onnx, triton_repository
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ArtifactError, CardError, I3DError
 
@@ -148,7 +149,7 @@ def test_a_strange_xml_encoding_is_one_error(tmp_path: Path, encoding: str) -> N
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is a folder, give one file"):
+    with pytest.raises(ArtifactError, match=r"is a folder, give one file$"):
         artifact.read_card(tmp_path)
 
 
@@ -163,3 +164,14 @@ def test_the_hash_is_that_of_the_file_or_follows_from_those_of_all(tmp_path: Pat
         found.add(artifact.sha256(tmp_path / "net.xml"))
     found.add(artifact.sha256(tmp_path / "net.onnx", tmp_path / "net.xml"))
     assert len(found | {abc}) == 5
+
+
+def test_the_engine_of_a_triton_repository_is_named(tiny_exports: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "tiny_triton"
+    card = artifact.read_card(tiny_exports / "tiny.onnx")
+    write = partial(to_onnx.write, onnx.load(tiny_exports / "tiny.onnx"))
+    triton_repository.write(write, triton_repository.Serving(), card, repository)
+    engine = repository / "tiny" / "1" / "model.onnx"
+    with pytest.raises(ArtifactError, match=f"the engine of this Triton repository is {engine}$"):
+        artifact.read_card(repository)
+    assert artifact.read_card(engine) == card

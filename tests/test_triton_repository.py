@@ -252,14 +252,32 @@ def test_a_failure_leaves_the_earlier_repository(tiny_checkpoint: Checkpoint, re
     assert list(tmp_path.iterdir()) == [copy]
 
 
+OF_A_GPU: dict[str, Any] = {"engine": Engine(precision="fp16"), "serving": Serving(device="gpu")}
+"""Built in both layouts."""
+
+
 @pytest.mark.parametrize("stranger", ["other/config.pbtxt", "i3d/2/model.onnx", "notes.txt"])
-def test_what_is_not_ours_is_never_lost(tiny_checkpoint: Checkpoint, tmp_path: Path, stranger: str) -> None:
-    path = tmp_path / "i3d_triton" / stranger
+@pytest.mark.parametrize("ending", ["_triton", "_triton.failed", "_2d_triton", "_2d_triton.failed"])
+def test_what_is_not_ours_is_never_lost(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, stranger: str
+) -> None:
+    path = tmp_path / f"i3d{ending}" / stranger
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(InputError, match=f"holds {stranger}, which is not part"):
-        export.export(tiny_checkpoint, targets=[], serving=Serving(), output=tmp_path, name="i3d")
+    monkeypatch.setattr(builders.Builders, "build_repository", None)  # it is told before
+    with pytest.raises(InputError, match=f"i3d{ending} holds {stranger}, which is not part"):
+        export.export(tiny_checkpoint, targets=[], **OF_A_GPU, output=tmp_path, name="i3d")
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", ["_triton", "_2d_triton.failed"])
+def test_a_file_in_the_place_of_a_repository_is_told_before(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    (tmp_path / f"i3d{ending}").write_text("mine")
+    monkeypatch.setattr(builders.Builders, "build_repository", None)
+    with pytest.raises(InputError, match=f"i3d{ending} is a file: move it away"):
+        export.export(tiny_checkpoint, targets=[], **OF_A_GPU, output=tmp_path, name="i3d")
 
 
 def test_a_name_that_no_server_takes_is_refused(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:

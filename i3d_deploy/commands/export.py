@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -174,23 +174,7 @@ def main(
 
         click.echo(read_card(describe).to_json(indent=2))
         return
-    if not targets:
-        raise click.UsageError("say what to make with --to onnx, openvino, tensorrt, safetensors or triton")
-    if "safetensors" in targets and precision != "fp32":
-        raise click.UsageError("safetensors keeps the float32 weights: leave --precision at fp32, or make it apart")
-    if list(profile) != sorted(profile):
-        raise click.UsageError(f"--profile {profile[0]} {profile[1]} {profile[2]} must ascend")
-    _check_source(checkpoint, random_weights=random_weights, model=reading["model"])
-    if calibration_views is not None and calibrate is None:
-        raise click.UsageError("--calibration-views is for the clips of --calibrate: give them")
-    if max_drop is not None and accuracy is None:
-        raise click.UsageError("--max-drop is for the list of --accuracy: give it")
-    if flow is not None and checkpoint is None:
-        raise click.UsageError("--flow is the second stream beside a CHECKPOINT of RGB: give both")
-    if flow is not None and "triton" in targets:
-        raise click.UsageError("a Triton repository serves one network: export each stream without --flow")
-    if "triton" not in targets and (triton_backend or triton_device or triton_instances):
-        raise click.UsageError("--triton-backend, --triton-device and --triton-instances are for --to triton: give it")
+    _check_usage(click.get_current_context().params)
 
     from i3d_deploy import builders, calibration, two_stream
     from i3d_deploy import export as exporting
@@ -270,11 +254,37 @@ def _write_pairs(stem: Path, by_stream: Sequence[Sequence[Exported]]) -> None:
         click.echo(f"{path}  {rgb.path.name} and {flow.path.name}, logits added up")
 
 
-def _check_source(checkpoint: Path | None, *, random_weights: bool, model: str | None) -> None:
-    if checkpoint is not None and random_weights:
+def _check_usage(given: Mapping[str, Any]) -> None:
+    """Tell what does not go together.
+
+    Args:
+        given: The command's parameters.
+
+    Raises:
+        click.UsageError: Something does not.
+    """
+    targets, profile = given["targets"], given["profile"]
+    if not targets:
+        raise click.UsageError("say what to make with --to onnx, openvino, tensorrt, safetensors or triton")
+    if "safetensors" in targets and given["precision"] != "fp32":
+        raise click.UsageError("safetensors keeps the float32 weights: leave --precision at fp32, or make it apart")
+    if list(profile) != sorted(profile):
+        raise click.UsageError(f"--profile {profile[0]} {profile[1]} {profile[2]} must ascend")
+    if given["checkpoint"] is not None and given["random_weights"]:
         raise click.UsageError("give a checkpoint or --random-weights, not both")
-    if checkpoint is None and not (random_weights and model):
+    if given["checkpoint"] is None and not (given["random_weights"] and given["model"]):
         raise click.UsageError("give a checkpoint, or --model NAME --random-weights to measure speed only")
+    if given["calibration_views"] is not None and given["calibrate"] is None:
+        raise click.UsageError("--calibration-views is for the clips of --calibrate: give them")
+    if given["max_drop"] is not None and given["accuracy"] is None:
+        raise click.UsageError("--max-drop is for the list of --accuracy: give it")
+    if given["flow"] is not None and given["checkpoint"] is None:
+        raise click.UsageError("--flow is the second stream beside a CHECKPOINT of RGB: give both")
+    if given["flow"] is not None and "triton" in targets:
+        raise click.UsageError("a Triton repository serves one network: export each stream without --flow")
+    of_triton = [name for name, value in given.items() if name.startswith("triton_") and value is not None]
+    if of_triton and "triton" not in targets:
+        raise click.UsageError("--triton-backend, --triton-device and --triton-instances are for --to triton: give it")
 
 
 def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
