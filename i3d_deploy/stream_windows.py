@@ -172,6 +172,8 @@ class Ring(Generic[T, K]):
         """Count from a frame on: Note [Windows in time]."""
         self._origin_seconds, self._origin_frame = seconds, self._num_frames
         wait_seconds = max(0.0, self._next_start_seconds - seconds - _SAME_TIME_SECONDS)
+        if wait_seconds > self._cadence.every_seconds:
+            wait_seconds = 0.0  # times went back: the latest window is in another time
         self._first_start = self._num_frames + math.ceil(wait_seconds * self._cadence.frames_per_second)
 
     def _seconds(self, frame: int) -> float:

@@ -135,6 +135,13 @@ def test_counting_anew_between_windows_keeps_their_distance() -> None:
     assert [(window.start_frame, round(window.start_seconds, 9)) for window in windows] == [(0, 0), (5, 0.5)]
 
 
+def test_times_that_went_back_are_not_waited_for() -> None:
+    again = ring(window=2, every=0.2)
+    assert shown(feed(again, a=900.0, b=900.1)) == ["ab"]
+    again.restart()
+    assert shown(feed(again, c=0.0, d=0.1)) == ["cd"]
+
+
 def test_a_frame_is_prepared_once_and_only_if_it_is_in_a_window() -> None:
     prepared: list[str] = []
 

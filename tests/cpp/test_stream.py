@@ -89,7 +89,7 @@ def test_a_lost_connection_and_another_size_begin_anew(library: Library, engine:
     with library.recognizer(engine) as handle, handle.stream(frames_per_second=10.0) as stream:
         for number in range(10):
             stream.push(noise(1, 48, 64)[0], number / 10)
-        stream.restart()
+        stream.restart()  # and times begin anew
         for number in range(10):
             stream.push(noise(1, 48, 64)[0], number / 10)
         for number in range(10, 25):
