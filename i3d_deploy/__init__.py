@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Card", "I3DError", "Prediction", "Recognizer", "load"]
+__all__ = ["Card", "I3DError", "InputError", "Prediction", "Recognizer", "TimedFrame", "VideoError", "load"]
 
 if TYPE_CHECKING:
     from i3d_deploy.card import Card
-    from i3d_deploy.errors import I3DError
+    from i3d_deploy.errors import I3DError, InputError, VideoError
     from i3d_deploy.predictions import Prediction
     from i3d_deploy.recognizer import Recognizer, load
+    from i3d_deploy.stream_sources import TimedFrame
 
 _HOMES = {
     "Card": "card",
     "I3DError": "errors",
+    "InputError": "errors",
     "Prediction": "predictions",
     "Recognizer": "recognizer",
+    "TimedFrame": "stream_sources",
+    "VideoError": "errors",
     "load": "recognizer",
 }
 

@@ -67,10 +67,12 @@ class Service:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any, http.client.HTTPMessage]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, Any, http.client.HTTPMessage]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             text = answer.read().decode()
             return answer.status, json.loads(text) if path != "/" else text, answer.headers
@@ -181,6 +183,13 @@ PLAYLIST = "ffconcat version 1.0\nfile {path}\n"
 )
 def test_what_is_no_video_is_told_in_one_line(service: Service, content: bytes, message: str) -> None:
     assert service.predict(content, name="notes.txt") == (422, {"detail": message})
+
+
+def test_a_form_is_told_to_send_the_file_itself(service: Service) -> None:
+    status, found, _ = service.ask(
+        "POST", "/predict", b"--x\r\n", **{"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert (status, found) == (415, {"detail": "a form: send the file itself, as curl --data-binary @clip.mp4 does"})
 
 
 def test_a_playlist_leads_nowhere(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

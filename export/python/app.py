@@ -141,6 +141,8 @@ def create_app(
     @app.post("/predict", openapi_extra={"requestBody": {"content": {"video/*": {}}, "required": True}})
     async def predict(request: Request, name: str = "the clip") -> Report:
         """Take a clip, which is the body of the request, and say what is in it when."""
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(415, "a form: send the file itself, as curl --data-binary @clip.mp4 does")
         with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
             clip = Path(folder, "clip")
             await _receive(request, clip, max_bytes)

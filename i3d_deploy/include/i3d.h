@@ -233,7 +233,8 @@ I3D_INIT(i3d_window)
  * i3d_stream_push, _restart and _end belong to one thread at a time, i3d_stream_next to one, and i3d_stream_cancel to
  * any. i3d_stream_destroy() comes after all of these have returned, and before i3d_destroy(). The prediction of a
  * window is that of a video of its frames, by their times at the card's rate. When a window is complete before the one
- * before it was asked for, that one is dropped, so that predictions do not fall behind and memory stays flat. */
+ * before it was asked for, that one is dropped, so that predictions do not fall behind and memory stays flat. No
+ * window spans a gap longer than itself or a change of size; in shorter gaps the nearest frame is repeated. */
 I3D_API i3d_status i3d_stream_create(i3d_recognizer* recognizer, const i3d_stream_options* options,
                                      i3d_stream** stream);
 I3D_API void i3d_stream_destroy(i3d_stream* stream);
@@ -253,6 +254,7 @@ I3D_API i3d_status i3d_stream_cancel(i3d_stream* stream);
 
 /* Predict the newest window that is complete, waiting for one at most wait_seconds; below 0: as long as it takes. The
  * prediction is NULL where none came in time or the stream has ended, and else to be given to i3d_prediction_destroy().
+ * I3D_ERROR_VIDEO where the stream has ended before any window was full, as with times that are no seconds.
  * window: what it is; set up with i3d_window_init(). */
 I3D_API i3d_status i3d_stream_next(i3d_stream* stream, double wait_seconds, i3d_window* window,
                                    i3d_prediction** prediction);

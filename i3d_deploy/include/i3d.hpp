@@ -7,6 +7,10 @@
 #ifndef I3D_HPP
 #define I3D_HPP
 
+#if __cplusplus < 201703L
+#error "i3d.hpp needs C++17: C programs and older C++ include i3d.h"
+#endif
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -1,8 +1,9 @@
 """PyTorch: the reference, on any device it has.
 
 Note [PyTorch in a fork]
-    PyTorch's OpenMP waits for ever in a forked process whose parent had it compute, also for a network that is loaded
-    there. Seen with PyTorch 2.13.0 on Linux; ONNX Runtime and OpenVINO do load anew and run there.
+    PyTorch's OpenMP waits for ever in a forked process whose parent had it compute, also while a checkpoint is loaded
+    there, and loading one computes. Seen with PyTorch 2.13.0 on Linux; ONNX Runtime and OpenVINO do load anew and run
+    there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ except ImportError as error:
     raise MissingExtraError("torch", extra="export", cause=error) from error
 
 _computing_processes: set[int] = set()
-"""This process and those it was forked from, where they have computed: Note [PyTorch in a fork]."""
+"""This process and those it was forked from, where they have loaded a checkpoint: Note [PyTorch in a fork]."""
 _precision_lock = threading.Lock()
 
 
@@ -47,16 +48,12 @@ class TorchRunner(Runner):
 
     Raises:
         DeviceError: PyTorch has not that device.
-        InputError: This process was forked from one in which PyTorch had computed.
+        InputError: This process was forked from one in which PyTorch had loaded or run a network.
     """
 
     def __init__(self, source: checkpoint.Checkpoint, *, device: str = "auto", threads: int | None = None) -> None:
         super().__init__()
-        if _computing_processes - {os.getpid()}:
-            raise InputError(
-                "PyTorch would wait for ever: this process was forked from one in which it had computed; "
-                "start processes by multiprocessing's spawn"
-            )
+        _begin_computing()
         self.card = source.card
         self.notes = source.notes
         self.device = choose_device(device)
@@ -74,6 +71,7 @@ class TorchRunner(Runner):
     @classmethod
     def open(cls, path: Path, *, device: str = "auto", threads: int | None = None) -> TorchRunner:
         """Read a checkpoint of any supported origin and run it."""
+        _begin_computing()
         return cls(checkpoint.load(path), device=device, threads=threads)
 
     def feature_maps(self, views: Resized) -> NDArray[np.float32]:
@@ -92,7 +90,6 @@ class TorchRunner(Runner):
         return self._compute(self.model, inputs)
 
     def _compute(self, function: Callable[[torch.Tensor], torch.Tensor], inputs: Resized) -> NDArray[np.float32]:
-        _computing_processes.add(os.getpid())
         clips = torch.from_numpy(normalize(inputs, self.card.pixels)).to(self.device)
         with torch.inference_mode(), full_precision(self.device):
             # The layout that PyTorch's 3D convolutions are fastest in; the arithmetic is the same.
@@ -183,6 +180,16 @@ def full_precision(device: torch.device) -> Iterator[None]:
         return
     with _precision_lock, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
+
+
+def _begin_computing() -> None:
+    """Note that PyTorch computes in this process; refuse where it would hang."""
+    if _computing_processes - {os.getpid()}:
+        raise InputError(
+            "PyTorch would wait for ever: this process was forked from one in which it had computed; "
+            "start processes by multiprocessing's spawn"
+        )
+    _computing_processes.add(os.getpid())
 
 
 def choose_device(device: str) -> torch.device:

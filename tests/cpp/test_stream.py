@@ -68,6 +68,19 @@ def test_windows_that_nobody_takes_are_dropped_and_counted(library: Library, eng
         window, prediction = stream.next()
         assert prediction is None
         assert window.has_ended
+        assert (window.dropped_windows, window.dropped_frames) == (3, 30)
+
+
+def test_a_stream_without_a_window_says_why(library: Library, engine: Path) -> None:
+    with library.recognizer(engine) as handle:
+        for step, words in ((40.0, "up to 40.000000 s apart.*times in seconds"), (0.1, "was full$")):
+            with handle.stream(frames_per_second=10.0) as stream:
+                for number in range(10):
+                    stream.push(noise(1, 48, 64)[0], number * step)
+                stream.end()
+                with pytest.raises(NativeError, match=words) as error:
+                    stream.next()
+                assert error.value.status == native.VIDEO
 
 
 def test_the_end_completes_a_window(library: Library, engine: Path) -> None:

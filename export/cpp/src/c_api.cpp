@@ -373,12 +373,13 @@ i3d_status i3d_stream_next(i3d_stream* stream, double wait_seconds, i3d_window* 
             result.start_seconds = found->start_seconds;
             result.end_seconds = found->end_seconds;
             result.lag_seconds = found->lag_seconds;
-            result.dropped_windows = found->dropped_windows;
-            result.dropped_frames = found->dropped_frames;
             made.reset(new i3d_prediction{std::move(found->prediction), stream->num_classes});
         } else {
             result.has_ended = stream->stream->has_ended() ? 1 : 0;
         }
+        const core::Dropped dropped = found ? found->dropped : stream->stream->dropped();
+        result.dropped_windows = dropped.windows;
+        result.dropped_frames = dropped.frames;
         std::memcpy(window, &result, size);
         *prediction = made.release();
     });

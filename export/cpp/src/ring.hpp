@@ -68,6 +68,7 @@ public:
                                              std::to_string(latest_->seconds) + " s: times must ascend");
         }
         if (latest_ && seconds - latest_->seconds > cadence_.window_seconds() + kSameTimeSeconds) {
+            widest_gap_seconds_ = std::max(widest_gap_seconds_, seconds - latest_->seconds);
             restart();
         }
         Windows windows;
@@ -96,6 +97,9 @@ public:
         latest_.reset();
         num_windows_ = 0;
     }
+
+    // The longest time that no frame came for, where that was longer than a window; else 0.
+    double widest_gap_seconds() const { return widest_gap_seconds_; }
 
 private:
     // A frame that may be shown at several moments, or at none.
@@ -150,6 +154,7 @@ private:
     double origin_seconds_ = 0;
     double next_start_seconds_ = -std::numeric_limits<double>::infinity();
     std::int64_t first_start_ = 0;
+    double widest_gap_seconds_ = 0;
     std::int64_t origin_frame_ = 0;
     std::int64_t num_frames_ = 0;
     std::int64_t num_windows_ = 0;

@@ -132,6 +132,7 @@ public:
         {
             const std::lock_guard<std::mutex> lock(mutex_);
             newest_.take();
+            is_cancelled_ = true;
         }
         mark_ended();
     }
@@ -151,8 +152,12 @@ public:
             }
             window = newest_.take();
             came_at = came_at_;
-            result.dropped_windows = newest_.dropped_windows();
-            result.dropped_frames = newest_.dropped_frames();
+            result.dropped = {newest_.dropped_windows(), newest_.dropped_frames()};
+            if (!window && has_ended_ && !is_cancelled_ && num_windows_ == 0) {
+                throw Error(I3D_ERROR_VIDEO, "the stream ended before a window of " +
+                                                 std::to_string(cadence_.window_seconds()) + " s was full" +
+                                                 about_gaps());
+            }
         }
         if (!window) {
             return std::nullopt;
@@ -170,10 +175,24 @@ public:
         return has_ended_ && !newest_.is_waiting();
     }
 
+    Dropped dropped() const override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return {newest_.dropped_windows(), newest_.dropped_frames()};
+    }
+
 private:
     bool has_been_ended() const {
         const std::lock_guard<std::mutex> lock(mutex_);
         return has_ended_;
+    }
+
+    // Why windows may not become full; "" where there was no gap.
+    std::string about_gaps() const {
+        if (widest_gap_seconds_ == 0) {
+            return "";
+        }
+        return ": its frames are up to " + std::to_string(widest_gap_seconds_) +
+               " s apart, and no window spans a gap longer than itself: give longer windows, and times in seconds";
     }
 
     void mark_ended() {
@@ -187,8 +206,10 @@ private:
     void hand_over(std::vector<Window<Shared<Value>>> windows, Clock::time_point came_at) {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
+            widest_gap_seconds_ = ring_.widest_gap_seconds();
             for (Window<Shared<Value>>& window : windows) {
                 newest_.put(std::move(window));
+                ++num_windows_;
                 came_at_ = came_at;
             }
         }
@@ -205,7 +226,10 @@ private:
     std::condition_variable changed_;
     Newest<Shared<Value>> newest_;
     Clock::time_point came_at_;
+    std::int64_t num_windows_ = 0;
+    double widest_gap_seconds_ = 0;
     bool has_ended_ = false;
+    bool is_cancelled_ = false;
 };
 
 }  // namespace

@@ -17,13 +17,18 @@ struct StreamSettings {
     int batch = 0;
 };
 
+// Windows that were never taken, and frames that were in such windows only.
+struct Dropped {
+    std::int64_t windows = 0;
+    std::int64_t frames = 0;
+};
+
 struct WindowPrediction {
     Prediction prediction;
     double start_seconds = 0;
     double end_seconds = 0;
     double lag_seconds = 0;  // from the coming of the frame that completed the window to the prediction
-    std::int64_t dropped_windows = 0;
-    std::int64_t dropped_frames = 0;
+    Dropped dropped;
 };
 
 // push(), restart() and end() belong to one thread at a time, next() to one; they may go on at once.
@@ -42,10 +47,13 @@ public:
 
     // Predict the newest window that is complete, waiting for one.
     //   wait_seconds: at most; below 0: as long as it takes.
-    // Returns nothing where none came in time or the stream has ended.
+    // Returns nothing where none came in time or the stream has ended. Throws Error: it ended before any window was
+    // full.
     virtual std::optional<WindowPrediction> next(double wait_seconds) = 0;
     // Whether next() will give nothing any more.
     virtual bool has_ended() const = 0;
+    // What was dropped so far.
+    virtual Dropped dropped() const = 0;
 };
 
 // The recognizer must outlive it. Throws Error: a setting is out of range, or the rate is not known.
