@@ -411,12 +411,21 @@ def test_the_program_says_what_python_says(built: Path, engine: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "words", [["a"], ["a", "b", "--top", "x"], ["a", "b", "--raw", "9"], ["a", "b", "--top"]], ids=str
+    ("words", "wrong"),
+    [
+        (["a"], "1 names given"),
+        (["a", "b", "--top", "x"], "--top x"),
+        (["a", "b", "--raw", "9"], "--raw 9"),
+        (["a", "b", "--top"], "--top "),
+        (["a", "b", "--bogus", "1"], "--bogus 1"),
+    ],
+    ids=str,
 )
-def test_wrong_words_show_the_usage(built: Path, words: list[str]) -> None:
+def test_wrong_words_are_named_below_the_usage(built: Path, words: list[str], wrong: str) -> None:
     done = subprocess.run([built / "i3d_predict_cpp", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: i3d_predict_cpp VIDEO ARTIFACT")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {wrong}")
 
 
 def test_an_application_outside_the_tree(built: Path, engine: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <iterator>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ constexpr const char* kUsage =
     "                       [--raw WIDTHxHEIGHT [--rate FPS]] [--repeat N]\n"
     "  VIDEO     a video file, where libi3d was built with OpenCV; with --raw, frames of rgb24, \"-\" for standard "
     "input\n"
-    "  ARTIFACT  an engine of i3d-export: .xml, .onnx or .engine\n"
+    "  ARTIFACT  an engine of i3d-export: .xml, .onnx, .engine or .plan\n"
     "  --repeat  predict N times more and write the seconds of each to standard error\n";
 
 struct Arguments {
@@ -77,19 +78,23 @@ bool set_option(const std::string& name, const char* value, Arguments& arguments
     return false;
 }
 
-std::optional<Arguments> parsed(int count, char** words) {
+// Throws std::invalid_argument: what is wrong with them.
+Arguments parsed(int count, char** words) {
     Arguments arguments;
     std::vector<std::string> positional;
     for (int i = 1; i < count; ++i) {
         const std::string word = words[i];
         if (word.rfind("--", 0) != 0) {
             positional.push_back(word);
-        } else if (i + 1 == count || !set_option(word, words[++i], arguments)) {
-            return std::nullopt;
+        } else if (i + 1 == count || !set_option(word, words[i + 1], arguments)) {
+            const char* value = i + 1 == count ? "" : words[i + 1];
+            throw std::invalid_argument(word + " " + value + ": no such option, or no value of it");
+        } else {
+            ++i;
         }
     }
     if (positional.size() != 2) {
-        return std::nullopt;
+        throw std::invalid_argument(std::to_string(positional.size()) + " names given: VIDEO and ARTIFACT are needed");
     }
     arguments.video = positional[0];
     arguments.artifact = positional[1];
@@ -170,15 +175,14 @@ int main(int count, char** words) {
         std::fputs(kUsage, stdout);
         return 0;
     }
-    const std::optional<Arguments> arguments = parsed(count, words);
-    if (!arguments) {
-        std::fputs(kUsage, stderr);
-        return 2;
-    }
     try {
-        const i3d::Recognizer recognizer(arguments->artifact, arguments->options);
-        print(predict(recognizer, *arguments), *arguments);
+        const Arguments arguments = parsed(count, words);
+        const i3d::Recognizer recognizer(arguments.artifact, arguments.options);
+        print(predict(recognizer, arguments), arguments);
         return 0;
+    } catch (const std::invalid_argument& error) {
+        std::fprintf(stderr, "%serror: %s\n", kUsage, error.what());
+        return 2;
     } catch (const std::exception& error) {
         std::fprintf(stderr, "error: %s\n", error.what());
         return 1;
