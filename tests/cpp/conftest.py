@@ -17,19 +17,20 @@ from tests.cpp.library import Library
 SOURCE = Path(__file__).parents[2] / "export" / "cpp"
 
 
-def build(folder: Path, *, preset: str, **options: str) -> None:
+def build(folder: Path, *, preset: str, target: str = "all", **options: str) -> None:
     """Configure and build; skips where there are no compilers.
 
     Args:
         folder: Where to.
         preset: Of CMakePresets.json.
+        target: What to build.
         options: Of CMakeLists.txt, in place of the preset's.
     """
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip("CMake and a C++ compiler are not installed")
     definitions = [f"-D{name}={value}" for name, value in {**options, "Python3_EXECUTABLE": sys.executable}.items()]
     run("cmake", "--preset", preset, "-S", ".", "-B", str(folder), *definitions, cwd=SOURCE)
-    run("cmake", "--build", str(folder), "--parallel", "2")
+    run("cmake", "--build", str(folder), "--target", target, "--parallel", "2")
 
 
 def run(*command: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from i3d_deploy import artifact
 from tests.cpp import library as native
-from tests.cpp.conftest import SOURCE, run
+from tests.cpp.conftest import SOURCE, build, run
 
 ENVIRONMENT = {
     "TBB_ENABLE_SANITIZERS": "1",  # OpenVINO's threads are loaded in a way that sanitizers refuse
@@ -71,23 +71,11 @@ def test_one_thread_gives_frames_and_another_takes_windows(sanitized: Path, tiny
     assert windows + dropped == 48  # 10 s at 25 frames a second: of 15 frames each, five apart
 
 
-def test_valgrind_finds_nothing(sanitized: Path, card: Path, tmp_path: Path) -> None:
+def test_valgrind_finds_nothing(card: Path, tmp_path: Path) -> None:
     """Without sanitizers, which do not go with it."""
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed")
-    run(
-        "cmake",
-        "--preset",
-        "sanitize",
-        "-S",
-        ".",
-        "-B",
-        str(tmp_path),
-        "-DI3D_BACKENDS=",
-        "-DI3D_SANITIZE=",
-        cwd=SOURCE,
-    )
-    run("cmake", "--build", str(tmp_path), "--target", "mutate_card", "--parallel", "2")
+    build(tmp_path, preset="sanitize", target="mutate_card", I3D_BACKENDS="", I3D_SANITIZE="")
     run(
         "valgrind",
         "--quiet",
