@@ -428,6 +428,15 @@ def test_wrong_words_are_named_below_the_usage(built: Path, words: list[str], wr
     assert done.stderr.splitlines()[-1].startswith(f"error: {wrong}")
 
 
+def test_the_comparison_with_python_runs(built: Path, engine: Path, clip: Path, tmp_path: Path) -> None:
+    script, record = ROOT / "bench" / "cpp.py", tmp_path / "record.json"
+    options = ["--program", str(built / "i3d_predict_cpp"), "--rounds", "1", "--repeats", "1", "--json", str(record)]
+    printed = run(sys.executable, "-W", "error", str(script), str(engine), str(clip), *options)
+    assert printed.endswith("same answer to six digits\n")
+    results = json.loads(record.read_text())["results"]
+    assert [len(results[name][0]["seconds"]) for name in ("C++", "Python")] == [1, 1]
+
+
 def test_an_application_outside_the_tree(built: Path, engine: Path, tmp_path: Path) -> None:
     prefix, folder = tmp_path / "installed", tmp_path / "example"
     run("cmake", "--install", str(built), "--prefix", str(prefix))
