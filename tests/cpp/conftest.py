@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.cpp.library import Library
+from tests.cpp.native import Library
 
 SOURCE = Path(__file__).parents[2] / "export" / "cpp"
 

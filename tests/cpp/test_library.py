@@ -24,9 +24,9 @@ from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.openvino_core import CORE, openvino
 from i3d_deploy.preprocessing import Sampling, Spatial
 from tests import narrowed
-from tests.cpp import library as native
+from tests.cpp import native
 from tests.cpp.conftest import run
-from tests.cpp.library import Library, NativeError, frames_of
+from tests.cpp.native import Library, NativeError, frames_of
 from tests.sources import noise
 
 ROOT = Path(__file__).parents[2]

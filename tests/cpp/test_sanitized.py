@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from i3d_deploy import artifact
-from tests.cpp import library as native
+from tests.cpp import native
 from tests.cpp.conftest import SOURCE, build, run
 
 ENVIRONMENT = {

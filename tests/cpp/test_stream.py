@@ -10,8 +10,8 @@ import pytest
 
 import i3d_deploy as i3d
 from i3d_deploy.stream_sources import TimedFrame
-from tests.cpp import library as native
-from tests.cpp.library import Library, NativeError
+from tests.cpp import native
+from tests.cpp.native import Library, NativeError
 from tests.sources import noise
 
 
