@@ -10,41 +10,59 @@ namespace {
 
 constexpr std::int32_t kMaxSide = 65536;
 
-class ReaderSource : public Source {
+// Frames whose number is known and of which each can be had by its index.
+class CountedSource : public Source {
 public:
-    explicit ReaderSource(const i3d_reader& reader) : reader_(reader) {
-        if (reader.read == nullptr) {
-            throw Error(I3D_ERROR_INPUT, "reader.read is NULL: give the function that gives frames");
-        }
-        check_length(reader.num_frames, reader.frames_per_second);
+    CountedSource(std::int64_t num_frames, double frames_per_second)
+        : num_frames_(num_frames), frames_per_second_(frames_per_second) {
+        check_length(num_frames, frames_per_second);
     }
 
     Reading read(const Choose& choose, const Take& take) override {
         Reading reading;
-        reading.num_frames = reader_.num_frames;
-        reading.frames_per_second = reader_.frames_per_second;
-        reading.indices = choose(reading.num_frames, reading.frames_per_second);
+        reading.num_frames = num_frames_;
+        reading.frames_per_second = frames_per_second_;
+        reading.indices = choose(num_frames_, frames_per_second_);
         for (const std::int64_t index : unique(reading.indices)) {
-            i3d_image image;
-            i3d_image_init(&image);
-            const std::int32_t code = reader_.read(reader_.user, index, &image);
-            if (code != 0) {
-                throw Error(I3D_ERROR_VIDEO, "frame " + std::to_string(index) +
-                                                 " could not be read: reader.read gave " + std::to_string(code));
-            }
-            take(index, checked(image));
+            take(index, frame(index));
         }
         return reading;
     }
 
 private:
+    virtual FrameView frame(std::int64_t index) = 0;
+
+    std::int64_t num_frames_;
+    double frames_per_second_;
+};
+
+class ReaderSource : public CountedSource {
+public:
+    explicit ReaderSource(const i3d_reader& reader)
+        : CountedSource(reader.num_frames, reader.frames_per_second), reader_(reader) {
+        if (reader.read == nullptr) {
+            throw Error(I3D_ERROR_INPUT, "reader.read is NULL: give the function that gives frames");
+        }
+    }
+
+private:
+    FrameView frame(std::int64_t index) override {
+        i3d_image image;
+        i3d_image_init(&image);
+        const std::int32_t code = reader_.read(reader_.user, index, &image);
+        if (code != 0) {
+            throw Error(I3D_ERROR_VIDEO, "frame " + std::to_string(index) + " could not be read: reader.read gave " +
+                                             std::to_string(code));
+        }
+        return checked(image);
+    }
+
     i3d_reader reader_;
 };
 
-class MemorySource : public Source {
+class MemorySource : public CountedSource {
 public:
-    explicit MemorySource(const i3d_frames& frames) : frames_(frames) {
-        check_length(frames.num_frames, frames.frames_per_second);
+    explicit MemorySource(const i3d_frames& frames) : CountedSource(frames.num_frames, frames.frames_per_second) {
         first_ =
             checked({sizeof(i3d_image), frames.color, frames.data, frames.height, frames.width, frames.row_stride});
         const std::int64_t all_rows = std::abs(static_cast<std::int64_t>(first_.row_stride)) * frames.height;
@@ -55,21 +73,13 @@ public:
         }
     }
 
-    Reading read(const Choose& choose, const Take& take) override {
-        Reading reading;
-        reading.num_frames = frames_.num_frames;
-        reading.frames_per_second = frames_.frames_per_second;
-        reading.indices = choose(reading.num_frames, reading.frames_per_second);
-        for (const std::int64_t index : unique(reading.indices)) {
-            FrameView frame = first_;
-            frame.data += index * frame_stride_;
-            take(index, frame);
-        }
-        return reading;
+private:
+    FrameView frame(std::int64_t index) override {
+        FrameView frame = first_;
+        frame.data += index * frame_stride_;
+        return frame;
     }
 
-private:
-    i3d_frames frames_;
     FrameView first_{};
     std::int64_t frame_stride_ = 0;
 };
