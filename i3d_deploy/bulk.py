@@ -24,7 +24,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy import artifact, doctor, prediction_files, recognizer, untracked, video, video_files
 from i3d_deploy.errors import ArtifactError, DeviceError, I3DError, InputError, MissingExtraError, VideoError
-from i3d_deploy.prediction_files import Basis, Row
+from i3d_deploy.prediction_files import Basis, Origin, Row
 from i3d_deploy.recognizer import Recognizer
 
 try:
@@ -93,11 +93,11 @@ def predict(
     """Recognise the actions in many videos, and write a row for each into a table.
 
     Rows are in the order in which they are finished. A run that was stopped goes on when it is started again; videos
-    that could not be read are then tried again.
+    that could not be read, or were replaced by others of the same name, are then predicted again.
 
     Args:
         path: The network, as for :func:`i3d_deploy.load`.
-        sources: Files, URLs or folders of frames; those that are named twice are predicted once.
+        sources: Files, URLs or folders of frames; those named twice, in any spelling, are predicted once.
         output: ``.jsonl``, a row a line, or ``.parquet``, a folder of part files; :mod:`i3d_deploy.prediction_files`.
         flow: As for :func:`i3d_deploy.load`.
         top: Classes of a row; with as many as there are, all probabilities.
@@ -114,7 +114,7 @@ def predict(
             one is used.
         on_row: Called with each row that was written.
         on_progress: Called with (videos that have a row, videos in all) at the start and after each row.
-        on_note: Called with each thing that had to be assumed about a checkpoint.
+        on_note: Called with where Ray runs, and with each thing that had to be assumed about a checkpoint.
 
     Raises:
         InputError: An argument is out of range, or the table holds rows that were made in another way.
@@ -131,12 +131,15 @@ def predict(
     given = [Path(file) for file in (path, flow) if file is not None]
     asked = {"clips": clips, "crops": crops, "min_decoded_share": min_decoded_share}
     basis = Basis(artifact_sha256=_sha256(given), settings=_text({**asked, "top": top}))
-    names = {_storable(str(source)): str(source) for source in sources}
-    with prediction_files.opened(Path(output), basis, wanted=names, overwrite=overwrite) as table:
-        left = {name: source for name, source in names.items() if name not in table.done}
-        num_before, num_failed = len(names) - len(left), 0
+    videos: dict[str, _Video] = {}
+    for source in sources:
+        found = _Video.of(str(source))
+        videos.setdefault(found.path, found)
+    with prediction_files.opened(Path(output), basis, wanted=videos, overwrite=overwrite) as table:
+        left = [found for path, found in videos.items() if path not in table.done]
+        num_before, num_failed = len(videos) - len(left), 0
         if on_progress is not None:
-            on_progress(num_before, len(names))
+            on_progress(num_before, len(videos))
         order = _Order(
             paths=tuple(file.absolute() for file in given),
             basis=basis,
@@ -148,14 +151,14 @@ def predict(
         with closing(_rows(left, order, address, threads=threads, actors=actors, on_note=on_note)) as rows:
             for number, row in enumerate(rows, num_before + 1):
                 table.add(row)
-                num_failed += "error" in row
+                num_failed += row["error"] is not None
                 if on_row is not None:
                     on_row(row)
                 if on_progress is not None:
-                    on_progress(number, len(names))
-        num_lost = sum(name not in table.done for name in left)
+                    on_progress(number, len(videos))
+        num_lost = sum(found.path not in table.done for found in left)
     if num_lost:
-        raise DeviceError(f"Ray gave no answer for {num_lost} of {len(names)} videos: start the run again, it goes on")
+        raise DeviceError(f"Ray gave no answer for {num_lost} of {len(videos)} videos: start the run again, it goes on")
     return Report(predicted=len(left) - num_failed, failed=num_failed, done_before=num_before)
 
 
@@ -169,8 +172,32 @@ def _text(settings: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name} {'as on the card' if value is None else value}" for name, value in settings.items())
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Video:
+    """A video to predict.
+
+    Attributes:
+        name: As it was given, in text that a table can hold, without a password.
+        path: Absolute, or the URL, in such text.
+        address: What another process finds it by, whatever its folder is; bytes, since names need not be UTF-8.
+    """
+
+    name: str
+    path: str
+    address: bytes
+
+    @classmethod
+    def of(cls, source: str) -> _Video:
+        if video_files.is_url(source):
+            address = source
+        else:
+            path = Path(source)
+            # ".." after a link is not the folder before it.
+            address = str(path.resolve() if ".." in path.parts else path.absolute())
+        return cls(name=_storable(source), path=_storable(address), address=os.fsencode(address))
+
+
 def _storable(name: str) -> str:
-    """What a table calls a video: text, and without a password."""
     return video_files.without_password(name).encode(errors="backslashreplace").decode()
 
 
@@ -204,9 +231,9 @@ class _Starts:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def add(self, name: str) -> int:
-        self._counts[name] += 1
-        return self._counts[name]
+    def add(self, path: str) -> int:
+        self._counts[path] += 1
+        return self._counts[path]
 
 
 class _Worker:
@@ -222,31 +249,34 @@ class _Worker:
             self._failure = str(error)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
-        """From ``video`` and ``source`` of one video to its ``answer``, JSON with its row, or why the run must end."""
-        name, source = str(batch["video"][0]), os.fsdecode(bytes(batch["source"][0]))
+        """From the fields of one :class:`_Video` to its ``answer``, JSON with its row, or why the run must end."""
+        wanted = _Video(name=str(batch["name"][0]), path=str(batch["path"][0]), address=bytes(batch["address"][0]))
         answer: dict[str, Any]
         if self._recognizer is None:
             answer = {"failure": self._failure}
         else:
             try:
-                answer = {"row": self._row(self._recognizer, name, source), "notes": self._recognizer.notes}
+                answer = {"row": self._row(self._recognizer, wanted), "notes": self._recognizer.notes}
             except I3DError as error:
                 answer = {"failure": str(error)}
         return {"answer": [json.dumps(answer)]}
 
-    def _row(self, network: Recognizer, name: str, source: str) -> Row:
+    def _row(self, network: Recognizer, wanted: _Video) -> Row:
         basis, ran_by = self._order.basis, network.ran_by
+        origin = Origin.of(wanted.name, wanted.path)
         try:
-            if ray.get(self._starts.add.remote(name)) > ATTEMPTS:
-                raise VideoError(f"{name}: its worker died {ATTEMPTS} times: the video crashes it, or memory ran out")
-            prediction = network.predict(source, **self._order.asked)
+            if ray.get(self._starts.add.remote(wanted.path)) > ATTEMPTS:
+                raise VideoError(
+                    f"{wanted.name}: its worker died {ATTEMPTS} times: the video crashes it, or memory ran out"
+                )
+            prediction = network.predict(os.fsdecode(wanted.address), **self._order.asked)
         except VideoError as error:
-            return prediction_files.failed(name, error, basis=basis, ran_by=ran_by)
-        return prediction_files.predicted(name, prediction, top=self._order.top, basis=basis, ran_by=ran_by)
+            return prediction_files.failed(origin, error, basis=basis, ran_by=ran_by)
+        return prediction_files.predicted(origin, prediction, top=self._order.top, basis=basis, ran_by=ran_by)
 
 
 def _rows(
-    videos: Mapping[str, str],
+    videos: Sequence[_Video],
     order: _Order,
     address: str | None,
     *,
@@ -258,7 +288,7 @@ def _rows(
     if not videos:
         return
     told: set[str] = set()
-    with untracked.ray(), _connected(address, cores=(actors or 1) * (threads or 1)):
+    with untracked.ray(), _connected(address, cores=(actors or 1) * (threads or 1), on_note=on_note):
         crew = _hire(order, threads=threads, actors=actors)
         try:
             for batch in _dataset(videos, order, crew).iter_batches(batch_size=1, prefetch_batches=0):
@@ -276,9 +306,9 @@ def _rows(
             raise DeviceError(f"Ray gave up: {str(error).strip().partition(chr(10))[0]}") from error
 
 
-def _dataset(videos: Mapping[str, str], order: _Order, crew: _Crew) -> ray.data.Dataset:
+def _dataset(videos: Sequence[_Video], order: _Order, crew: _Crew) -> ray.data.Dataset:
     # A block and so a task for each video: it is given out, and finished, by itself.
-    items = [{"video": name, "source": _address(source)} for name, source in videos.items()]
+    items = [asdict(each) for each in videos]
     starts = ray.remote(_Starts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Worker,
@@ -289,11 +319,6 @@ def _dataset(videos: Mapping[str, str], order: _Order, crew: _Crew) -> ray.data.
         num_gpus=1 if crew.has_gpus else None,
         fn_constructor_args=(order, starts, crew.threads),
     )
-
-
-def _address(source: str) -> bytes:
-    """What another process finds a video by, whatever its folder is; bytes, since names need not be UTF-8."""
-    return os.fsencode(source if "://" in source else Path(source).absolute())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +345,7 @@ def _hire(order: _Order, *, threads: int | None, actors: int | None) -> _Crew:
 
 
 @contextmanager
-def _connected(address: str | None, *, cores: int) -> Iterator[None]:
+def _connected(address: str | None, *, cores: int, on_note: Callable[[str], None] | None) -> Iterator[None]:
     """Use the Ray of this process, connect to a cluster, or start a Ray on this machine; the latter two end with it."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -329,14 +354,19 @@ def _connected(address: str | None, *, cores: int) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    place = f"at {address}"
     if address == "local":
+        cores = max(doctor.usable_cores(), cores)
+        place = f"on this machine, with {cores} cores"
         options |= {
-            "num_cpus": max(doctor.usable_cores(), cores),
+            "num_cpus": cores,
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
     else:
         _check_answers(address)
+    if on_note is not None:
+        on_note(f"Ray {place}: the first answers take a while; its line about constructor arguments can be ignored")
     try:
         ray.init(address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:

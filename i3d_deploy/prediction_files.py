@@ -1,7 +1,8 @@
 """Tables of predictions on the disk, a row for each video, and going on where a run stopped.
 
-A row has the fields of ``i3d-predict --json`` and says what made it. Rows are appended as they come; each survives the
-death of the process once it is added, and none is ever there twice.
+A row has the fields of ``i3d-predict --json`` and says what made it, and of which file. Rows are appended as they come;
+each survives the death of the process once it is added, and none is ever there twice: a video is told by its path, and
+a file that was replaced is another video.
 
 ========== ====================================================================================================
 suffix     table
@@ -16,10 +17,11 @@ suffix     table
 from __future__ import annotations
 
 import json
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +29,14 @@ from i3d_deploy import files, journal
 from i3d_deploy.errors import InputError, MissingExtraError, VideoError
 from i3d_deploy.journal import Writer
 from i3d_deploy.predictions import Prediction
+from i3d_deploy.video_files import is_url
 
 if TYPE_CHECKING:
     import pyarrow
 
 Row = dict[str, Any]
-"""``video``, then ``top``, ``views``, ``frames`` and ``warnings``, or ``error``; then those of :class:`Basis` and
-``ran_by``."""
+"""The fields of :class:`Origin`; ``top``, ``views``, ``frames`` and ``warnings``; ``error``, None where there are
+predictions; those of :class:`Basis`, and ``ran_by``."""
 
 JOURNAL = "_journal.jsonl"
 ROWS_OF_A_PART = 10_000
@@ -69,37 +72,76 @@ class Basis:
                 )
 
 
-def predicted(source: str, prediction: Prediction, *, top: int, basis: Basis, ran_by: str) -> Row:
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which video a row is about.
+
+    Attributes:
+        video: Its name as it was given.
+        path: Its absolute path, or its URL; what a table tells videos by.
+        size: Bytes of the file; None for what is not a file.
+        modified: When the file, or the folder of frames, was changed, in ns since 1970; None for a URL.
+    """
+
+    video: str
+    path: str
+    size: int | None
+    modified: int | None
+
+    @classmethod
+    def of(cls, video: str, path: str) -> Origin:
+        """Look at what is at a path or URL now; what is not there has no size and no time."""
+        try:
+            found = None if is_url(path) else Path(path).stat()
+        except (OSError, ValueError):
+            found = None
+        if found is None:
+            return cls(video=video, path=path, size=None, modified=None)
+        size = found.st_size if stat.S_ISREG(found.st_mode) else None
+        return cls(video=video, path=path, size=size, modified=found.st_mtime_ns)
+
+
+def predicted(origin: Origin, prediction: Prediction, *, top: int, basis: Basis, ran_by: str) -> Row:
     """The row of a video.
 
     Args:
-        source: Its path or URL.
+        origin: Which.
         prediction: What the network says about it.
         top: How many classes.
         basis: What it depends on.
         ran_by: What ran the network.
     """
     return {
-        "video": source,
+        **asdict(origin),
         "top": prediction.entries(top),
         "views": prediction.views,
         "frames": prediction.frames,
         "warnings": list(prediction.warnings),
+        "error": None,
         **asdict(basis),
         "ran_by": ran_by,
     }
 
 
-def failed(source: str, error: VideoError, *, basis: Basis, ran_by: str) -> Row:
+def failed(origin: Origin, error: VideoError, *, basis: Basis, ran_by: str) -> Row:
     """The row of a video that cannot be read; arguments as of :func:`predicted`."""
-    return {"video": source, "error": str(error), **asdict(basis), "ran_by": ran_by}
+    return {
+        **asdict(origin),
+        "top": None,
+        "views": 0,
+        "frames": 0,
+        "warnings": [],
+        "error": str(error),
+        **asdict(basis),
+        "ran_by": ran_by,
+    }
 
 
 class Table(ABC):
     """An open table.
 
     Attributes:
-        done: The videos that have a row.
+        done: The paths of the videos that have a row.
     """
 
     done: set[str]
@@ -120,7 +162,7 @@ def opened(path: Path, basis: Basis, *, wanted: Collection[str] = (), overwrite:
     Args:
         path: ``.jsonl`` or ``.parquet``.
         basis: What the rows will depend on.
-        wanted: Videos of which rows with an error are taken out, since they are to be tried again.
+        wanted: Paths of videos whose rows are taken out where they have an error, or the file is another one now.
         overwrite: Take out all rows, whatever they depend on.
 
     Raises:
@@ -153,26 +195,26 @@ class _JsonLines(Table):
         for row in _rows(path):
             basis.check(row, path)
             if _is_kept(row, wanted):
-                self.done.add(row["video"])
+                self.done.add(row["path"])
             else:
                 retried = True
         if retried:
-            self._writer = stack.enter_context(self._without(path, wanted))
+            self._writer = stack.enter_context(self._of_the_done(path))
 
     @contextmanager
-    def _without(self, path: Path, wanted: frozenset[str]) -> Iterator[Writer]:
+    def _of_the_done(self, path: Path) -> Iterator[Writer]:
         """Replace the file by one without the rows to be tried again; it is held before it has its name."""
         with ExitStack() as stack:
             with files.replacing(path) as (target,):
                 writer = stack.enter_context(journal.appending(target, called=_CALLED))
                 for row in _rows(path):
-                    if _is_kept(row, wanted):
+                    if row["path"] in self.done:
                         writer.write(_line(row))
             yield writer
 
     def add(self, row: Row) -> None:
         self._writer.write(_line(row))
-        self.done.add(row["video"])
+        self.done.add(row["path"])
 
     def close(self) -> None:
         pass  # each line is there already
@@ -201,11 +243,11 @@ class _Parquet(Table):
         for row in left:
             basis.check(row, self._journal)
         # A process that was killed between the two steps of _seal leaves its rows in both places.
-        self._seal([row for row in left if row["video"] not in self.done and _is_kept(row, wanted)])
+        self._seal([row for row in left if row["path"] not in self.done and _is_kept(row, wanted)])
 
     def add(self, row: Row) -> None:
         self._writer.write(_line(row))
-        self.done.add(row["video"])
+        self.done.add(row["path"])
         self._num_unsealed += 1
         if self._num_unsealed >= ROWS_OF_A_PART:
             self.close()
@@ -220,26 +262,26 @@ class _Parquet(Table):
         """Note whose rows a part has, and take out those to be tried again."""
         import pyarrow
 
-        names = ["video", "error", *asdict(basis)]
+        names = [*(field.name for field in fields(Origin)), "error", *asdict(basis)]
         try:
             rows = self._parquet.read_table(part, columns=names).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{part} is damaged: remove it, or give --overwrite") from error
         for row in rows:
             basis.check(row, part)
-        kept = [row for row in rows if _is_kept(row, wanted)]
-        self.done.update(row["video"] for row in kept)
+        kept = {row["path"] for row in rows if _is_kept(row, wanted)}
+        self.done |= kept
         if not kept:
             part.unlink()
         elif len(kept) < len(rows):
-            self._write(part, [row for row in self._parquet.read_table(part).to_pylist() if _is_kept(row, wanted)])
+            self._write(part, [row for row in self._parquet.read_table(part).to_pylist() if row["path"] in kept])
 
     def _seal(self, rows: list[Row]) -> None:
         """Make the rows of the journal the next part."""
         if rows:
             numbers = [int(part.stem.removeprefix("part-")) for part in self._parts()]
             self._write(self._folder / f"part-{max(numbers, default=-1) + 1:06}.parquet", rows)
-            self.done.update(row["video"] for row in rows)
+            self.done.update(row["path"] for row in rows)
         self._writer.clear()
         self._num_unsealed = 0
 
@@ -257,6 +299,9 @@ def _schema() -> pyarrow.Schema:
     return pa.schema(
         [
             ("video", pa.string()),
+            ("path", pa.string()),
+            ("size", pa.int64()),
+            ("modified", pa.int64()),
             ("top", pa.list_(entry)),
             ("views", pa.int32()),
             ("frames", pa.int64()),
@@ -270,8 +315,12 @@ def _schema() -> pyarrow.Schema:
 
 
 def _is_kept(row: Row, wanted: frozenset[str]) -> bool:
-    """Whether a row stays: those of videos that could not be read are to be tried again where they are wanted."""
-    return row.get("error") is None or row["video"] not in wanted
+    """Whether a row stays, of which the video is perhaps to be tried again."""
+    if row["path"] not in wanted:
+        return True
+    now = Origin.of(row["video"], row["path"])
+    is_same = now.modified is None or (now.size, now.modified) == (row["size"], row["modified"])
+    return is_same and row["error"] is None
 
 
 def _line(row: Row) -> str:
@@ -292,8 +341,8 @@ def _rows(path: Path) -> Iterator[Row]:
         for number, line in enumerate(stream, 1):
             try:
                 row = json.loads(line)
-                is_row = isinstance(row["video"], str)
-            except (ValueError, KeyError, TypeError):
+                is_row = {"video", "path", "size", "modified", "error"} <= row.keys()
+            except (ValueError, AttributeError):
                 is_row = False
             if not is_row:
                 raise InputError(_NO_ROW.format(path=path, number=number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -15,14 +16,18 @@ from pyarrow import parquet
 
 from i3d_deploy import prediction_files
 from i3d_deploy.errors import InputError, VideoError
-from i3d_deploy.prediction_files import JOURNAL, Basis, Row
+from i3d_deploy.prediction_files import JOURNAL, Basis, Origin, Row
 from i3d_deploy.predictions import Prediction
 
 BASIS = Basis(artifact_sha256="ab" * 32, settings="clips 1, top 2")
 KINDS = ["t.jsonl", "t.parquet"]
 
 
-def row(name: str, seed: int = 0) -> Row:
+def origin(name: str) -> Origin:
+    return Origin(video=name, path=f"/videos/{name}", size=1 << 40, modified=1_764_400_000_123_456_789)
+
+
+def row(name: str, seed: int = 0, *, of: Origin | None = None) -> Row:
     """The row of a video with three classes."""
     probabilities = np.random.RandomState(seed).dirichlet([1, 1, 1]).astype(np.float32)
     prediction = Prediction(
@@ -32,11 +37,12 @@ def row(name: str, seed: int = 0) -> Row:
         frames=40,
         warnings=("cut short",),
     )
-    return prediction_files.predicted(name, prediction, top=2, basis=BASIS, ran_by="onnxruntime on cpu")
+    return prediction_files.predicted(of or origin(name), prediction, top=2, basis=BASIS, ran_by="onnxruntime on cpu")
 
 
 def broken(name: str) -> Row:
-    return prediction_files.failed(name, VideoError(f"{name}: broken"), basis=BASIS, ran_by="onnxruntime on cpu")
+    error = VideoError(f"{name}: broken")
+    return prediction_files.failed(origin(name), error, basis=BASIS, ran_by="onnxruntime on cpu")
 
 
 def write(path: Path, rows: Sequence[Row], **options: Any) -> set[str]:
@@ -49,11 +55,10 @@ def write(path: Path, rows: Sequence[Row], **options: Any) -> set[str]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows as another program reads them, without what is missing in them."""
+    """The rows as another program reads them."""
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = parquet.read_table(path).to_pylist() if list(path.glob("*.parquet")) else []
-    return [{name: value for name, value in entry.items() if value is not None} for entry in rows]
+    return parquet.read_table(path).to_pylist() if list(path.glob("*.parquet")) else []
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -65,29 +70,58 @@ def test_rows_come_back_to_the_bit(tmp_path: Path, name: str) -> None:
     assert [np.float32(entry["probability"]) for entry in found[0]["top"]] == [
         entry["probability"] for entry in rows[0]["top"]
     ]
-    assert list(found[0]) == ["video", "top", "views", "frames", "warnings", "artifact_sha256", "settings", "ran_by"]
+    of_the_video, predictions = ["video", "path", "size", "modified"], ["top", "views", "frames", "warnings", "error"]
+    assert list(found[0]) == [*of_the_video, *predictions, "artifact_sha256", "settings", "ran_by"]
+    assert list(found[2]) == list(found[0])
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_videos_with_a_row_are_done(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     assert write(path, [row("a"), row("b")]) == set()
-    assert write(path, [row("c")]) == {"a", "b"}
+    assert write(path, [row("c")]) == {"/videos/a", "/videos/b"}
     assert [entry["video"] for entry in read(path)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_that_was_replaced_is_another_video(tmp_path: Path, name: str) -> None:
+    table, files = tmp_path / name, [tmp_path / f"{name}.mp4" for name in "abcde"]
+    paths = [str(file) for file in files]
+    for file in files:
+        file.write_bytes(b"1")
+    write(table, [row(file.name, of=Origin.of(file.name, str(file))) for file in files])
+    assert write(table, [], wanted=paths) == {*paths}
+
+    larger, younger, gone, unwanted, _ = files
+    larger.write_bytes(b"12")
+    os.utime(larger, ns=(0, read(table)[0]["modified"]))
+    os.utime(younger, ns=(0, younger.stat().st_mtime_ns + 1))
+    gone.unlink()
+    unwanted.write_bytes(b"12")
+    again = row("b.mp4", of=Origin.of("b.mp4", str(younger)))
+    assert write(table, [again], wanted=[path for path in paths if path != str(unwanted)]) == {*paths[2:]}
+    assert sorted(entry["video"] for entry in read(table)) == ["b.mp4", "c.mp4", "d.mp4", "e.mp4"]
+
+
+def test_what_is_no_file_has_no_size(tmp_path: Path) -> None:
+    assert Origin.of("frames", str(tmp_path)).size is None
+    assert Origin.of("frames", str(tmp_path)).modified == tmp_path.stat().st_mtime_ns
+    for address in ("http://host/a.mp4", str(tmp_path / "no.mp4"), "\0"):
+        assert Origin.of("a", address) == Origin(video="a", path=address, size=None, modified=None)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_videos_that_could_not_be_read_are_tried_again_where_they_are_wanted(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write(path, [row("a"), broken("b"), broken("c")])
-    assert write(path, [row("b")], wanted=["a", "b"]) == {"a", "c"}
+    assert write(path, [row("b")], wanted=["/videos/a", "/videos/b"]) == {"/videos/a", "/videos/c"}
     assert sorted(read(path), key=lambda entry: str(entry["video"])) == [row("a"), row("b"), broken("c")]
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_table_of_errors_alone_can_be_tried_again(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [broken("a")])
-    write(tmp_path / name, [broken("a")], wanted=["a"])
+    assert write(tmp_path / name, [broken("a")], wanted=["/videos/a"]) == set()
     assert read(tmp_path / name) == [broken("a")]
 
 
@@ -106,7 +140,7 @@ def test_a_row_survives_a_killed_process_and_half_of_one_does_not(tmp_path: Path
     lines = killed / JOURNAL if killed.is_dir() else killed
     with lines.open("ab") as stream:
         stream.write(b'{"video": "c", "top": [{"la')
-    assert write(killed, [row("c")]) == {"a", "b"}
+    assert write(killed, [row("c")]) == {"/videos/a", "/videos/b"}
     assert read(killed) == [row("a"), broken("b"), row("c")]
 
 
@@ -115,7 +149,7 @@ def test_rows_are_there_once_when_a_process_was_killed_before_the_journal_was_cl
     write(path, [row("a"), row("b")])
     lines = "".join(json.dumps(entry) + "\n" for entry in (row("a"), row("b"), row("c")))
     (path / JOURNAL).write_text(lines)
-    assert write(path, [row("d")]) == {"a", "b", "c"}
+    assert write(path, [row("d")]) == {"/videos/a", "/videos/b", "/videos/c"}
     assert [entry["video"] for entry in read(path)] == ["a", "b", "c", "d"]
 
 
@@ -143,7 +177,7 @@ def test_rows_made_in_another_way_are_refused_or_overwritten(tmp_path: Path, nam
     ):
         with (
             pytest.raises(InputError, match=rf"{name}.* holds rows that were made otherwise \({what}.*--overwrite"),
-            prediction_files.opened(path, basis, wanted=["b"]),
+            prediction_files.opened(path, basis, wanted=["/videos/b"]),
         ):
             pass
     assert [entry["video"] for entry in read(path)] == ["a", "b"]
@@ -166,13 +200,13 @@ def test_one_process_writes(tmp_path: Path, name: str, rows: list[Row]) -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.jsonl").write_text('{"label": "run"}')
-    (tmp_path / "mixed.jsonl").write_text('{"video": "a"}\n{"label": "run"}\n')
+    (tmp_path / "mixed.jsonl").write_text(json.dumps(row("a")) + '\n{"video": "b"}\n')
     (tmp_path / "damaged.parquet").mkdir()
     (tmp_path / "damaged.parquet" / "part-000000.parquet").write_text("no")
     (tmp_path / "file.parquet").write_text("no")
     for name, message in (
         ("notes.jsonl", "line 1 is no row of i3d-predict: give another --output, or --overwrite"),
-        ("mixed.jsonl", "artifact_sha256 was None"),
+        ("mixed.jsonl", "line 2 is no row of i3d-predict"),
         ("damaged.parquet", "part-000000.parquet is damaged: remove it, or give --overwrite"),
         ("file.parquet", "is a file, and a table is a folder of part files: give another --output"),
         ("table.csv", "a table is .jsonl or .parquet"),

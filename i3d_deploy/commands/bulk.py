@@ -33,7 +33,7 @@ def bulk_options(function: Callable[P, R]) -> Callable[P, R]:
             type=click.Path(path_type=Path),
             metavar="TABLE.parquet|.jsonl",
             help="Where --ray writes a row for each video, as they are finished. Videos that have one are left out, so "
-            "that a run that was stopped goes on; those that could not be read are tried again.",
+            "that a run that was stopped goes on; those that could not be read, or were replaced, are tried again.",
         ),
         click.option("--actors", type=click.IntRange(min=1), help="Networks of --ray.  [default: as many as fit]"),
         click.option("--overwrite", is_flag=True, help="Forget what is in the table, whatever made it."),
@@ -124,7 +124,7 @@ def _are(count: int) -> str:
 
 
 def _tell_error(row: Mapping[str, Any]) -> None:
-    if "error" in row:
+    if row["error"] is not None:
         click.echo(f"Error: {row['error']}", err=True)
 
 
