@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+import i3d_deploy as i3d
 
 SCRIPT = Path(__file__).parents[1] / "export" / "triton" / "client.py"
 
@@ -14,6 +19,31 @@ SCRIPT = Path(__file__).parents[1] / "export" / "triton" / "client.py"
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def client() -> Any:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("triton_client", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_server_is_held_against_the_engine_that_was_proven(client: Any, tiny_exports: Path, clip: Path) -> None:
+    engine = tiny_exports / "tiny.onnx"
+    logits = i3d.load(engine).predict(clip, clips=1).logits
+    found = client.prove(logits, engine, clip, clips=1, crops=None)
+    assert found.startswith("3 views: logits differ from onnxruntime ")
+    assert found.endswith(" by at most 0.0e+00 (allowed 1.0e-03)")
+    for off in (2e-3, np.nan):
+        logits[2, 5] += np.float32(off)
+        with pytest.raises(i3d.InputError, match=r", allowed is 1\.0e-03: the server does not answer as was proven"):
+            client.prove(logits, engine, clip, clips=1, crops=None)
+    with pytest.raises(i3d.InputError, match=r"logits of \(3, 7\), .*tiny.onnx of \(1, 7\): not its engine"):
+        client.prove(logits, engine, clip, clips=1, crops="1")
 
 
 def test_its_help_has_an_example() -> None:
