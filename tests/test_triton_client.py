@@ -1,10 +1,13 @@
-"""The client for Triton as far as it goes without a server; with one, ``test_triton_server.py`` runs it."""
+"""What is in export/triton, as far as it goes without a server; with one, ``test_triton_server.py`` runs the client."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import pytest
 
 import i3d_deploy as i3d
 
-SCRIPT = Path(__file__).parents[1] / "export" / "triton" / "client.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "export" / "triton" / "client.py"
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -60,3 +64,13 @@ def test_what_goes_wrong_is_one_line(clip: Path, name: str) -> None:
     message = done.stderr.strip()
     assert message.startswith("Error: ") and "\n" not in message, message
     assert ("127.0.0.1:1" if name == "clip.mp4" else "missing.mp4: no such file") in message
+
+
+def test_the_image_has_all_that_is_needed_in_versions_that_ran_in_the_server() -> None:
+    installed = re.findall(r"^ +(numpy==.*) \$\{EXTRAS\}$", SCRIPT.with_name("Dockerfile").read_text(), re.MULTILINE)
+    wanted = shlex.split(installed[0].replace("opencv-python-headless", "opencv-python"))
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    of_wanted, of_needed = ({re.split("[=>]", each)[0] for each in group} for group in (wanted, needed))
+    assert of_wanted == of_needed
+    makefile = (ROOT / "Makefile").read_text()
+    assert [each for each in wanted if "==" in each and each not in makefile.split()] == []
