@@ -35,14 +35,16 @@ peers: $(VENV)/.installed $(PEERS)/.installed
 	$(BIN)/python bench/peers/compare.py
 
 # A Triton server with its Python backend, without Docker: nvidia-pytriton's, which is 24.10 and cannot read arrays of
-# NumPy 2. It declares a package for serving functions, which is not used; this library goes in without what it pins.
+# NumPy 2. It declares a package for serving functions, which is not used; this library goes in without what it pins. ONNX
+# Runtime, of which the tests need nothing that it declares either, stands for Triton's backend of it.
 TRITON := .venv-triton
 
 $(TRITON)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check hatchling editables \
 		numpy==1.26.4 opencv-python==4.11.0.86 click pydantic rich
-	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
+	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0 \
+		onnxruntime==1.32.0 flatbuffers
 	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

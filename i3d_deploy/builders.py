@@ -190,11 +190,12 @@ class Builders:
         """Of the names of the repositories that :meth:`build_repository` builds."""
         return tuple(f"{layout}{triton_repository.ENDING}" for layout, _ in self._choices(serving.backend))
 
-    def build_repository(self, serving: Serving) -> tuple[Built, ...]:
+    def build_repository(self, serving: Serving, *, overwrite: bool = False) -> tuple[Built, ...]:
         """Build a Triton repository, or one for each layout; raises as :meth:`build`.
 
         Args:
             serving: How it is to be run.
+            overwrite: Replace one of another checkpoint when it is written.
         """
         if serving.backend == "tensorrt":  # the engine of another flavour that was built before is no help
             self._tensorrt = replace(self._tensorrt, flavor="tensorrt")
@@ -202,7 +203,7 @@ class Builders:
             replace(
                 built,
                 ending=f"{built.ending.removesuffix(SUFFIXES[built.target])}{triton_repository.ENDING}",
-                write=partial(triton_repository.write, built.write, serving),
+                write=partial(triton_repository.write, built.write, serving, overwrite=overwrite),
                 serving=serving,
             )
             for built in self.build(serving.backend)

@@ -79,6 +79,7 @@ def export(
     gate: accuracy.Wanted | None = None,
     tensorrt: EngineOptions | None = None,
     serving: Serving | None = None,
+    overwrite: bool = False,
     on_step: Report = lambda text: None,
 ) -> tuple[Exported, ...]:
     """Export and prove.
@@ -96,6 +97,7 @@ def export(
         gate: The accuracy that the files must keep.
         tensorrt: Options of the engine builder.
         serving: Makes a Triton repository too, ``NAME_triton``, with an engine that is run so.
+        overwrite: Replace a repository of another checkpoint; files are replaced in any case.
         on_step: Called with a line when a long step begins.
 
     Returns:
@@ -106,7 +108,7 @@ def export(
     Raises:
         ExportError: A target could not be built.
         VideoError: A video cannot be read.
-        InputError: An argument is out of range.
+        InputError: An argument is out of range, or a repository would replace what is not of this checkpoint.
     """
     if "/" in name or not name:
         raise InputError(f"name {name!r} must be a file name without folder")
@@ -129,13 +131,13 @@ def export(
     if serving is not None:
         builders.check_repository(serving)
         for ending, failed in itertools.product(builders.repository_endings(serving), ("", ".failed")):
-            triton_repository.check(output / f"{name}{ending}{failed}")
+            triton_repository.check(output / f"{name}{ending}{failed}", source.card, overwrite=overwrite)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".proving-", ignore_cleanup_errors=True) as scratch:
         # Everything is built before the longer proof begins, so that a missing part is known at once.
         built = [entry for target in dict.fromkeys(targets) for entry in builders.build(target)]
         if serving is not None:
-            built += builders.build_repository(serving)
+            built += builders.build_repository(serving, overwrite=overwrite)
         clips = clips or (parity.generated_clip(Path(scratch)),)
         answered = proof.extend(
             proof.answer(

@@ -34,7 +34,7 @@ from typing import Literal
 
 from i3d_deploy import files
 from i3d_deploy.card import Card, Engine
-from i3d_deploy.errors import InputError
+from i3d_deploy.errors import I3DError, InputError
 from i3d_deploy.protobuf_text import Message, Word, to_text
 from i3d_deploy.runners.runner import input_of
 
@@ -98,14 +98,17 @@ def engine_path(repository: Path, serving: Serving) -> Path:
     return repository / _name(repository) / "1" / _ENGINE_FILES[serving.backend]
 
 
-def check(repository: Path) -> None:
-    """Refuse a name that a server cannot have, and to replace what was not written here.
+def check(repository: Path, card: Card, *, overwrite: bool = False) -> None:
+    """Refuse a name that a server cannot have, and to replace what was not made here of the same checkpoint.
 
     Args:
         repository: The folder to write, which may exist.
+        card: Of what will be in it.
+        overwrite: Replace a repository of another checkpoint too; what else is there is never replaced.
 
     Raises:
-        InputError: The name has other characters, or it is no folder, or one that holds something else.
+        InputError: The name has other characters, it is no folder, or one that holds something else, or a repository
+            of another checkpoint, or of one that cards do not identify.
     """
     name = _name(repository)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
@@ -114,29 +117,35 @@ def check(repository: Path) -> None:
         return
     if not repository.is_dir():
         raise InputError(f"{repository} is a file: move it away, or give another --name or --output")
-    ours = _written(name)
-    for path in sorted(repository.rglob("*")):
-        inside = path.relative_to(repository)
-        if path.is_file() and inside not in ours and inside.parent.name != "__pycache__":
+    for found in _cards(repository):
+        if not overwrite and not _is_of_same_checkpoint(found, card):
             raise InputError(
-                f"{repository} holds {inside}, which is not part of what is written there and would be lost: "
-                "move it away, or give another --name or --output"
+                f"{repository} is of {_made_from(found)}, and this is {_made_from(card)}: give another --name or "
+                "--output, or --overwrite"
             )
 
 
-def write(write_engine: Callable[[Card, Path], None], serving: Serving, card: Card, repository: Path) -> None:
+def write(
+    write_engine: Callable[[Card, Path], None],
+    serving: Serving,
+    card: Card,
+    repository: Path,
+    *,
+    overwrite: bool = False,
+) -> None:
     """Write a repository as a whole.
 
     Args:
         write_engine: Writes the engine with its card to a path.
         serving: How it is to be run.
         card: With engine and, once measured, parity.
-        repository: The folder, ``NAME_triton``; what is there is replaced.
+        repository: The folder, ``NAME_triton``; one of the same checkpoint is replaced.
+        overwrite: Replace one of another checkpoint too.
 
     Raises:
         InputError: As :func:`check`.
     """
-    check(repository)
+    check(repository, card, overwrite=overwrite)
     name = _name(repository)
     configs = {name: _engine_config(name, card, serving)}
     configs |= {model: _python_config(model, card, serving) for model in (_preprocess(name), _video(name))}
@@ -181,6 +190,50 @@ def _preprocess(name: str) -> str:
 
 def _video(name: str) -> str:
     return f"{name}_video"
+
+
+def _cards(repository: Path) -> list[Card]:
+    """Those of the models in a repository that was written here; none of an empty folder.
+
+    Raises:
+        InputError: It holds something else.
+    """
+    name = _name(repository)
+    inside = [path.relative_to(repository) for path in sorted(repository.rglob("*")) if _is_leaf(path)]
+    strangers = sorted(set(inside) - _written(name))
+    if strangers:
+        raise InputError(
+            f"{repository} holds {strangers[0]}, which is not part of what is written there and would be lost: "
+            "move it away, or give another --name or --output"
+        )
+    cards = []
+    for model in sorted({path.parts[0] for path in inside}):
+        path = Path(model, "1", "card.json")
+        try:
+            cards.append(Card.from_json(files.read_text(repository / path, called=str(path)), where=str(path)))
+        except I3DError as error:
+            raise InputError(
+                f"{repository} was not written by i3d-export: {error}; move it away, or give another --name or --output"
+            ) from error
+    return cards
+
+
+def _is_leaf(path: Path) -> bool:
+    """Whether a path is more than a folder, or than what Python has compiled of the models."""
+    return path.is_symlink() or not (path.is_dir() or path.parent.name == "__pycache__")
+
+
+def _is_of_same_checkpoint(found: Card, card: Card) -> bool:
+    """Whether two cards say so; those of networks that were trained here do not say of which weights."""
+    is_known = card.provenance.sha256 is not None or card.provenance.origin.startswith("random weights")
+    of_each = [(each.network, each.provenance.origin, each.provenance.sha256) for each in (found, card)]
+    return is_known and of_each[0] == of_each[1]
+
+
+def _made_from(card: Card) -> str:
+    digest = card.provenance.sha256
+    which = "file not recorded" if digest is None else f"SHA-256 {digest[:8]}..."
+    return f"{card.network.name} ({card.provenance.origin}, {which})"
 
 
 def _written(name: str) -> set[Path]:

@@ -18,9 +18,10 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -79,8 +80,9 @@ class Service:
         finally:
             connection.close()
 
-    def predict(self, clip: bytes, name: str = "clip.mp4") -> tuple[int, Any]:
-        status, found, _ = self.ask("POST", f"/predict?name={urllib.parse.quote(name)}", clip)
+    def predict(self, clip: bytes, name: str = "clip.mp4", **asked: str) -> tuple[int, Any]:
+        parameters = urllib.parse.urlencode({"name": name, **asked})
+        status, found, _ = self.ask("POST", f"/predict?{parameters}", clip)
         return status, found
 
 
@@ -96,15 +98,10 @@ class Server(uvicorn.Server):
         self.answers.set()
 
 
-@pytest.fixture
-def service(tiny_exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """A service of the tiny network; its temporary files are in ``uploads``."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "uploads"))
-    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
-    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS")
-    (tmp_path / "uploads").mkdir()
-    made = app.create_app(tiny_exports / "tiny.onnx", max_megabytes=MAX_BYTES / 1e6)
-    server = Server(uvicorn.Config(made, port=0, log_level="warning"))
+@contextmanager
+def running(made: Any, lifespan: Literal["auto", "off"] = "auto") -> Iterator[Service]:
+    """Run a service; yields once it answers."""
+    server = Server(uvicorn.Config(made, port=0, log_level="warning", lifespan=lifespan))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -113,6 +110,18 @@ def service(tiny_exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     finally:
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def service(tiny_exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """A service of the tiny network; its temporary files are in ``uploads``."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "uploads"))
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
+    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS")
+    (tmp_path / "uploads").mkdir()
+    made = app.create_app(tiny_exports / "tiny.onnx", max_megabytes=MAX_BYTES / 1e6)
+    with running(made) as service:
+        yield service
     assert not list((tmp_path / "uploads").iterdir())
     with pytest.raises(InputError, match="the runner is closed"):
         made.state.recognizer.predict("clip.mp4")
@@ -167,6 +176,74 @@ def test_a_clip_shorter_than_a_window_is_one_window(service: Service, tmp_path: 
 
 
 PLAYLIST = "ffconcat version 1.0\nfile {path}\n"
+
+
+@pytest.mark.parametrize("top", [1, 3, 99])
+def test_as_many_labels_are_told_as_asked(service: Service, clip: Path, top: int) -> None:
+    _, every = service.predict(clip.read_bytes(), top="7")
+    status, found = service.predict(clip.read_bytes(), top=str(top))
+    assert status == 200
+    assert found["top"] == every["top"][:top]
+    assert [len(every["top"]), len(found["top"]), len(found["labels"])] == [7, min(top, 7), min(top, 7)]
+    lengths = {len(moment["probabilities"]) for moment in found["moments"] if moment["probabilities"] is not None}
+    assert lengths == {len(found["labels"])}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        ("top", "0", "top ('0'): input should be greater than or equal to 1"),
+        ("top", "-1", "top ('-1'): input should be greater than or equal to 1"),
+        ("top", "a\nb", r"top ('a\nb'): input should be a valid integer, unable to parse string as an integer"),
+        ("topk", "3", "topk ('3'): extra inputs are not permitted"),
+    ],
+    ids=["none", "fewer", "no number", "unknown"],
+)
+def test_parameters_that_are_not_allowed_are_told_in_one_line(
+    service: Service, parameter: str, value: str, message: str
+) -> None:
+    assert service.predict(b"not looked at", **{parameter: value}) == (422, {"detail": message})
+
+
+def test_everything_in_an_answer_is_described(service: Service, clip: Path) -> None:
+    _, document, _ = service.ask("GET", "/openapi.json")
+    described = document["components"]["schemas"]
+    undescribed = [
+        (name, field)
+        for name, schema in described.items()
+        for field, found in schema["properties"].items()
+        if not found.get("description")
+    ]
+    assert undescribed == []
+    _, found = service.predict(clip.read_bytes())
+    for name, part in [("Report", found), ("Top", found["top"][0]), ("Moment", found["moments"][0])]:
+        assert set(described[name]["properties"]) == set(part)
+        missing = {field for field in part if f"`{field}`" not in README}
+        assert missing == set()
+    answers = document["paths"]["/predict"]["post"]["responses"]
+    schemas = {status: answer["content"]["application/json"]["schema"]["$ref"] for status, answer in answers.items()}
+    report, problem = "#/components/schemas/Report", "#/components/schemas/Problem"
+    assert schemas == {"200": report, "400": problem, "413": problem, "415": problem, "422": problem}
+
+
+def test_its_health_is_told_while_the_engine_is_busy(service: Service, clip: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with service.app.state.recognizer._runner.turn():
+            predicting = threads.submit(service.predict, clip.read_bytes())
+            status, health, _ = service.ask("GET", "/healthz")
+            assert not predicting.done()
+        assert predicting.result(PATIENCE_SECONDS)[0] == 200
+    assert status == 200
+    assert health.pop("ran_by").startswith("onnxruntime ")
+    assert health == {"ready": True, "engine": "tiny.onnx", "network": "tiny"}
+
+
+def test_a_service_without_its_network_is_not_ready(tiny_exports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where it is mounted in another application, which does not start it.
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
+    with running(app.create_app(tiny_exports / "tiny.onnx"), lifespan="off") as service:
+        status, health, _ = service.ask("GET", "/healthz")
+    assert (status, health) == (503, {"ready": False, "engine": "tiny.onnx", "network": None, "ran_by": None})
 
 
 @pytest.mark.parametrize(
@@ -294,6 +371,9 @@ def test_the_artifact_can_come_from_the_environment(
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
     monkeypatch.setenv("I3D_ARTIFACT", str(tiny_exports / "tiny.xml"))
     assert app.create_app().title == "Labels over time"
+    monkeypatch.delenv("I3D_ARTIFACT")
+    with pytest.raises(SystemExit, match="Error: the environment variable I3D_ARTIFACT does not say which"):
+        app.create_app()
 
 
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("threads;1", "|threads;1")], ids=["nothing", "something"])
@@ -339,9 +419,10 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_commands_name_what_is_there(clip: Path) -> None:
-    run, ask, serve = COMMANDS
+    run, ask, health, serve = COMMANDS
     assert shlex.split(run) == ["python", "export/python/app.py", "engines/i3d_r50.onnx"]
-    assert "--data-binary @clip.mp4 'http://127.0.0.1:8000/predict?name=clip.mp4'" in ask
+    assert "--data-binary @clip.mp4 'http://127.0.0.1:8000/predict?name=clip.mp4&top=3'" in ask
+    assert health == "curl http://127.0.0.1:8000/healthz"
     assert "uvicorn --factory --app-dir export/python app:create_app" in serve
 
 

@@ -13,11 +13,12 @@ import onnx
 import pytest
 
 import i3d_deploy as i3d
-from i3d_deploy import artifact, export, to_onnx, to_openvino, triton_repository, views
+from i3d_deploy import artifact, builders, to_onnx, to_openvino, triton_repository, views
 from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.openvino_core import CORE
 from i3d_deploy.preprocessing import Sampling, normalize
+from i3d_deploy.to_tensorrt import EngineOptions
 from i3d_deploy.triton_repository import Serving, engine_path
 from tests.test_two_stream import stream
 from tests.triton_stand_in import Request, Server
@@ -43,6 +44,21 @@ def repository_of(exported: Path, folder: Path, card: Card | None = None) -> Ser
     repository = folder / "i3d_triton"
     triton_repository.write(write, serving, card or artifact.read_card(exported), repository)
     return Server(repository, engine_path(repository, serving))
+
+
+def built(source: Checkpoint, folder: Path, engine: Engine) -> Server:
+    """A server of a repository that is made of a checkpoint, and not proven."""
+    makes = builders.Builders(
+        source,
+        engine=engine,
+        calibrate=None,
+        optimization=builders.Optimization(),
+        tensorrt=EngineOptions(),
+        on_step=lambda text: None,
+    )
+    (made,) = makes.build_repository(Serving())
+    made.write(source.card.replaced(engine=made.engine), folder / "i3d_triton")
+    return Server(folder / "i3d_triton", engine_path(folder / "i3d_triton", Serving()))
 
 
 def tensors(response: Any) -> dict[str, np.ndarray[Any, Any]]:
@@ -143,8 +159,7 @@ def test_the_rate_of_a_video_counts_where_the_card_counts_in_seconds(tiny_export
 
 
 def test_normalised_floats_are_what_a_float_engine_gets(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    export.export(tiny_checkpoint, targets=["onnx"], output=tmp_path, name="f", engine=Engine(input="float32_ncthw"))
-    with closing(repository_of(tmp_path / "f.onnx", tmp_path)) as server:
+    with closing(built(tiny_checkpoint, tmp_path, Engine(input="float32_ncthw"))) as server:
         answers = tensors(*server.load("i3d_video").execute([Request(video=video())]))
         cut = tensors(*server.load("i3d_preprocess").execute([Request(video=video())]))
     np.testing.assert_array_equal(answers["logits"], i3d.load(server.engine, device="cpu").predict(video()).logits)
@@ -153,8 +168,7 @@ def test_normalised_floats_are_what_a_float_engine_gets(tiny_checkpoint: Checkpo
 
 
 def test_flow_is_computed_from_the_frames(tmp_path: Path) -> None:
-    export.export(stream("flow"), targets=["onnx"], output=tmp_path, name="flow", proof_clips=1)
-    with closing(repository_of(tmp_path / "flow.onnx", tmp_path)) as server:
+    with closing(built(stream("flow"), tmp_path, Engine())) as server:
         answers = tensors(*server.load("i3d_video").execute([Request(video=video(14))]))
     expected = i3d.load(server.engine, device="cpu").predict(video(14))
     np.testing.assert_array_equal(answers["probabilities"], expected.probabilities)

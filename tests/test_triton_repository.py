@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8, ModelConfig, ModelInstanceGroup
 
-from i3d_deploy import artifact, builders, export, parity, to_tensorrt, triton_repository
-from i3d_deploy.card import Card, Engine
+from i3d_deploy import artifact, builders, checkpoint, export, parity, to_tensorrt, triton_repository
+from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.commands import export as command
 from i3d_deploy.commands import predict, verify
@@ -54,13 +55,15 @@ def written(folder: Path, card: Card, serving: Serving | None = None, **engine: 
 
 
 @pytest.fixture(scope="module")
-def repository(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ONNX repository, proven."""
+def repository(tiny_exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX repository, proven; ``i3d.onnx`` beside it is of the same run."""
     output = tmp_path_factory.mktemp("triton")
-    (exported,) = export.export(tiny_checkpoint, targets=[], serving=Serving(), output=output, name="i3d")
-    assert exported.card.parity[0].status == "passed"
-    assert exported.path == output / "i3d_triton"
-    return exported.path
+    source = tiny_exports / "tiny.safetensors"
+    made = run(command.main, source, "--to", "triton", "--to", "onnx", "--output", output, "--name", "i3d")
+    assert made.exit_code == 0, made.output
+    assert f"{output / 'i3d_triton'}  0." in made.stdout
+    assert made.stdout.count("passed") == 2
+    return output / "i3d_triton"
 
 
 def test_the_layout_is_that_of_a_model_repository(repository: Path) -> None:
@@ -215,19 +218,22 @@ def test_what_a_server_cannot_do_is_refused(choice: dict[str, Any], part: str) -
     assert part in str(refused.value)
 
 
-def test_two_exports_are_byte_identical_and_know_no_place(
-    tiny_checkpoint: Checkpoint, repository: Path, tmp_path: Path
-) -> None:
-    export.export(tiny_checkpoint, targets=[], serving=Serving(), output=tmp_path, name="i3d")
+def test_two_exports_are_byte_identical_and_know_no_place(tiny_exports: Path, repository: Path, tmp_path: Path) -> None:
+    source = checkpoint.load(tiny_exports / "tiny.safetensors")
+    export.export(source, targets=[], serving=Serving(), output=tmp_path, name="i3d")
     assert files_of(tmp_path / "i3d_triton") == files_of(repository)
     for path in files_of(repository):
         content = (repository / path).read_bytes()
         assert str(tmp_path.parents[1]).encode() not in content, path
 
 
-def test_an_earlier_repository_is_replaced_whole(tiny_checkpoint: Checkpoint, repository: Path, tmp_path: Path) -> None:
-    copy = tmp_path / repository.name
-    shutil.copytree(repository, copy)
+@pytest.fixture
+def copy(repository: Path, tmp_path: Path) -> Path:
+    """An earlier repository, where the test writes."""
+    return shutil.copytree(repository, tmp_path / repository.name)
+
+
+def test_an_earlier_repository_is_replaced_whole(tiny_checkpoint: Checkpoint, copy: Path, tmp_path: Path) -> None:
     (copy / "i3d_video" / "1" / "__pycache__").mkdir()
     (copy / "i3d_video" / "1" / "__pycache__" / "model.pyc").touch()
     written(tmp_path, tiny_checkpoint.card, Serving(backend="openvino"))
@@ -236,9 +242,67 @@ def test_an_earlier_repository_is_replaced_whole(tiny_checkpoint: Checkpoint, re
     assert list(tmp_path.iterdir()) == [copy]
 
 
-def test_a_failure_leaves_the_earlier_repository(tiny_checkpoint: Checkpoint, repository: Path, tmp_path: Path) -> None:
-    copy = tmp_path / repository.name
-    shutil.copytree(repository, copy)
+@pytest.mark.parametrize(
+    ("origin", "sha256", "of_now"),
+    [
+        ("mmaction2", "1" * 64, "mmaction2, SHA-256 11111111..."),
+        ("random weights, seed 4", None, "random weights, seed 4, file not recorded"),
+        ("i3d-deploy training", None, "i3d-deploy training, file not recorded"),
+    ],
+    ids=["another origin", "another seed", "trained"],
+)
+def test_a_repository_of_another_checkpoint_is_replaced_only_when_asked(
+    tiny_checkpoint: Checkpoint, copy: Path, origin: str, sha256: str | None, of_now: str
+) -> None:
+    before = files_of(copy)
+    other = tiny_checkpoint.card.replaced(provenance=Provenance(origin=origin, sha256=sha256), engine=Engine())
+    with pytest.raises(InputError) as refused:
+        triton_repository.write(write_stub, Serving(), other, copy)
+    assert str(refused.value) == (
+        f"{copy} is of tiny (random weights, seed 3, file not recorded), and this is tiny ({of_now}): "
+        "give another --name or --output, or --overwrite"
+    )
+    assert files_of(copy) == before
+    triton_repository.write(write_stub, Serving(), other, copy, overwrite=True)
+    assert Card.from_json((copy / "i3d" / "1" / "model.onnx").read_text(), where="the stub") == other
+
+
+def test_training_runs_are_not_taken_for_one_another(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    # Their cards do not say of which weights they are.
+    card = tiny_checkpoint.card.replaced(provenance=Provenance(origin="i3d-deploy training"))
+    written(tmp_path, card)
+    with pytest.raises(InputError, match=r"i3d_triton is of tiny \(i3d-deploy training, file not recorded\)"):
+        written(tmp_path, card)
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["unasked", "asked"])
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (lambda card: card.unlink(), "i3d/1/card.json: no such file"),
+        (lambda card: card.write_text("{}"), "the card of i3d/1/card.json has no version number"),
+    ],
+    ids=["without", "strange"],
+)
+def test_a_repository_of_others_is_never_replaced(
+    tiny_checkpoint: Checkpoint, copy: Path, damage: Callable[[Path], Any], part: str, overwrite: bool
+) -> None:
+    # Every file has a name that is written here, as one that was made by hand may have.
+    damage(copy / "i3d" / "1" / "card.json")
+    before = files_of(copy)
+    card = tiny_checkpoint.card.replaced(engine=Engine())
+    with pytest.raises(InputError, match=f"i3d_triton was not written by i3d-export: {part}.*; move it away"):
+        triton_repository.write(write_stub, Serving(), card, copy, overwrite=overwrite)
+    assert files_of(copy) == before
+
+
+def test_a_link_in_a_repository_is_not_lost(tiny_checkpoint: Checkpoint, copy: Path, tmp_path: Path) -> None:
+    (copy / "more").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="i3d_triton holds more, which is not part"):
+        triton_repository.check(copy, tiny_checkpoint.card)
+
+
+def test_a_failure_leaves_the_earlier_repository(tiny_checkpoint: Checkpoint, copy: Path, tmp_path: Path) -> None:
     before = files_of(copy)
 
     def fail(card: Card, path: Path) -> None:
@@ -319,42 +383,51 @@ def test_both_layouts_are_made_where_only_a_gpu_can_tell(tiny_checkpoint: Checkp
     assert made[1].runs(tmp_path / "i3d_2d_triton") == tmp_path / "i3d_2d_triton" / "i3d_2d" / "1" / "model.onnx"
 
 
+@pytest.fixture
+def other(tiny_checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """A repository of another checkpoint, where the test writes."""
+    written(tmp_path, tiny_checkpoint.card.replaced(provenance=Provenance(origin="mmaction2", sha256="1" * 64)))
+    return tmp_path / "i3d_triton"
+
+
 class TestCommand:
     """``i3d-export --to triton``, and the other commands on the engine inside."""
 
-    def test_the_engine_inside_is_one_like_any_other(self, tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
-        source = tiny_exports / "tiny.safetensors"
-        made = run(command.main, source, "--to", "triton", "--to", "onnx", "--output", tmp_path, "--name", "i3d")
-        assert made.exit_code == 0, made.output
-        assert f"{tmp_path / 'i3d_triton'}  0." in made.stdout
-        assert made.stdout.count("passed") == 2
-        engine = tmp_path / "i3d_triton" / "i3d" / "1" / "model.onnx"
-        assert engine.read_bytes() == (tmp_path / "i3d.onnx").read_bytes()
+    def test_the_engine_inside_is_one_like_any_other(self, tiny_exports: Path, repository: Path, clip: Path) -> None:
+        engine = repository / "i3d" / "1" / "model.onnx"
+        assert engine.read_bytes() == repository.with_name("i3d.onnx").read_bytes()
         assert run(command.main, "--describe", engine).exit_code == 0
         assert run(predict.main, engine, clip).stdout.count("\n") >= 5
-        verified = run(verify.main, engine, "--against", source, clip)
+        verified = run(verify.main, engine, "--against", tiny_exports / "tiny.safetensors", clip)
         assert (verified.exit_code, verified.stdout.count("passed")) == (0, 1), verified.output
 
-    def test_openvino_is_told_to_differ(self, tiny_exports: Path, tmp_path: Path) -> None:
-        options = ["--to", "triton", "--triton-backend", "openvino", "--triton-instances", "3"]
+    def test_another_checkpoint_is_told_before_the_long_steps(
+        self, tiny_exports: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(builders.Builders, "build_repository", None)
+        options = ["--to", "triton", "--output", str(tmp_path), "--name", "i3d"]
+        refused = run(command.main, tiny_exports / "tiny.safetensors", *options)
+        assert_one_line(refused, f"{other} is of tiny (mmaction2, SHA-256 11111111...)", "or --overwrite")
+
+    def test_openvino_is_told_to_differ(self, tiny_exports: Path, other: Path, tmp_path: Path) -> None:
+        options = ["--to", "triton", "--triton-backend", "openvino", "--triton-instances", "3", "--overwrite"]
         made = run(command.main, tiny_exports / "tiny.safetensors", *options, "--output", tmp_path, "--name", "i3d")
         assert made.exit_code == 0, made.output
         assert "Note: i3d_triton: Triton's OpenVINO backend cannot be told to compute in fp32" in made.stderr
-        config = config_of(tmp_path / "i3d_triton", "i3d")
+        config = config_of(other, "i3d")
         assert config.instance_group[0].count == 3
         assert config.parameters["NUM_STREAMS"].string_value == "3"
 
     def test_a_failed_proof_is_kept_aside(
-        self, tiny_exports: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_exports: Path, repository: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        shutil.copytree(repository, tmp_path / "i3d_triton")
         monkeypatch.setitem(parity.NON_LOCAL_LIMITS, "dot_product", 0.0)
         monkeypatch.setitem(parity.LOGITS_LIMITS, "fp32", 1e-12)
         options = ["--to", "triton", "--output", str(tmp_path), "--name", "i3d"]
         failed = run(command.main, tiny_exports / "tiny.safetensors", *options)
         assert failed.exit_code == 1
         assert "i3d_triton, which was there before, is left as it was" in failed.stderr
-        assert files_of(tmp_path / "i3d_triton") == files_of(repository)
+        assert files_of(copy) == files_of(repository)
         kept = artifact.read_card(tmp_path / "i3d_triton.failed" / "i3d" / "1" / "model.onnx")
         assert kept.parity[0].status == "failed"
 
@@ -362,6 +435,7 @@ class TestCommand:
         ("arguments", "part"),
         [
             (["--to", "onnx", "--triton-backend", "openvino"], "are for --to triton: give it"),
+            (["--to", "onnx", "--overwrite"], "--overwrite is for --to triton: files are replaced in any case"),
             (["--to", "triton", "--flow", "y.pth"], "serves one network"),
             (["--to", "triton", "--triton-instances", "0"], "0 is not in the range"),
         ],

@@ -1,13 +1,15 @@
 """Round trips through a real Triton server, where ``make triton`` has put one.
 
-``nvidia-pytriton`` brings the server and its Python backend, which is enough for the model that cuts views. The one
-that answers needs the engine's backend as well, which only Triton's containers have: it is taken from the folder that
-TRITON_BACKENDS names, where there is one.
+``nvidia-pytriton`` brings the server and its Python backend, which is enough for the models that take videos. The
+backends that run engines are in Triton's containers alone: in their place a model in Python calls ONNX Runtime, and the
+folder that TRITON_BACKENDS names may have them.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +35,33 @@ from i3d_deploy.openvino_core import CORE
 from i3d_deploy.triton_repository import Serving, engine_path
 
 ROOT = Path(__file__).parents[1]
+KIT = ROOT / "export" / "triton"
+README = (KIT / "README.md").read_text()
+READY = "\n".join(re.findall(r"^    (curl .*)$", README, re.MULTILINE))
+(REQUEST,) = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 ENVIRONMENT = ROOT / ".venv-triton"
 SECONDS_TO_START = 120
+
+ENGINE_IN_PYTHON = """
+import os
+
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def execute(self, requests):
+        return [self.respond(pb_utils.get_input_tensor_by_name(request, "frames")) for request in requests]
+
+    def respond(self, frames):
+        (logits,) = self.session.run(["logits"], {"frames": frames.as_numpy()})
+        return pb_utils.InferenceResponse([pb_utils.Tensor("logits", logits)])
+"""
+"""In place of the backend of ONNX Runtime, which pytriton does not bring."""
 
 pytestmark = pytest.mark.skipif(not (ENVIRONMENT / ".installed").exists(), reason="no server: make triton")
 
@@ -65,9 +93,24 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def run_in_python(repository: Path) -> None:
+    """Let the Python backend run the engine of a repository."""
+    config = repository / "i3d" / "config.pbtxt"
+    config.write_text(config.read_text().replace('backend: "onnxruntime"', 'backend: "python"'))
+    (repository / "i3d" / "1" / "model.py").write_text(ENGINE_IN_PYTHON)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server listens."""
+
+    http: str
+    grpc: str
+
+
 @contextmanager
-def serving(repository: Path, scratch: Path) -> Iterator[str]:
-    """Run a server; yields its gRPC address once all its models are ready."""
+def serving(repository: Path, scratch: Path) -> Iterator[Addresses]:
+    """Run a server; yields its addresses once all its models are ready."""
     backends(scratch / "backends")
     (server,) = ENVIRONMENT.glob("lib/python*/site-packages/pytriton/tritonserver")
     http, grpc = free_ports(2)
@@ -91,9 +134,9 @@ def serving(repository: Path, scratch: Path) -> Iterator[str]:
     log = scratch / "log"
     with log.open("w") as stream, subprocess.Popen(command, env=environment, stdout=stream, stderr=stream) as process:
         try:
-            address = f"127.0.0.1:{grpc}"
-            wait(address, process, log)
-            yield address
+            addresses = Addresses(http=f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}")
+            wait(addresses.grpc, process, log)
+            yield addresses
         finally:
             process.terminate()
 
@@ -132,37 +175,43 @@ def test_views_are_those_of_the_card(tiny_exports: Path, clip: Path, tmp_path: P
     for model in ("i3d", "i3d_video"):
         shutil.rmtree(repository / model)
     frames = frames_of(clip)
-    with serving(repository, tmp_path) as address:
-        answer = ask(address, "i3d_preprocess", video=frames)
-        one = ask(address, "i3d_preprocess", video=frames, clips=np.array([1], np.int32))
+    with serving(repository, tmp_path) as addresses:
+        answer = ask(addresses.grpc, "i3d_preprocess", video=frames)
+        one = ask(addresses.grpc, "i3d_preprocess", video=frames, clips=np.array([1], np.int32))
         with pytest.raises(InferenceServerException, match=r"crops \(2\) must be 1 or 3"):
-            ask(address, "i3d_preprocess", video=frames, crops=np.array([2], np.int32))
+            ask(addresses.grpc, "i3d_preprocess", video=frames, crops=np.array([2], np.int32))
     (expected,) = views.prepare(clip, card).batches(6)
     np.testing.assert_array_equal(answer["frames"], expected)
     assert len(one["frames"]) == 3
 
 
-@pytest.mark.parametrize(("name", "backend"), [("tiny.onnx", "onnxruntime"), ("tiny.xml", "openvino")])
+@pytest.mark.parametrize(
+    ("name", "backend"), [("tiny.onnx", "python"), ("tiny.onnx", "onnxruntime"), ("tiny.xml", "openvino")]
+)
 def test_a_video_is_answered_as_the_recognizer_does(
     tiny_exports: Path, clip: Path, tmp_path: Path, name: str, backend: str
 ) -> None:
-    if not (Path(os.environ.get("TRITON_BACKENDS") or "/nowhere") / backend).exists():
+    if backend != "python" and not (Path(os.environ.get("TRITON_BACKENDS") or "/nowhere") / backend).exists():
         pytest.skip(f"TRITON_BACKENDS has no {backend}")
     exported = tiny_exports / name
-    if backend == "onnxruntime":
-        served, write = Serving(backend="onnx"), partial(to_onnx.write, onnx.load(exported))
-    else:
+    if backend == "openvino":
         served, write = Serving(backend="openvino"), partial(to_openvino.write, CORE.read_model(exported))
+    else:
+        served, write = Serving(backend="onnx"), partial(to_onnx.write, onnx.load(exported))
     repository = tmp_path / "i3d_triton"
     triton_repository.write(write, served, artifact.read_card(exported), repository)
-    expected = i3d.load(engine_path(repository, served), device="cpu").predict(clip)
+    engine = engine_path(repository, served)
+    expected = i3d.load(engine, device="cpu").predict(clip)
+    if backend == "python":
+        run_in_python(repository)
     frames = frames_of(clip)
-    with serving(repository, tmp_path) as address:
-        answer = ask(address, "i3d_video", video=frames)
-        labelled = ask(address, "i3d_video", video=frames, classes=3)
-        batch = ask(address, "i3d", frames=ask(address, "i3d_preprocess", video=frames)["frames"])
-        script = [sys.executable, str(ROOT / "export" / "triton" / "client.py"), str(clip), "--model", "i3d_video"]
-        client = subprocess.run([*script, "--url", address, "--top", "2"], capture_output=True, text=True)
+    with serving(repository, tmp_path) as addresses:
+        answer = ask(addresses.grpc, "i3d_video", video=frames)
+        labelled = ask(addresses.grpc, "i3d_video", video=frames, classes=3)
+        batch = ask(addresses.grpc, "i3d", frames=ask(addresses.grpc, "i3d_preprocess", video=frames)["frames"])
+        client = run_client(clip, addresses, "--top", "2", "--engine", engine)
+        of_another = run_client(clip, addresses, "--engine", other_engine(tiny_exports / "tiny.onnx", tmp_path))
+        ready, by_curl = run_commands(clip, addresses, tmp_path)
     # ONNX Runtime is told the number of views by the library and not by Triton, which rounds otherwise.
     for found in (answer["logits"], batch["logits"]):
         np.testing.assert_allclose(found, expected.logits, rtol=0, atol=2e-6)
@@ -170,4 +219,40 @@ def test_a_video_is_answered_as_the_recognizer_does(
     labels = [line.decode().split(":", 2)[2] for line in labelled["probabilities"]]
     assert labels == [label for label, _ in expected.top(3)]
     assert client.returncode == 0, client.stderr
-    assert client.stdout.splitlines() == [f"{probability:7.4f}  {label}" for label, probability in expected.top(2)]
+    *shown, proven = client.stdout.splitlines()
+    assert shown == [f"{probability:7.4f}  {label}" for label, probability in expected.top(2)]
+    assert re.fullmatch(r"6 views: logits differ from .+ by at most \d\.\de[-+]\d\d \(allowed 1\.0e-03\)", proven)
+    assert of_another.returncode == 1
+    assert "the server does not answer as was proven" in of_another.stderr
+    assert ready == "200\n200\n"
+    probabilities, warnings = by_curl["outputs"]
+    assert [entry.split(":", 2)[2] for entry in probabilities["data"]] == labels
+    assert warnings["data"] == []
+
+
+def run_client(clip: Path, addresses: Addresses, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``client.py``."""
+    script = [sys.executable, KIT / "client.py", clip, "--model", "i3d_video", "--url", addresses.grpc]
+    return subprocess.run([*map(str, script), *map(str, options)], capture_output=True, text=True)
+
+
+def other_engine(exported: Path, folder: Path) -> Path:
+    """An engine whose last bias is off by a hundredth."""
+    model = onnx.load(exported)
+    (bias,) = [tensor for tensor in model.graph.initializer if list(tensor.dims) == [7]]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(1e-2), bias.name))
+    onnx.save(model, folder / "other.onnx")
+    return folder / "other.onnx"
+
+
+def run_commands(clip: Path, addresses: Addresses, folder: Path) -> tuple[str, Any]:
+    """Run what the README shows with curl: what the server says of being ready, and its answer."""
+    shutil.copy(clip, folder / "clip.mp4")
+    outputs = []
+    for command in (READY, REQUEST.replace("256, 340", "48, 64").replace("256 * 340", "48 * 64")):
+        command = command.replace("localhost:8000", addresses.http).replace("i3d_r50", "i3d")
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-euc", command], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    return outputs[0], json.loads(outputs[1])

@@ -19,15 +19,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 import anyio.to_thread
 import click
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 import i3d_deploy as i3d
@@ -43,7 +45,7 @@ AT_ONCE = 4
 MAX_WINDOWS = 60
 """Over a clip: windows overlap by half, or lie apart where there would be more of them."""
 LABELS = 5
-"""Of the chart, and of the clip as a whole."""
+"""Of the chart, and of the clip as a whole, where a request does not say how many."""
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,ogg,asf"
 _ONLY_VIDEOS = f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
@@ -53,56 +55,101 @@ _ONLY_PAGE_ITSELF = (
 )
 
 
-class Top(BaseModel):
+class Described(BaseModel):
+    """A part of an answer or request; what is said of its fields below is in the service's documentation too."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Asked(Described):
+    """How a clip is to be looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = "the clip"
+    """What the answer calls the clip."""
+    top: int = Field(LABELS, ge=1)
+    """How many labels the answer has, of the clip as a whole and over time; at most all."""
+
+
+class Top(Described):
     """A label of the clip as a whole."""
 
     label: str
+    """Its name."""
     probability: float
+    """The mean over all windows."""
 
 
-class Moment(BaseModel):
-    """A stretch of the clip in which the same windows lie.
-
-    Attributes:
-        start_frame: Its first frame.
-        end_frame: The one after its last.
-        probabilities: Of the report's labels: the mean over the windows; None where no window lies.
-    """
+class Moment(Described):
+    """A stretch of the clip in which the same windows lie."""
 
     start_frame: int
+    """Its first frame."""
     end_frame: int
+    """The frame after its last."""
     probabilities: list[float] | None
+    """Of each of the report's labels, the mean over the windows that lie here; null where none does."""
 
 
-class Report(BaseModel):
-    """What the network says about a clip.
-
-    Attributes:
-        name: As the client calls the clip.
-        frames: Its length.
-        frames_per_second: As its container says; None where it does not.
-        top: Its most probable labels, over all windows.
-        labels: Those that are most probable at any moment, in the order of their highest moments.
-        moments: From the first window to the end of the last, without gaps.
-        warnings: What was wrong with the clip, one line each.
-    """
+class Report(Described):
+    """What the network says about a clip."""
 
     name: str
+    """What the request calls the clip."""
     frames: int
+    """Length of the clip."""
     frames_per_second: float | None
+    """As its container says; null where it does not."""
     top: list[Top]
+    """Its most probable labels, best first."""
     labels: list[str]
+    """Those that are most probable at any moment, in the order of their highest moments."""
     moments: list[Moment]
+    """From the first window to the end of the last, without gaps."""
     warnings: list[str]
+    """What was wrong with the clip, one line each."""
 
 
-class About(BaseModel):
+class Health(Described):
+    """Whether clips are taken."""
+
+    ready: bool
+    """Whether the network is loaded; the status is 503 where it is not."""
+    engine: str
+    """Name of the file that is served."""
+    network: str | None
+    """Name of the network in it; null until it is loaded."""
+    ran_by: str | None
+    """What runs it, with its version; null until it is loaded."""
+
+
+class About(Described):
     """What answers here."""
 
     network: str
+    """Name of the network."""
     ran_by: str
+    """What runs it, with its version."""
     notes: list[str]
+    """What to know of its answers, one line each."""
     max_bytes: int
+    """Size of the largest clip that is taken."""
+
+
+class Problem(Described):
+    """Why there is no report."""
+
+    detail: str
+    """One line."""
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The clip has not arrived as a whole."},
+    413: {"model": Problem, "description": "The clip is larger than is taken."},
+    415: {"model": Problem, "description": "The body is a form in place of the file itself."},
+    422: {"model": Problem, "description": "A parameter is not allowed, or the body is no video that can be read."},
+}
 
 
 def create_app(
@@ -115,7 +162,9 @@ def create_app(
         max_windows: Of one clip.
         max_megabytes: The largest clip that is taken.
     """
-    path = artifact or Path(os.environ["I3D_ARTIFACT"])
+    path = artifact or Path(os.environ.get("I3D_ARTIFACT", ""))
+    if not path.name:
+        raise SystemExit("Error: the environment variable I3D_ARTIFACT does not say which engine to serve")
     max_bytes = int(max_megabytes * 1e6)
     others = os.environ.get(_OPTIONS, "").removeprefix(_ONLY_VIDEOS).strip("|")
     os.environ[_OPTIONS] = f"{_ONLY_VIDEOS}|{others}" if others else _ONLY_VIDEOS  # Note [Files from strangers]
@@ -126,9 +175,16 @@ def create_app(
             app.state.recognizer, app.state.turns = recognizer, anyio.CapacityLimiter(AT_ONCE)
             yield
 
-    app = FastAPI(title="Labels over time", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Labels over time", version=i3d.__version__, lifespan=lifespan, redoc_url=None)
+    app.state.recognizer = None
 
-    @app.get("/", response_class=HTMLResponse)
+    @app.exception_handler(RequestValidationError)
+    def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = error.errors()[0]
+        detail = f"{found['loc'][-1]} ({found['input']!r}): {found['msg'].lower()}"
+        return JSONResponse({"detail": detail}, 422)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": _ONLY_PAGE_ITSELF})
 
@@ -138,22 +194,35 @@ def create_app(
         network = recognizer.card.network.name
         return About(network=network, ran_by=recognizer.ran_by, notes=list(recognizer.notes), max_bytes=max_bytes)
 
-    @app.post("/predict", openapi_extra={"requestBody": {"content": {"video/*": {}}, "required": True}})
-    async def predict(request: Request, name: str = "the clip") -> Report:
+    @app.get("/healthz", responses={503: {"model": Health, "description": "The network is not loaded."}})
+    async def health(response: Response) -> Health:
+        """Say whether clips are taken, whatever is being worked on."""
+        recognizer: i3d.Recognizer | None = app.state.recognizer
+        if recognizer is None:
+            response.status_code = 503
+            return Health(ready=False, engine=path.name, network=None, ran_by=None)
+        return Health(ready=True, engine=path.name, network=recognizer.card.network.name, ran_by=recognizer.ran_by)
+
+    @app.post(
+        "/predict",
+        responses=PROBLEMS,
+        openapi_extra={"requestBody": {"content": {"video/*": {}}, "required": True}},
+    )
+    async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Report:
         """Take a clip, which is the body of the request, and say what is in it when."""
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise HTTPException(415, "a form: send the file itself, as curl --data-binary @clip.mp4 does")
         with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
             clip = Path(folder, "clip")
             await _receive(request, clip, max_bytes)
-            report = partial(_report, app.state.recognizer, clip, name=name, max_windows=max_windows)
+            report = partial(_report, app.state.recognizer, clip, asked, max_windows=max_windows)
             try:
                 async with app.state.turns:
                     if await request.is_disconnected():
                         raise HTTPException(400, "nobody waits for the answer")
                     return await anyio.to_thread.run_sync(report)
             except i3d.I3DError as error:
-                raise HTTPException(422, str(error).replace(str(clip), name)) from error
+                raise HTTPException(422, str(error).replace(str(clip), asked.name)) from error
 
     return app
 
@@ -173,7 +242,7 @@ async def _receive(request: Request, clip: Path, max_bytes: int) -> None:
         raise HTTPException(400, "the clip has not arrived as a whole") from error
 
 
-def _report(recognizer: i3d.Recognizer, clip: Path, *, name: str, max_windows: int) -> Report:
+def _report(recognizer: i3d.Recognizer, clip: Path, asked: Asked, *, max_windows: int) -> Report:
     """Predict, in a thread. Each window is a clip as the card has it, under the middle crop alone."""
     num_frames, rate = _promised(clip)
     clips = _num_windows(recognizer.card.sampling, num_frames, rate, max_windows)
@@ -185,13 +254,13 @@ def _report(recognizer: i3d.Recognizer, clip: Path, *, name: str, max_windows: i
         end_frames=windows.max(axis=1) + 1,
         probabilities=np.float32(softmax(prediction.logits)),
     ).means()
-    highest = np.argsort(-np.nanmax(means, axis=0), kind="stable")[:LABELS]
+    highest = np.argsort(-np.nanmax(means, axis=0), kind="stable")[: asked.top]
     shown = highest[np.argsort(np.nanargmax(means[:, highest], axis=0), kind="stable")]
     return Report(
-        name=name,
+        name=asked.name,
         frames=prediction.frames,
         frames_per_second=rate,
-        top=[Top(label=label, probability=probability) for label, probability in prediction.top(LABELS)],
+        top=[Top(label=label, probability=probability) for label, probability in prediction.top(asked.top)],
         labels=[prediction.labels[index] for index in shown],
         moments=[
             Moment(

@@ -132,6 +132,11 @@ INPUTS: dict[str, EngineInput] = {"uint8": "uint8_nthwc", "float": "float32_ncth
     help="What Triton runs it on.  [default: gpu for tensorrt, otherwise cpu]",
 )
 @click.option("--triton-instances", type=click.IntRange(min=1), help="Instances of each model in Triton.  [default: 1]")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a Triton repository that is there of another checkpoint. Files are replaced in any case.",
+)
 @checkpoint_options
 @reports_errors
 def main(
@@ -161,6 +166,7 @@ def main(
     triton_backend: Literal["onnx", "openvino", "tensorrt"] | None,
     triton_device: Literal["cpu", "gpu"] | None,
     triton_instances: int | None,
+    overwrite: bool,
     **reading: Any,
 ) -> None:
     """Export CHECKPOINT (.safetensors, .pth, .pt, .pyth, .pkl, .ckpt) to engines and prove that they answer as it does.
@@ -221,6 +227,7 @@ def main(
                 workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
             ),
             serving=serving,
+            overwrite=overwrite,
             on_step=on_step,
         )
         by_stream = [export(source, name=each) for source, each in zip(sources, names, strict=True)]
@@ -285,6 +292,8 @@ def _check_usage(given: Mapping[str, Any]) -> None:
     of_triton = [name for name, value in given.items() if name.startswith("triton_") and value is not None]
     if of_triton and "triton" not in targets:
         raise click.UsageError("--triton-backend, --triton-device and --triton-instances are for --to triton: give it")
+    if given["overwrite"] and "triton" not in targets:
+        raise click.UsageError("--overwrite is for --to triton: files are replaced in any case")
 
 
 def print_proofs(entries: Sequence[tuple[Path, Card]]) -> None:
