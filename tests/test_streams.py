@@ -406,6 +406,13 @@ def test_arguments_are_checked_before_anything_is_opened(
         loaded.stream("nothing.mp4", **options)
 
 
+@pytest.mark.parametrize("source", [None, 0.5], ids=str)
+def test_what_is_no_source_is_told_at_once(tiny_checkpoint: Checkpoint, source: Any) -> None:
+    message = rf"a stream is the number of a camera, .* or an iterable of TimedFrame, not {type(source).__name__}$"
+    with recognizer(tiny_checkpoint) as loaded, pytest.raises(InputError, match=message):
+        loaded.stream(source)
+
+
 def test_networks_of_flow_are_refused() -> None:
     with (
         Recognizer(TorchRunner(of_two_streams("flow"), device="cpu")) as loaded,
