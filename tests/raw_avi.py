@@ -43,9 +43,8 @@ def write_avi(
     size_bytes = len(images[-1])
     num_frames, seconds = rate
     main = struct.pack("<14I", 40_000, 0, 0, _HAS_INDEX, count, 0, 1, size_bytes, width, height, 0, 0, 0, 0)
-    stream = struct.pack(
-        "<4s4sIHHIIIIIIIIHHHH", b"vids", b"DIB ", *[0] * 4, seconds, num_frames, 0, count, size_bytes, *[0] * 6
-    )
+    times = seconds, num_frames, 0, count
+    stream = struct.pack("<4s4sIHHIIIIIIIIHHHH", b"vids", b"DIB ", *[0] * 4, *times, size_bytes, *[0] * 6)
     bitmap = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, size_bytes, 0, 0, 0, 0)
     header = _list(b"hdrl", _chunk(b"avih", main) + _list(b"strl", _chunk(b"strh", stream) + _chunk(b"strf", bitmap)))
     movie = _list(b"movi", b"".join(_chunk(b"00db", image) for image in images))
