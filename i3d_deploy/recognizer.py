@@ -252,8 +252,8 @@ class Recognizer:
         """Recognise the actions in a stream while it comes, window by window.
 
         The prediction of a window is that of :meth:`predict` of its frames, by their times at the card's rate. Several
-        streams take a thread each; in asyncio, ``await asyncio.to_thread(next, windows, None)`` gives the next window, or
-        None at the end (``export/python/README.md`` has it whole, with how a stream is left).
+        streams take a thread each. In asyncio ``await asyncio.to_thread(next, windows, None)`` gives the next window,
+        and None at the end; ``export/python/README.md`` has it whole, with how a stream is left.
 
         Args:
             source: The number of a camera (as text too), a URL (RTSP, HTTP and what else FFmpeg reads), a video file, a
