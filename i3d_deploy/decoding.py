@@ -14,7 +14,21 @@ import numpy as np
 
 from i3d_deploy.errors import VideoError
 from i3d_deploy.frames import Frame, Frames, Resized, Wish, unique
-from i3d_deploy.video_files import frames_of, opened, promised_frames, promised_rate, retrieved, without_password
+from i3d_deploy.video_files import (
+    frames_of,
+    is_web,
+    opened,
+    promised_frames,
+    promised_rate,
+    retrieved,
+    without_password,
+)
+
+# FFmpeg reads such a file to its end for the index, and cannot go back to the frames.
+_NO_RANGE = (
+    "of a server that sends no parts of files (HTTP Range), an MP4 with its index at the end cannot be read; download "
+    "it first, or move the index with ffmpeg -i IN.mp4 -c copy -movflags +faststart OUT.mp4"
+)
 
 
 def collect(
@@ -83,7 +97,8 @@ def _second_pass(
 def _check_count(address: str, num_frames: int, promised: int, *, min_decoded_share: float) -> None:
     called = without_password(address)
     if num_frames == 0:
-        raise VideoError(f"{called}: no frame could be decoded")
+        why = f", {promised} are promised: {_NO_RANGE}" if promised > 0 and is_web(address) else ""
+        raise VideoError(f"{called}: no frame could be decoded{why}")
     if num_frames < promised * min_decoded_share:
         raise VideoError(
             f"{called}: only {num_frames} of {promised} frames decode, fewer than {min_decoded_share:.0%}: "

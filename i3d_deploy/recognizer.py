@@ -13,7 +13,7 @@ from typing import NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import evidence, features, flow, flow_frames, reading, streams, video
+from i3d_deploy import evidence, features, flow, flow_frames, reading, stream_sources, streams, video
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError, MissingExtraError, VideoError
 from i3d_deploy.features import Features, Layer, Settings
@@ -251,10 +251,12 @@ class Recognizer:
     ) -> Generator[WindowPrediction[Prediction], None, None]:
         """Recognise the actions in a stream while it comes, window by window.
 
-        The prediction of a window is that of :meth:`predict` of its frames, by their times at the card's rate.
+        The prediction of a window is that of :meth:`predict` of its frames, by their times at the card's rate. Several
+        streams take a thread each. In asyncio ``await asyncio.to_thread(next, windows, None)`` gives the next window,
+        and None at the end; ``export/python/README.md`` has it whole, with how a stream is left.
 
         Args:
-            source: The number of a camera, a URL (RTSP, HTTP and what else FFmpeg reads), a video file, a
+            source: The number of a camera (as text too), a URL (RTSP, HTTP and what else FFmpeg reads), a video file, a
                 :class:`i3d_deploy.stream_sources.RawVideo` of a pipe, or an iterable of
                 :class:`i3d_deploy.stream_sources.TimedFrame`. It is read in another thread.
             window_seconds: Duration of a window, to the nearest frame; default: what a clip of the card spans.
@@ -292,11 +294,12 @@ class Recognizer:
             on_notice=on_notice,
         )
         settings.check(self.card)
+        found = stream_sources.resolved(source)
 
         def predict(prepared: Views) -> Prediction:
             return self._prediction(self.logits(prepared, batch=batch), prepared)
 
-        return streams.predictions(source, self.card, settings, predict=predict)
+        return streams.predictions(found, self.card, settings, predict=predict)
 
     def _cutting(self, *, clips: int | None, crops: int | None, min_decoded_share: float) -> Cutting:
         return Cutting(

@@ -61,8 +61,6 @@ _SET_BACK_SECONDS = 1.0
 _LEAST_STEP_SECONDS = 1e-3
 """Of times: Note [Times that ascend]."""
 
-_WEB = ("http:", "https:")
-
 _CAMERA = re.compile(r"/dev/video(\d+)")
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
@@ -110,6 +108,22 @@ class RawVideo:
 
 StreamSource = int | str | Path | RawVideo | Iterable[TimedFrame]
 """The number of a camera, a URL, a video file, a pipe, or frames with times."""
+
+
+def resolved(source: StreamSource) -> StreamSource:
+    """What a caller means: the camera of that number where digits are no file.
+
+    Raises:
+        InputError: It is no source.
+    """
+    if isinstance(source, str) and source.isdecimal() and not Path(source).exists():
+        return int(source)
+    if not isinstance(source, (int, str, Path, RawVideo, Iterable)):
+        raise InputError(
+            f"a stream is the number of a camera, a URL, a video file, a RawVideo or an iterable of TimedFrame, "
+            f"not {type(source).__name__}"
+        )
+    return source
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -323,7 +337,7 @@ class _Live:
         stopped: threading.Event,
     ) -> None:
         self._name = video_files.without_password(address)
-        self._is_web = address.lower().startswith(_WEB)
+        self._is_web = video_files.is_web(address)
         self._connect = connect
         self._manner = manner
         self._stopped = stopped

@@ -77,12 +77,14 @@ class StreamWindow(Generic[K]):
 
     Attributes:
         frames: As many as a window has, at the rate that frames are counted at.
+        shown_seconds: The time of each of them in the stream: of a frame that is repeated, each time the same.
         start_frame: The first of them, by its number in the stream.
         start_seconds: Its time.
         end_seconds: When the last one ends.
     """
 
     frames: tuple[K, ...]
+    shown_seconds: tuple[float, ...]
     start_frame: int
     start_seconds: float
     end_seconds: float
@@ -109,6 +111,7 @@ class Ring(Generic[T, K]):
         self._cadence = cadence
         self._keep = keep
         self._frames: deque[K] = deque(maxlen=cadence.window_frames)
+        self._shown_seconds: deque[float] = deque(maxlen=cadence.window_frames)
         self._latest: _Latest[T, K] | None = None
         self._origin_seconds = 0.0
         self._origin_frame = 0
@@ -165,6 +168,7 @@ class Ring(Generic[T, K]):
     def restart(self) -> None:
         """Begin anew with the next frame; numbers of frames go on."""
         self._frames.clear()
+        self._shown_seconds.clear()
         self._latest = None
         self._num_windows = 0
 
@@ -185,12 +189,14 @@ class Ring(Generic[T, K]):
             start = self._first_start + self._cadence.first_frame(self._num_windows)
             if self._num_frames >= start:
                 self._frames.append(latest.kept(self._keep))
+                self._shown_seconds.append(latest.seconds)
             self._num_frames += 1
             if self._num_frames >= start + self._cadence.window_frames:
                 self._num_windows += 1
                 self._next_start_seconds = self._seconds(start) + self._cadence.every_seconds
                 yield StreamWindow(
                     frames=tuple(self._frames),
+                    shown_seconds=tuple(self._shown_seconds),
                     start_frame=start,
                     start_seconds=self._seconds(start),
                     end_seconds=self._seconds(self._num_frames),

@@ -13,6 +13,7 @@ Note [What windows share]
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -20,11 +21,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from i3d_deploy import resizing, stream_sources, video, views
+from i3d_deploy import resizing, stream_sources, stream_warnings, video, views
 from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Frame, Resized
-from i3d_deploy.stream_sources import Arrival, Manner, OpenStream, StreamSource
+from i3d_deploy.stream_sources import Arrival, Manner, OpenStream, StreamSource, TimedFrame
+from i3d_deploy.stream_warnings import Breaks
 from i3d_deploy.stream_windows import Cadence, Newest, Ring, StreamWindow
 from i3d_deploy.views import Views
 
@@ -138,7 +140,8 @@ class WindowPrediction(Generic[P]):
     """What a network says about one window of a stream.
 
     Attributes:
-        prediction: As of a video that has the frames of the window and no others.
+        prediction: As of a video that has the frames of the window and no others; its warnings say as well where frames
+            came too seldom, and what lay between the window and the one before.
         start_seconds: Beginning of the window, from the first frame of the stream on; of frames that the caller gives,
             in the caller's times.
         end_seconds: Its end: where its last frame gives way to the next.
@@ -185,7 +188,10 @@ def predictions(
     reader.start()
     try:
         while (taken := reader.take()) is not None:
-            prediction = predict(cut(taken.window.frames))
+            prepared = cut(taken.window.frames)
+            of_window = stream_warnings.of_window(taken.window, prepared.by_index)
+            warnings = (*prepared.warnings, *of_window, *taken.breaks.lines())
+            prediction = predict(dataclasses.replace(prepared, warnings=warnings))
             yield WindowPrediction(
                 prediction=prediction,
                 start_seconds=taken.window.start_seconds,
@@ -195,7 +201,7 @@ def predictions(
                 dropped_frames=taken.dropped_frames,
                 reconnects=taken.reconnects,
             )
-            del taken
+            del taken, prepared
     finally:
         reader.stop()
 
@@ -205,6 +211,7 @@ class _Taken:
     """A window that is to be predicted, and what happened until it was taken."""
 
     window: StreamWindow[Resized]
+    breaks: Breaks
     came_at: float
     dropped_windows: int
     dropped_frames: int
@@ -223,6 +230,7 @@ class _Reader:
         self._settings = settings
         self._changed = threading.Condition()
         self._newest: Newest[Resized] = Newest()
+        self._breaks = Breaks()  # before the window that waits
         self._came_at = 0.0
         self._reconnects = 0
         self._num_windows = 0
@@ -247,7 +255,8 @@ class _Reader:
         """Wait for a window; None at the end of the stream. Raises what ended it."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest.waiting is not None or self._has_ended)
-            window = self._newest.take()
+            window, breaks = self._newest.take(), self._breaks
+            self._breaks = Breaks()
             self._changed.notify_all()
             if window is None:
                 if self._error is not None:
@@ -255,6 +264,7 @@ class _Reader:
                 return None
             return _Taken(
                 window=window,
+                breaks=breaks,
                 came_at=self._came_at,
                 dropped_windows=self._newest.dropped_windows,
                 dropped_frames=self._newest.dropped_frames,
@@ -283,36 +293,51 @@ class _Reader:
         source, rate = stream_sources.name(self._source), stream.frames_per_second
         cadence = self._settings.cadence(self._card, source_rate=rate, source=source)
         ring: Ring[Frame, Resized] = Ring(cadence, keep=partial(resizing.by_card, spatial=self._card.spatial))
-        size: tuple[int, ...] | None = None
+        breaks = Breaks()  # before the window that is being filled
+        latest: TimedFrame | None = None
         arrival: Arrival | None = None
         for arrival in stream.arrivals:
             timed = arrival.timed
-            if arrival.is_after_gap or timed.frame.shape != size:
+            found = Breaks() if latest is None else _of_size(latest.frame, timed.frame)
+            if arrival.is_after_gap or found.sizes is not None:
                 ring.restart()
-            size = timed.frame.shape
             self._reconnects = stream.reconnects
             gaps = ring.gaps
-            self._hand_over(ring.add(timed.frame, seconds=timed.seconds), came_at=arrival.came_at)
+            windows = ring.add(timed.frame, seconds=timed.seconds)
+            if latest is not None and ring.gaps > gaps:
+                found = Breaks(pause_seconds=timed.seconds - latest.seconds)
+            breaks, latest = breaks.followed_by(found), timed
+            breaks = self._hand_over(windows, came_at=arrival.came_at, breaks=breaks)
             if self._stopped.is_set():
                 return
             if self._num_windows == 0 and gaps < ring.gaps == _TELLING_GAPS:
                 self._settings.on_notice(f"{source}: no window was full yet{_about_gaps(ring, cadence)}")
         if arrival is not None and rate is not None:
-            self._hand_over(ring.end(frame_seconds=1 / rate), came_at=arrival.came_at)
+            self._hand_over(ring.end(frame_seconds=1 / rate), came_at=arrival.came_at, breaks=breaks)
         if self._num_windows == 0 and not self._stopped.is_set():
-            raise VideoError(
-                f"{source} ended before a window of {cadence.window_seconds:.3g} s was full{_about_gaps(ring, cadence)}"
-            )
+            why = _about_gaps(ring, cadence) or _about_sizes(breaks)
+            raise VideoError(f"{source} ended before a window of {cadence.window_seconds:.3g} s was full{why}")
 
-    def _hand_over(self, windows: list[StreamWindow[Resized]], *, came_at: float) -> None:
+    def _hand_over(self, windows: list[StreamWindow[Resized]], *, came_at: float, breaks: Breaks) -> Breaks:
+        """Let windows wait, the first one with the breaks before it; returns those that are still to be told."""
         for window in windows:
             with self._changed:
                 if not self._settings.drop:
                     self._changed.wait_for(lambda: self._newest.waiting is None or self._stopped.is_set())
                 self._newest.put(window)
+                self._breaks = self._breaks.followed_by(breaks)
                 self._came_at = came_at
                 self._num_windows += 1
                 self._changed.notify_all()
+            breaks = Breaks()
+        return breaks
+
+
+def _of_size(before: Frame, after: Frame) -> Breaks:
+    """The change of size from one frame to the next."""
+    if before.shape == after.shape:
+        return Breaks()
+    return Breaks(sizes=(f"{before.shape[1]}x{before.shape[0]}", f"{after.shape[1]}x{after.shape[0]}"))
 
 
 def _about_gaps(ring: Ring[Frame, Resized], cadence: Cadence) -> str:
@@ -323,3 +348,10 @@ def _about_gaps(ring: Ring[Frame, Resized], cadence: Cadence) -> str:
         f": its frames are up to {ring.widest_gap_seconds:.3g} s apart, and no window spans a gap longer than itself, "
         f"{cadence.window_seconds:.3g} s: give longer windows (window_seconds), and times in seconds"
     )
+
+
+def _about_sizes(breaks: Breaks) -> str:
+    """The same of sizes that changed."""
+    if breaks.sizes is None:
+        return ""
+    return f": its frames changed from {breaks.sizes[0]} to {breaks.sizes[1]}, and no window spans a change of size"

@@ -25,6 +25,9 @@ SUFFIXES = frozenset(
 )
 """File endings that a folder of videos is searched for."""
 
+MIN_FRAMES_PER_SECOND = 0.1
+"""The slowest rate that a video can be said to have; what a container says below it is no rate, but a damaged one."""
+
 ASSUMED_RATE = 25.0
 """Frames per second where a rate is needed and nothing says one."""
 
@@ -191,6 +194,11 @@ def is_url(address: str) -> bool:
     return _URL.match(address) is not None
 
 
+def is_web(address: str) -> bool:
+    """Whether a web server is asked for it."""
+    return address.lower().startswith(("http:", "https:"))
+
+
 def without_password(address: str) -> str:
     """An address as it may be shown."""
     return _PASSWORD.sub(r"\1:***@", address)
@@ -204,7 +212,7 @@ def has_end(capture: cv2.VideoCapture) -> bool:
 def has_times(capture: cv2.VideoCapture, address: str) -> bool:
     """Whether what is open says when its frames are shown: JPEG pictures that a web server sends one by one do not."""
     is_pictures = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
-    return not (is_pictures and not has_end(capture) and address.lower().startswith(("http:", "https:")))
+    return not (is_pictures and not has_end(capture) and is_web(address))
 
 
 def seconds(capture: cv2.VideoCapture) -> float:
@@ -235,9 +243,9 @@ def promised_frames(capture: cv2.VideoCapture) -> int:
 
 
 def promised_rate(capture: cv2.VideoCapture) -> float | None:
-    """Frames per second as the container says; None where it does not."""
+    """Frames per second as the container says; None where it does not, or says what no video has."""
     found = float(capture.get(cv2.CAP_PROP_FPS))
-    return found if 0 < found < _CLOCK_TICKS_PER_SECOND else None
+    return found if MIN_FRAMES_PER_SECOND <= found < _CLOCK_TICKS_PER_SECOND else None
 
 
 def read(path: Path) -> Iterator[Frame]:

@@ -19,7 +19,13 @@ _KEY_FRAME = 0x10
 
 
 def write_avi(
-    path: Path, frames: Sequence[Frame] | Frame, *, promised: int | None = None, bits: int = 32, num_empty: int = 0
+    path: Path,
+    frames: Sequence[Frame] | Frame,
+    *,
+    promised: int | None = None,
+    bits: int = 32,
+    num_empty: int = 0,
+    rate: tuple[int, int] = (25, 1),
 ) -> None:
     """Write frames as they are.
 
@@ -29,13 +35,16 @@ def write_avi(
         promised: The number of frames that the header claims; default: the truth.
         bits: Of a pixel: 24, or 32 of which 8 are unused.
         num_empty: Frames of no bytes before the others, which decoders leave out: the first one comes so much later.
+        rate: Frames, and the seconds that they take.
     """
     height, width, _ = frames[0].shape
     images = [b""] * num_empty + [_bitmap(frame, num_bytes=bits // 8) for frame in frames]
     count = len(frames) if promised is None else promised
     size_bytes = len(images[-1])
+    num_frames, seconds = rate
     main = struct.pack("<14I", 40_000, 0, 0, _HAS_INDEX, count, 0, 1, size_bytes, width, height, 0, 0, 0, 0)
-    stream = struct.pack("<4s4sIHHIIIIIIIIHHHH", b"vids", b"DIB ", *[0] * 4, 1, 25, 0, count, size_bytes, *[0] * 6)
+    times = seconds, num_frames, 0, count
+    stream = struct.pack("<4s4sIHHIIIIIIIIHHHH", b"vids", b"DIB ", *[0] * 4, *times, size_bytes, *[0] * 6)
     bitmap = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, size_bytes, 0, 0, 0, 0)
     header = _list(b"hdrl", _chunk(b"avih", main) + _list(b"strl", _chunk(b"strh", stream) + _chunk(b"strf", bitmap)))
     movie = _list(b"movi", b"".join(_chunk(b"00db", image) for image in images))

@@ -35,7 +35,7 @@ FLOORS = [
         "tensorrt_flavor",
     },
     {"confusion", "frames", "inception", "preprocessing", "resnet", "stream_windows", "windows"},
-    {"card", "images", "resizing"},
+    {"card", "images", "resizing", "stream_warnings"},
     {"model", "origins", "video_files"},
     {"configurations", "decoding", "flow", "generated", "known_motion", "lists", "official_splits"},
     {"two_stream", "video"},

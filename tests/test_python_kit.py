@@ -396,7 +396,7 @@ def test_the_command_tells_its_options() -> None:
     assert "'nowhere.onnx' does not exist" in refused.output
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_examples_run_as_shown(tiny_exports: Path, clip: Path, clip20: Path, tmp_path: Path, number: int) -> None:
     (tmp_path / "engines").mkdir()
     shutil.copy(tiny_exports / "tiny.onnx", tmp_path / "engines" / "i3d_r50.onnx")
@@ -410,7 +410,7 @@ def test_examples_run_as_shown(tiny_exports: Path, clip: Path, clip20: Path, tmp
 
 
 def test_every_example_is_run() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 def test_links_lead_somewhere() -> None:

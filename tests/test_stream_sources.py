@@ -273,6 +273,12 @@ def test_an_address_that_does_not_answer_at_first_is_an_error(opened: Open) -> N
         opened(f"http://127.0.0.1:{port}/", reconnects=3)
 
 
+def test_digits_are_a_camera_unless_they_are_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "7").touch()
+    assert [stream_sources.resolved(source) for source in ("0", "7", "clip.mp4", 3)] == [0, "7", "clip.mp4", 3]
+
+
 @pytest.mark.skipif(any(Path("/dev").glob("video*")), reason="there is a camera")
 def test_a_camera_that_is_not_there_is_named(opened: Open, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(VideoError, match="camera 7 does not open: there is none of this number"):

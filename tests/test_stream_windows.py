@@ -183,7 +183,8 @@ def test_numbers_out_of_range_are_refused(rate: float, window: int, every: float
 
 
 def window(start: int, stop: int) -> StreamWindow[int]:
-    return StreamWindow(frames=tuple(range(start, stop)), start_frame=start, start_seconds=0, end_seconds=0)
+    frames = tuple(range(start, stop))
+    return StreamWindow(frames=frames, shown_seconds=frames, start_frame=start, start_seconds=0, end_seconds=0)
 
 
 def test_an_older_window_is_dropped_for_a_newer_one() -> None:

@@ -35,6 +35,7 @@ from tests.test_video_files import direct as direct
 
 READ = "i3d-stream"
 TENTHS = tuple(number / 10 for number in range(40))
+SHORT = ("4 frames are fewer than the 15 that a clip spans: they are repeated",)
 
 
 @pytest.fixture(autouse=True)
@@ -312,6 +313,53 @@ def test_frames_of_another_size_begin_anew(tiny_checkpoint: Checkpoint) -> None:
     with recognizer(tiny_checkpoint) as loaded:
         found = list(loaded.stream(come(), window_seconds=0.4, frames_per_second=10, drop=False))
     assert times(found) == [(0, 0.4), (0.6, 1.0)]
+    changed = "frames changed from 64x48 to 48x64 before the window, and none spans a change"
+    assert [window.prediction.warnings for window in found] == [SHORT, (*SHORT, changed)]
+
+
+def test_a_pause_longer_than_a_window_is_told_with_the_first_one_after_it(tiny_checkpoint: Checkpoint) -> None:
+    seconds = [*TENTHS[:6], *(number + 3.5 for number in TENTHS[:9])]
+    with recognizer(tiny_checkpoint) as loaded:
+        found = list(loaded.stream(timed(noise(15), seconds), window_seconds=0.4, frames_per_second=10, drop=False))
+    assert times(found) == [(0, 0.4), (3.5, 3.9), (3.9, 4.3)]
+    pause = "no frame came for 3 s before the window, and none spans so long a pause"
+    assert [window.prediction.warnings for window in found] == [SHORT, (*SHORT, pause), SHORT]
+
+
+def test_what_lay_before_a_dropped_window_is_told_with_the_next(tiny_checkpoint: Checkpoint) -> None:
+    is_taken, has_all_come = threading.Event(), threading.Event()
+
+    def come() -> Iterator[TimedFrame]:
+        yield from timed(noise(4), TENTHS)
+        is_taken.wait()
+        yield from timed(noise(8), (number + 5 for number in TENTHS))
+        has_all_come.set()
+
+    options: dict[str, Any] = {"window_seconds": 0.4, "frames_per_second": 10}
+    with recognizer(tiny_checkpoint) as loaded, closing(loaded.stream(come(), **options)) as predictions:
+        next(predictions)
+        is_taken.set()
+        has_all_come.wait()
+        second = next(predictions)
+    assert (second.start_seconds, second.dropped_windows) == (5.4, 1)
+    assert second.prediction.warnings[1].startswith("no frame came for 4.7 s before the window")
+
+
+def test_a_camera_slower_than_the_card_is_told(tiny_checkpoint: Checkpoint) -> None:
+    with recognizer(tiny_checkpoint, sampling={"frame_interval": 1, "frames_per_second": 25.0}) as loaded:
+        (found,) = loaded.stream(timed(noise(4), TENTHS), drop=False)
+    told = "4 frames are fewer than the 8 that are taken of a window at 25 a second: they are repeated"
+    assert found.prediction.warnings == (told,)
+
+
+def test_sizes_that_keep_changing_are_told_in_the_end(tiny_checkpoint: Checkpoint) -> None:
+    frames = [noise(1, 48, 64 + number % 2)[0] for number in range(9)]
+    come = (TimedFrame(frame=frame, seconds=number / 10) for number, frame in enumerate(frames))
+    with (
+        recognizer(tiny_checkpoint) as loaded,
+        pytest.raises(VideoError, match=r"full: .* from 65x48 to 64x48, and no"),
+    ):
+        list(loaded.stream(come, window_seconds=0.4, frames_per_second=10))
 
 
 def test_a_window_spans_no_lost_connection(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +452,13 @@ def test_arguments_are_checked_before_anything_is_opened(
         pytest.raises(InputError, match=message),
     ):
         loaded.stream("nothing.mp4", **options)
+
+
+@pytest.mark.parametrize("source", [None, 0.5], ids=str)
+def test_what_is_no_source_is_told_at_once(tiny_checkpoint: Checkpoint, source: Any) -> None:
+    message = rf"a stream is the number of a camera, .* or an iterable of TimedFrame, not {type(source).__name__}$"
+    with recognizer(tiny_checkpoint) as loaded, pytest.raises(InputError, match=message):
+        loaded.stream(source)
 
 
 def test_networks_of_flow_are_refused() -> None:

@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 import pytest
 
-from i3d_deploy import video_files
+from i3d_deploy import generated, video_files, views
 from i3d_deploy.errors import VideoError
+from i3d_deploy.preprocessing import Sampling, Spatial
 from tests.goldens import shared_file
 from tests.raw_avi import write_avi
 from tests.sources import (
@@ -167,6 +168,16 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("direct")
+@pytest.mark.parametrize(("seconds", "rate"), [(10, 0.1), (11, None), (1000, None)])
+def test_a_rate_that_no_video_has_is_unknown(tmp_path: Path, seconds: int, rate: float | None) -> None:
+    write_avi(tmp_path / "clip.avi", noise(4), rate=(1, seconds))
+    assert collect_all(tmp_path / "clip.avi").frames_per_second == rate
+    sampling, spatial = Sampling(clip_len=2, frames_per_second=0.1), Spatial(short_side=32, crop_size=32)
+    found = views.cut(tmp_path / "clip.avi", sampling=sampling, spatial=spatial)
+    assumed = "the video does not say its rate: its frames are taken to be 0.1 a second"
+    assert found.warnings == (() if rate else (assumed,))
+
+
 def test_address_that_nobody_serves_fails_at_once() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -209,6 +220,17 @@ def test_served_file_gives_its_frames(tmp_path: Path, address: str) -> None:
     pixels = noise(6)
     write_avi(tmp_path / "clip.avi", pixels)
     assert_frames_are(collect_all(f"{address}/clip.avi"), pixels)
+
+
+def test_an_index_at_the_end_is_told_where_the_server_sends_no_parts(tmp_path: Path, address: str) -> None:
+    generated.write_clip(tmp_path / "clip.mp4", num_frames=60, height=128, width=160)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    assert data.find(b"moov") > data.find(b"mdat") + 64_000  # farther than FFmpeg keeps what it has read
+    with pytest.raises(
+        VideoError, match=r"clip\.mp4: no frame could be decoded, 60 are promised: .*\+faststart"
+    ) as told:
+        collect_all(f"{address}/clip.mp4")
+    assert "\n" not in str(told.value)
 
 
 def test_address_without_a_video_is_named(address: str) -> None:

@@ -32,12 +32,17 @@ R = TypeVar("R")
 
 
 def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn an expected failure into one line on stderr and exit code 1; anything else is a bug, with a traceback."""
+    """Turn an expected failure into a line on stderr and exit code 1, and Ctrl-C into one and exit code 130; anything
+    else is a bug, with a traceback.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise SystemExit(INTERRUPTED) from None
         except I3DError as error:
             raise click.ClickException(str(error)) from error
         except BrokenPipeError:

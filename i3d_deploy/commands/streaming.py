@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -127,8 +126,7 @@ class StreamOptions:
             if sys.stdin is None:
                 raise click.UsageError("standard input is closed: --stream - reads frames from it")
             return RawVideo(file=sys.stdin.buffer, width=width, height=height, frames_per_second=self.frames_per_second)
-        is_camera = self.stream.isdecimal() and not Path(self.stream).exists()
-        return int(self.stream) if is_camera else self.stream
+        return self.stream
 
     @property
     def name(self) -> str:

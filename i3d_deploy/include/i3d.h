@@ -234,7 +234,8 @@ I3D_INIT(i3d_window)
  * any. i3d_stream_destroy() comes after all of these have returned, and before i3d_destroy(). The prediction of a
  * window is that of a video of its frames, by their times at the card's rate. When a window is complete before the one
  * before it was asked for, that one is dropped, so that predictions do not fall behind and memory stays flat. No
- * window spans a gap longer than itself or a change of size; in shorter gaps the nearest frame is repeated. */
+ * window spans a gap longer than itself or a change of size; in shorter gaps the nearest frame is repeated. The
+ * warnings of a prediction say where that was. */
 I3D_API i3d_status i3d_stream_create(i3d_recognizer* recognizer, const i3d_stream_options* options,
                                      i3d_stream** stream);
 I3D_API void i3d_stream_destroy(i3d_stream* stream);

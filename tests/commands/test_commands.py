@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -218,8 +219,8 @@ class TestExport:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert stderr.strip().splitlines()[-1] == "Aborted!"
+        assert process.returncode == 130
+        assert stderr.strip().splitlines()[-1] == "stopped"
         assert list(output.iterdir()) == []
 
 
@@ -450,9 +451,23 @@ def test_interrupting_leaves_no_file(tiny_exports: Path, tmp_path: Path, name: s
     process.stderr.readline()  # its first step has begun
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert stderr.strip().splitlines()[-1] == "Aborted!"
+    assert process.returncode == 130
+    assert stderr.strip().splitlines()[-1] == "stopped"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupting_while_the_network_loads_is_one_line(tiny_exports: Path, clip: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    os.mkfifo(labels)
+    code = "import sys; from i3d_deploy.commands.predict import main; main(sys.argv[1:])"
+    arguments = [str(tiny_exports / "tiny.safetensors"), str(clip), "--labels", str(labels)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with labels.open("w"):  # once the command has opened it too, and reads
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (130, "", "stopped\n")
 
 
 @pytest.mark.parametrize("name", ["bench", "predict", "verify"])

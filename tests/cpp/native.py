@@ -202,9 +202,9 @@ class Handle:
     def __init__(self, library: Library, handle: ctypes.c_void_p) -> None:
         self._library, self._c, self._handle = library, library.c, handle
 
-    def describe(self) -> Description:
-        """What i3d_describe tells."""
-        description = sized(Description)
+    def describe(self, description: Description | None = None) -> Description:
+        """What i3d_describe tells, in a structure of the caller's."""
+        description = description or sized(Description)
         self._library.check(self._c.i3d_describe(self._handle, ctypes.byref(description)))
         return description
 
@@ -270,6 +270,14 @@ class Handle:
         return self.taken(
             self._c.i3d_run(self._handle, ctypes.byref(frames), ctypes.byref(options), ctypes.byref(prediction)),
             prediction,
+        )
+
+    def run_file(self, path: Path) -> NativePrediction:
+        """Predict a video file."""
+        options, prediction = self._run_options(), ctypes.c_void_p()
+        name = str(path).encode()
+        return self.taken(
+            self._c.i3d_run_file(self._handle, name, ctypes.byref(options), ctypes.byref(prediction)), prediction
         )
 
     def run_reader(

@@ -27,9 +27,11 @@ from tests import narrowed
 from tests.cpp import native
 from tests.cpp.conftest import run
 from tests.cpp.native import Library, NativeError, frames_of
+from tests.raw_avi import write_avi
 from tests.sources import noise
 
 ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "export" / "cpp" / "example"
 HEADERS = ROOT / "i3d_deploy" / "include"
 VIDEOS = ROOT.parent / "shared" / "videos"
 LOGITS, PROBABILITIES = 1e-4, 1e-6
@@ -173,6 +175,15 @@ def test_a_short_video_of_unknown_rate_is_noted_as_in_python(library: Library, e
         assert handle.run(frames_of(noise(60, 48, 64), rate=25.0)).warnings == ()
 
 
+def test_a_rate_that_no_video_has_is_unknown(library: Library, engine: Path, tmp_path: Path) -> None:
+    if not library.c.i3d_reads_files():
+        pytest.skip("libi3d was built without OpenCV")
+    path, card = with_card(engine, tmp_path, sampling=Sampling(clip_len=8, frames_per_second=25.0))
+    write_avi(tmp_path / "clip.avi", noise(20, 48, 64), rate=(1, 11))
+    with library.recognizer(path) as handle:
+        assert handle.run_file(tmp_path / "clip.avi").warnings == views.prepare(tmp_path / "clip.avi", card).warnings
+
+
 def test_a_reader_is_asked_for_what_is_needed_alone(library: Library, engine: Path) -> None:
     frames = noise(300, 48, 64)
     asked: list[int] = []
@@ -206,6 +217,16 @@ def test_description_and_labels(library: Library, engine: Path) -> None:
         assert description.device == b"cpu"
         assert description.backend.startswith(b"openvino 20")
         assert json.loads(description.card) == json.loads(card.to_json())
+
+
+def test_a_caller_of_a_newer_header_is_told_so(library: Library, engine: Path) -> None:
+    description = native.sized(native.Description)
+    known, description.size = description.size, description.size + 8
+    with library.recognizer(engine) as handle, pytest.raises(NativeError) as error:
+        handle.describe(description)
+    assert error.value.status == native.INPUT
+    message = rf"i3d_description.size \({known + 8}\) is more than the {known} that this libi3d, .*, knows: run with a "
+    assert re.match(message, str(error.value))
 
 
 def test_many_threads_share_a_handle(library: Library, engine: Path) -> None:
@@ -414,10 +435,12 @@ def test_the_program_says_what_python_says(built: Path, engine: Path, tmp_path: 
     ("words", "wrong"),
     [
         (["a"], "1 names given"),
-        (["a", "b", "--top", "x"], "--top x"),
-        (["a", "b", "--raw", "9"], "--raw 9"),
-        (["a", "b", "--top"], "--top "),
-        (["a", "b", "--bogus", "1"], "--bogus 1"),
+        (["a", "b", "--top", "x"], "--top x: it takes a whole number from 1 to 65536"),
+        (["a", "b", "--raw", "9"], "--raw 9: it takes WIDTHxHEIGHT, such as 340x256"),
+        (["a", "b", "--top"], "--top has no value: it takes a whole number"),
+        (["a", "b", "--bogus", "1"], "--bogus: no such option"),
+        (["a", "b", "-t", "1"], "-t: no such option"),
+        (["a.onnx", "b.mp4"], "a.onnx is an ARTIFACT, and comes second: i3d_predict_cpp b.mp4 a.onnx"),
     ],
     ids=str,
 )
@@ -437,13 +460,32 @@ def test_the_comparison_with_python_runs(built: Path, engine: Path, clip: Path, 
     assert [len(results[name][0]["seconds"]) for name in ("C++", "Python")] == [1, 1]
 
 
-def test_an_application_outside_the_tree(built: Path, engine: Path, tmp_path: Path) -> None:
-    prefix, folder = tmp_path / "installed", tmp_path / "example"
-    run("cmake", "--install", str(built), "--prefix", str(prefix))
-    source = ROOT / "export" / "cpp" / "example"
-    run("cmake", "-S", str(source), "-B", str(folder), f"-DCMAKE_PREFIX_PATH={prefix}")
-    run("cmake", "--build", str(folder))
-    lines = run(str(folder / "example"), str(engine)).splitlines()
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prefix of an installation that was moved."""
+    prefix = tmp_path_factory.mktemp("installed")
+    run("cmake", "--install", str(built), "--prefix", str(prefix / "before"))
+    return (prefix / "before").rename(prefix / "after")
+
+
+def test_an_application_outside_the_tree(installed: Path, engine: Path, tmp_path: Path) -> None:
+    run("cmake", "-S", str(EXAMPLE), "-B", str(tmp_path), f"-DCMAKE_PREFIX_PATH={installed}")
+    run("cmake", "--build", str(tmp_path))
+    check_example(tmp_path / "example", engine)
+
+
+def test_an_application_without_cmake(installed: Path, engine: Path, tmp_path: Path) -> None:
+    if shutil.which("pkg-config") is None:
+        pytest.skip("pkg-config is not installed")
+    (folder,) = installed.rglob("pkgconfig")
+    asked = run("pkg-config", "--cflags", "--libs", "i3d", environment={"PKG_CONFIG_PATH": str(folder)})
+    program, source = tmp_path / "example", EXAMPLE / "main.cpp"
+    run("c++", "-std=c++17", str(source), *asked.split(), f"-Wl,-rpath,{folder.parent}", "-o", str(program))
+    check_example(program, engine)
+
+
+def check_example(program: Path, engine: Path) -> None:
+    lines = run(str(program), str(engine)).splitlines()
     labels = artifact.read_card(engine).labels
     assert len(lines) == 3
     assert all(line.partition("  ")[2] in labels for line in lines)

@@ -67,8 +67,10 @@ def test_threads_with_one_handle_and_with_their_own(sanitized: Path, tiny_export
 def test_one_thread_gives_frames_and_another_takes_windows(sanitized: Path, tiny_exports: Path) -> None:
     engine = tiny_exports / "tiny.xml"
     printed = run(str(sanitized / "tests" / "exercise"), "stream", str(engine), "300", environment=ENVIRONMENT)
-    windows, dropped = map(int, re.findall(r"\d+", printed))
-    assert windows + dropped == 48  # 10 s at 25 frames a second: of 15 frames each, five apart
+    windows, dropped, warnings = map(int, re.findall(r"\d+", printed))
+    # 5 s before another size, 2.5 s before a pause and 2.5 s: at 25 a second, of 15 frames each, five apart
+    assert windows + dropped == 23 + 10 + 10
+    assert warnings == 2
 
 
 def test_valgrind_finds_nothing(card: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def engine(tiny_exports: Path) -> Path:
         (10.0, {}),
         (25.0, {"every_seconds": 0.5}),
         (7.0, {"window_seconds": 3.0, "every_seconds": 1.0, "clips": 2, "crops": 3}),
+        (4.0, {"window_seconds": 6.0}),  # each frame is shown more than once, and the gap is within a window
     ],
     ids=str,
 )
@@ -52,6 +53,8 @@ def test_windows_and_predictions_are_those_of_python(
         assert window.end_seconds == pytest.approx(other.end_seconds, abs=1e-9)
         assert (window.dropped_windows, window.dropped_frames) == (0, 0)
         np.testing.assert_allclose(prediction.logits, other.prediction.logits, rtol=0, atol=1e-4)
+        assert prediction.warnings == other.prediction.warnings
+    assert any(prediction.warnings for _, prediction in found)
 
 
 def test_windows_that_nobody_takes_are_dropped_and_counted(library: Library, engine: Path) -> None:
@@ -81,6 +84,14 @@ def test_a_stream_without_a_window_says_why(library: Library, engine: Path) -> N
                 with pytest.raises(NativeError, match=words) as error:
                     stream.next()
                 assert error.value.status == native.VIDEO
+        with handle.stream(frames_per_second=10.0) as stream:
+            for number in range(10):
+                stream.push(noise(1, 48, 64 + number % 2)[0], number / 10)
+            stream.end()
+            with pytest.raises(
+                NativeError, match="its frames changed from 64x48 to 65x48, and no window spans a change"
+            ):
+                stream.next()
 
 
 def test_the_end_completes_a_window(library: Library, engine: Path) -> None:
@@ -111,6 +122,8 @@ def test_a_lost_connection_and_another_size_begin_anew(library: Library, engine:
         window, prediction = stream.next(0)
         assert prediction is not None
         assert window.start_seconds == pytest.approx(1.0)
+        changed = "frames changed from 64x48 to 48x64 before the window, and none spans a change"
+        assert prediction.warnings == (changed,)
 
 
 def test_one_thread_gives_and_another_takes(library: Library, engine: Path) -> None:

@@ -56,26 +56,57 @@ bool set_rate(const char* text, double& rate) {
     return *text != '\0' && *end == '\0' && rate > 0;
 }
 
-bool set_raw(const std::string& text, Arguments& arguments) {
+bool set_raw(const char* value, Arguments& arguments) {
+    const std::string text = value;
     const std::size_t cross = text.find('x');
     return cross != std::string::npos && set_whole(text.substr(0, cross).c_str(), arguments.raw_width) &&
            set_whole(text.substr(cross + 1).c_str(), arguments.raw_height);
 }
 
-bool set_option(const std::string& name, const char* value, Arguments& arguments) {
-    if (name == "--top") return set_whole(value, arguments.top);
-    if (name == "--repeat") return set_whole(value, arguments.repeat);
-    if (name == "--clips") return set_whole(value, arguments.run.clips);
-    if (name == "--crops") return set_whole(value, arguments.run.crops);
-    if (name == "--batch") return set_whole(value, arguments.run.batch);
-    if (name == "--threads") return set_whole(value, arguments.options.threads);
-    if (name == "--raw") return set_raw(value, arguments);
-    if (name == "--rate") return set_rate(value, arguments.rate);
-    if (name == "--device") {
-        arguments.options.device = value;
-        return true;
+bool set_device(const char* text, std::string& device) {
+    device = text;
+    return !device.empty();
+}
+
+struct Option {
+    const char* name;
+    const char* takes;
+    bool (*set)(const char* value, Arguments& arguments);  // whether it can be that
+};
+
+constexpr const char* kWhole = "a whole number from 1 to 65536";
+constexpr Option kOptions[] = {
+    {"--top", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.top); }},
+    {"--repeat", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.repeat); }},
+    {"--clips", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.run.clips); }},
+    {"--crops", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.run.crops); }},
+    {"--batch", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.run.batch); }},
+    {"--threads", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.options.threads); }},
+    {"--raw", "WIDTHxHEIGHT, such as 340x256", set_raw},
+    {"--rate", "a number > 0", [](const char* value, Arguments& all) { return set_rate(value, all.rate); }},
+    {"--device", "a name", [](const char* value, Arguments& all) { return set_device(value, all.options.device); }},
+};
+
+// Set an option. Throws std::invalid_argument: there is none of that name, or its value is missing or wrong.
+void set_option(const std::string& name, const char* value, Arguments& arguments) {
+    for (const Option& option : kOptions) {
+        if (name != option.name) {
+            continue;
+        }
+        if (value == nullptr) {
+            throw std::invalid_argument(name + " has no value: it takes " + option.takes);
+        }
+        if (!option.set(value, arguments)) {
+            throw std::invalid_argument(name + " " + value + ": it takes " + option.takes);
+        }
+        return;
     }
-    return false;
+    throw std::invalid_argument(name + ": no such option");
+}
+
+bool is_engine(const std::string& path) {
+    const std::string suffix = std::filesystem::path(path).extension().string();
+    return suffix == ".xml" || suffix == ".onnx" || suffix == ".engine" || suffix == ".plan";
 }
 
 // Throws std::invalid_argument: what is wrong with them.
@@ -84,17 +115,19 @@ Arguments parsed(int count, char** words) {
     std::vector<std::string> positional;
     for (int i = 1; i < count; ++i) {
         const std::string word = words[i];
-        if (word.rfind("--", 0) != 0) {
+        if (word == "-" || word.rfind('-', 0) != 0) {
             positional.push_back(word);
-        } else if (i + 1 == count || !set_option(word, words[i + 1], arguments)) {
-            const char* value = i + 1 == count ? "" : words[i + 1];
-            throw std::invalid_argument(word + " " + value + ": no such option, or no value of it");
         } else {
             ++i;
+            set_option(word, i < count ? words[i] : nullptr, arguments);
         }
     }
     if (positional.size() != 2) {
         throw std::invalid_argument(std::to_string(positional.size()) + " names given: VIDEO and ARTIFACT are needed");
+    }
+    if (is_engine(positional[0]) && !is_engine(positional[1])) {
+        throw std::invalid_argument(positional[0] + " is an ARTIFACT, and comes second: i3d_predict_cpp " +
+                                    positional[1] + " " + positional[0]);
     }
     arguments.video = positional[0];
     arguments.artifact = positional[1];

@@ -116,9 +116,17 @@ Struct filled(const Struct* given, void (*init)(Struct*), const char* name) {
     if (given == nullptr) {
         return result;
     }
-    if (given->size < sizeof given->size || given->size > sizeof(Struct)) {
+    if (given->size > sizeof(Struct)) {
+        throw Error(I3D_ERROR_INPUT, std::string(name) + ".size (" + std::to_string(given->size) +
+                                         ") is more than the " + std::to_string(sizeof(Struct)) +
+                                         " that this libi3d, " I3D_VERSION_TEXT
+                                         ", knows: run with a libi3d as new as the i3d.h that the caller was compiled "
+                                         "with, or compile with the i3d.h of this one, and call " +
+                                         name + "_init()");
+    }
+    if (given->size < sizeof given->size) {
         throw Error(I3D_ERROR_INPUT, std::string(name) + ".size (" + std::to_string(given->size) + ") must be what " +
-                                         name + "_init() sets, of this library or an older one");
+                                         name + "_init() sets");
     }
     std::memcpy(static_cast<void*>(&result), given, given->size);
     result.size = sizeof(Struct);

@@ -15,6 +15,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "errors.hpp"
@@ -45,6 +46,7 @@ struct Cadence {
 template <typename Kept>
 struct Window {
     std::vector<Kept> frames;
+    std::vector<double> shown_seconds;  // of each frame: of one that is repeated, each time the same
     std::int64_t start_frame = 0;
     double start_seconds = 0;
     double end_seconds = 0;  // when the last frame ends
@@ -69,6 +71,7 @@ public:
         }
         if (latest_ && seconds - latest_->seconds > cadence_.window_seconds() + kSameTimeSeconds) {
             widest_gap_seconds_ = std::max(widest_gap_seconds_, seconds - latest_->seconds);
+            gap_seconds_ = std::max(gap_seconds_, seconds - latest_->seconds);
             restart();
         }
         Windows windows;
@@ -94,12 +97,16 @@ public:
     // Begin anew with the next frame; numbers of frames go on.
     void restart() {
         frames_.clear();
+        shown_seconds_.clear();
         latest_.reset();
         num_windows_ = 0;
     }
 
     // The longest time that no frame came for, where that was longer than a window; else 0.
     double widest_gap_seconds() const { return widest_gap_seconds_; }
+
+    // The same since it was asked for last.
+    double take_gap_seconds() { return std::exchange(gap_seconds_, 0.0); }
 
 private:
     // A frame that may be shown at several moments, or at none.
@@ -133,16 +140,21 @@ private:
                     latest_->kept = keep_(latest_->item);
                 }
                 frames_.push_back(*latest_->kept);
+                shown_seconds_.push_back(latest_->seconds);
                 if (static_cast<std::int64_t>(frames_.size()) > cadence_.window_frames) {
                     frames_.pop_front();
+                    shown_seconds_.pop_front();
                 }
             }
             ++num_frames_;
             if (num_frames_ >= start + cadence_.window_frames) {
                 ++num_windows_;
                 next_start_seconds_ = seconds_of(start) + cadence_.every_seconds;
-                windows.push_back(
-                    {{frames_.begin(), frames_.end()}, start, seconds_of(start), seconds_of(num_frames_)});
+                windows.push_back({{frames_.begin(), frames_.end()},
+                                   {shown_seconds_.begin(), shown_seconds_.end()},
+                                   start,
+                                   seconds_of(start),
+                                   seconds_of(num_frames_)});
             }
         }
     }
@@ -150,11 +162,13 @@ private:
     Cadence cadence_;
     Keep keep_;
     std::deque<Kept> frames_;
+    std::deque<double> shown_seconds_;
     std::optional<Latest> latest_;
     double origin_seconds_ = 0;
     double next_start_seconds_ = -std::numeric_limits<double>::infinity();
     std::int64_t first_start_ = 0;
     double widest_gap_seconds_ = 0;
+    double gap_seconds_ = 0;
     std::int64_t origin_frame_ = 0;
     std::int64_t num_frames_ = 0;
     std::int64_t num_windows_ = 0;

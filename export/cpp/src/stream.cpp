@@ -6,9 +6,11 @@
 #include <condition_variable>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "errors.hpp"
 #include "ring.hpp"
+#include "stream_warnings.hpp"
 
 namespace i3d::core {
 namespace {
@@ -105,12 +107,15 @@ public:
             throw Error(I3D_ERROR_INPUT, "the stream has ended: begin another one");
         }
         resized_size(recognizer_.card().spatial, frame.height, frame.width);
-        if (frame.height != height_ || frame.width != width_) {
+        const std::string size = std::to_string(frame.width) + "x" + std::to_string(frame.height);
+        if (size != size_) {
             ring_.restart();
+            breaks_.sizes = size_.empty() ? "" : size_ + " to " + size;
         }
-        height_ = frame.height;
-        width_ = frame.width;
-        hand_over(ring_.add(copied(frame), seconds), came_at);
+        size_ = size;
+        std::vector<Window<Shared<Value>>> windows = ring_.add(copied(frame), seconds);
+        breaks_.pause_seconds = std::max(breaks_.pause_seconds, ring_.take_gap_seconds());
+        hand_over(std::move(windows), came_at);
     }
 
     void restart() override { ring_.restart(); }
@@ -139,6 +144,7 @@ public:
 
     std::optional<WindowPrediction> next(double wait_seconds) override {
         std::optional<Window<Shared<Value>>> window;
+        Breaks breaks;
         WindowPrediction result;
         Clock::time_point came_at;
         {
@@ -151,12 +157,13 @@ public:
                                   is_ready);
             }
             window = newest_.take();
+            breaks = std::exchange(waiting_breaks_, {});
             came_at = came_at_;
             result.dropped = {newest_.dropped_windows(), newest_.dropped_frames()};
             if (!window && has_ended_ && !is_cancelled_ && num_windows_ == 0) {
                 throw Error(I3D_ERROR_VIDEO, "the stream ended before a window of " +
                                                  std::to_string(cadence_.window_seconds()) + " s was full" +
-                                                 about_gaps());
+                                                 about_breaks());
             }
         }
         if (!window) {
@@ -164,6 +171,10 @@ public:
         }
         const Views<Value> views(recognizer_.card(), window->frames, settings_.protocol);
         result.prediction = recognizer_.predict_views(views, settings_.batch);
+        for (const std::vector<std::string>& lines : {warnings_of(*window, views.taken()), breaks.lines()}) {
+            std::vector<std::string>& told = result.prediction.warnings;
+            told.insert(told.end(), lines.begin(), lines.end());
+        }
         result.start_seconds = window->start_seconds;
         result.end_seconds = window->end_seconds;
         result.lag_seconds = std::chrono::duration<double>(Clock::now() - came_at).count();
@@ -186,10 +197,11 @@ private:
         return has_ended_;
     }
 
-    // Why windows may not become full; "" where there was no gap.
-    std::string about_gaps() const {
+    // Why windows may not become full; "" where nothing kept them from it.
+    std::string about_breaks() const {
         if (widest_gap_seconds_ == 0) {
-            return "";
+            return sizes_.empty() ? ""
+                                  : ": its frames changed from " + sizes_ + ", and no window spans a change of size";
         }
         return ": its frames are up to " + std::to_string(widest_gap_seconds_) +
                " s apart, and no window spans a gap longer than itself: give longer windows, and times in seconds";
@@ -207,8 +219,10 @@ private:
         {
             const std::lock_guard<std::mutex> lock(mutex_);
             widest_gap_seconds_ = ring_.widest_gap_seconds();
+            sizes_ = breaks_.sizes;
             for (Window<Shared<Value>>& window : windows) {
                 newest_.put(std::move(window));
+                waiting_breaks_.add(std::exchange(breaks_, {}));
                 ++num_windows_;
                 came_at_ = came_at;
             }
@@ -220,14 +234,16 @@ private:
     StreamSettings settings_;
     Cadence cadence_;
     Ring<Raw, Shared<Value>> ring_;
-    int height_ = 0;
-    int width_ = 0;
+    std::string size_;          // of the latest frame
+    Breaks breaks_;             // before the window that is being filled
     mutable std::mutex mutex_;  // of what follows
     std::condition_variable changed_;
     Newest<Shared<Value>> newest_;
+    Breaks waiting_breaks_;  // before the window that waits
     Clock::time_point came_at_;
     std::int64_t num_windows_ = 0;
     double widest_gap_seconds_ = 0;
+    std::string sizes_;
     bool has_ended_ = false;
     bool is_cancelled_ = false;
 };

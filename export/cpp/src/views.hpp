@@ -67,6 +67,7 @@ public:
     std::size_t clip_len() const { return indices_.clip_len; }
     std::size_t values_per_view() const;
     std::int64_t num_frames() const { return num_frames_; }
+    std::vector<std::int64_t> taken() const { return unique(indices_); }
     const std::vector<std::string>& warnings() const { return warnings_; }
 
     // Write a view as (T, H, W, 3).

@@ -92,19 +92,23 @@ int run_stream(const std::string& artifact, int count) {
         const std::size_t frame_bytes = noise.pixels.size() / static_cast<std::size_t>(noise.num_frames);
         for (int number = 0; number < count; ++number) {
             const auto index = static_cast<std::size_t>(number % noise.num_frames);
-            stream.push(i3d::image(noise.pixels.data() + index * frame_bytes, noise.height, noise.width),
-                        number / 30.0);
+            // Half-way frames change their size, and later they pause.
+            const int height = noise.height - (number < count / 2 ? 0 : 1);
+            const double seconds = number / 30.0 + (number < 3 * count / 4 ? 0 : 3);
+            stream.push(i3d::image(noise.pixels.data() + index * frame_bytes, height, noise.width), seconds);
         }
         stream.end();
     });
     int windows = 0;
     std::int64_t dropped = 0;
+    std::size_t warnings = 0;
     while (const auto found = stream.next()) {
         ++windows;
+        warnings += found->prediction.warnings().size();
         dropped = found->window.dropped_windows;
     }
     giver.join();
-    std::printf("%d windows and %lld dropped\n", windows, static_cast<long long>(dropped));
+    std::printf("%d windows and %lld dropped, %zu warnings\n", windows, static_cast<long long>(dropped), warnings);
     return stream.has_ended() ? 0 : 1;
 }
 

@@ -1,0 +1,69 @@
+"""What predictions of a stream say about how its frames came.
+
+Note [Frames that came too seldom]
+    A source that is slower than its frames are counted at shows frames more than once. That is told of a window where
+    fewer than seven tenths of the frames that are taken of it are different: so it is of 15 frames a second counted at
+    25 and of 20 at 30, and is not of 20 at 25 and of 25 at 30. A pause within a window is told from half a second on,
+    where it is three times as long as frames are apart in the median.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from i3d_deploy.stream_windows import StreamWindow
+
+K = TypeVar("K")
+
+_LEAST_SHARE = 0.7
+_LEAST_PAUSE_SECONDS = 0.5
+_LEAST_PAUSE_FRAMES = 3
+"""Note [Frames that came too seldom]."""
+
+
+def of_window(window: StreamWindow[K], taken: Collection[int]) -> Iterator[str]:
+    """What frames that came too seldom did to a window, one line each: Note [Frames that came too seldom].
+
+    Args:
+        window: The window.
+        taken: Those of its frames that its clips take, each once.
+    """
+    came = len({window.shown_seconds[index] for index in taken})
+    if came < _LEAST_SHARE * len(taken):
+        rate = len(window.frames) / (window.end_seconds - window.start_seconds)
+        yield (
+            f"{came} frames are fewer than the {len(taken)} that are taken of a window at {rate:.4g} a second: "
+            "they are repeated"
+        )
+    shown = sorted(set(window.shown_seconds))
+    distances = sorted(after - before for before, after in itertools.pairwise(shown))
+    longest, usual = (distances[-1], distances[len(distances) // 2]) if distances else (0.0, 0.0)
+    if longest >= max(_LEAST_PAUSE_SECONDS, _LEAST_PAUSE_FRAMES * usual):
+        yield f"no frame came for {longest:.3g} s of the window: those before and after are repeated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breaks:
+    """What made counting begin anew before a window.
+
+    Attributes:
+        pause_seconds: The longest time that no frame came for, where that was longer than a window.
+        sizes: The latest change of the frames' size, as WIDTHxHEIGHT before and after.
+    """
+
+    pause_seconds: float = 0.0
+    sizes: tuple[str, str] | None = None
+
+    def followed_by(self, later: Breaks) -> Breaks:
+        """Both, in the order in which they came."""
+        return Breaks(pause_seconds=max(self.pause_seconds, later.pause_seconds), sizes=later.sizes or self.sizes)
+
+    def lines(self) -> Iterator[str]:
+        """What is told of the first window after them, one line each."""
+        if self.pause_seconds > 0:
+            yield f"no frame came for {self.pause_seconds:.3g} s before the window, and none spans so long a pause"
+        if self.sizes is not None:
+            yield f"frames changed from {self.sizes[0]} to {self.sizes[1]} before the window, and none spans a change"
