@@ -114,7 +114,7 @@ def predict(
             one is used.
         on_row: Called with each row that was written.
         on_progress: Called with (videos that have a row, videos in all) at the start and after each row.
-        on_note: Called with where Ray runs, and with each thing that had to be assumed about a checkpoint.
+        on_note: Called with where Ray runs, how many videos were replaced, and what was assumed about a checkpoint.
 
     Raises:
         InputError: An argument is out of range, or the table holds rows that were made in another way.
@@ -135,7 +135,10 @@ def predict(
     for source in sources:
         found = _Video.of(str(source))
         videos.setdefault(found.path, found)
-    with prediction_files.opened(Path(output), basis, wanted=videos, overwrite=overwrite) as table:
+    wanted = {path: os.fsdecode(found.address) for path, found in videos.items()}
+    with prediction_files.opened(Path(output), basis, wanted=wanted, overwrite=overwrite) as table:
+        if table.num_replaced and on_note is not None:
+            on_note(f"{table.num_replaced} of the videos in {output} have another size or time now: predicted again")
         left = [found for path, found in videos.items() if path not in table.done]
         num_before, num_failed = len(videos) - len(left), 0
         if on_progress is not None:
@@ -178,7 +181,7 @@ class _Video:
 
     Attributes:
         name: As it was given, in text that a table can hold, without a password.
-        path: Absolute, or the URL, in such text.
+        path: The same file's for each spelling: absolute, below a folder without links; or the URL. In such text.
         address: What another process finds it by, whatever its folder is; bytes, since names need not be UTF-8.
     """
 
@@ -189,12 +192,10 @@ class _Video:
     @classmethod
     def of(cls, source: str) -> _Video:
         if video_files.is_url(source):
-            address = source
-        else:
-            path = Path(source)
-            # ".." after a link is not the folder before it.
-            address = str(path.resolve() if ".." in path.parts else path.absolute())
-        return cls(name=_storable(source), path=_storable(address), address=os.fsencode(address))
+            return cls(name=_storable(source), path=_storable(source), address=os.fsencode(source))
+        given = Path(source)
+        path = given.resolve() if given.name in ("", "..") else given.parent.resolve() / given.name
+        return cls(name=_storable(source), path=_storable(str(path)), address=os.fsencode(given.absolute()))
 
 
 def _storable(name: str) -> str:
@@ -263,13 +264,14 @@ class _Worker:
 
     def _row(self, network: Recognizer, wanted: _Video) -> Row:
         basis, ran_by = self._order.basis, network.ran_by
-        origin = Origin.of(wanted.name, wanted.path)
+        address = os.fsdecode(wanted.address)
+        origin = Origin.of(wanted.name, wanted.path, address)
         try:
             if ray.get(self._starts.add.remote(wanted.path)) > ATTEMPTS:
                 raise VideoError(
                     f"{wanted.name}: its worker died {ATTEMPTS} times: the video crashes it, or memory ran out"
                 )
-            prediction = network.predict(os.fsdecode(wanted.address), **self._order.asked)
+            prediction = network.predict(address, **self._order.asked)
         except VideoError as error:
             return prediction_files.failed(origin, error, basis=basis, ran_by=ran_by)
         return prediction_files.predicted(origin, prediction, top=self._order.top, basis=basis, ran_by=ran_by)

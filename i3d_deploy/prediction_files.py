@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -43,6 +43,7 @@ ROWS_OF_A_PART = 10_000
 
 _CALLED = "run"
 _BEGINNING = b'{"video": '
+_SAME_TIME_SECONDS = 1e-6  # such numbers are so exact today
 _NO_ROW = "{path}: line {number} is no row of i3d-predict: give another --output, or --overwrite"
 
 
@@ -79,26 +80,27 @@ class Origin:
     Attributes:
         video: Its name as it was given.
         path: Its absolute path, or its URL; what a table tells videos by.
-        size: Bytes of the file; None for what is not a file.
-        modified: When the file, or the folder of frames, was changed, in ns since 1970; None for a URL.
+        size_bytes: Of the file; None for what is no file.
+        modified_seconds: When the file, or the folder of frames, was changed, since 1970; None for a URL.
     """
 
     video: str
     path: str
-    size: int | None
-    modified: int | None
+    size_bytes: int | None
+    modified_seconds: float | None
 
     @classmethod
-    def of(cls, video: str, path: str) -> Origin:
-        """Look at what is at a path or URL now; what is not there has no size and no time."""
-        try:
-            found = None if is_url(path) else Path(path).stat()
-        except (OSError, ValueError):
-            found = None
-        if found is None:
-            return cls(video=video, path=path, size=None, modified=None)
-        size = found.st_size if stat.S_ISREG(found.st_mode) else None
-        return cls(video=video, path=path, size=size, modified=found.st_mtime_ns)
+    def of(cls, video: str, path: str, address: str) -> Origin:
+        """Look at what an address, as :meth:`Recognizer.predict` takes it, shows now.
+
+        What is not there, or is no file, has no size and no time. Of names that are not UTF-8, the path differs from
+        the address.
+        """
+        size, modified = _state(address)
+        return cls(video=video, path=path, size_bytes=size, modified_seconds=modified)
+
+
+_NAMES = {*(field.name for field in fields(Origin)), "error"}
 
 
 def predicted(origin: Origin, prediction: Prediction, *, top: int, basis: Basis, ran_by: str) -> Row:
@@ -137,14 +139,27 @@ def failed(origin: Origin, error: VideoError, *, basis: Basis, ran_by: str) -> R
     }
 
 
+def _state(address: str) -> tuple[int | None, float | None]:
+    """Size and time of a file, or the time of a folder."""
+    try:
+        found = None if is_url(address) else Path(address).stat()
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        return None, None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None, found.st_mtime_ns / 1e9
+
+
 class Table(ABC):
     """An open table.
 
     Attributes:
         done: The paths of the videos that have a row.
+        num_replaced: Rows that were taken out since their file is another one now.
     """
 
     done: set[str]
+    num_replaced: int
 
     @abstractmethod
     def add(self, row: Row) -> None:
@@ -156,13 +171,16 @@ class Table(ABC):
 
 
 @contextmanager
-def opened(path: Path, basis: Basis, *, wanted: Collection[str] = (), overwrite: bool = False) -> Iterator[Table]:
+def opened(
+    path: Path, basis: Basis, *, wanted: Mapping[str, str] | None = None, overwrite: bool = False
+) -> Iterator[Table]:
     """Open a table to add rows, made if need be; no other process can do so meanwhile.
 
     Args:
         path: ``.jsonl`` or ``.parquet``.
         basis: What the rows will depend on.
-        wanted: Paths of videos whose rows are taken out where they have an error, or the file is another one now.
+        wanted: Addresses, by their paths, of videos whose rows are taken out where they have an error, or the file is
+            another one now: of another size or time. One that went away keeps its row.
         overwrite: Take out all rows, whatever they depend on.
 
     Raises:
@@ -177,7 +195,7 @@ def opened(path: Path, basis: Basis, *, wanted: Collection[str] = (), overwrite:
         raise InputError(f"{path}: a table is {' or '.join(kinds)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        table = kind(path, basis, frozenset(wanted), stack, overwrite=overwrite)
+        table = kind(path, basis, _Kept(wanted or {}), stack, overwrite=overwrite)
         try:
             yield table
         finally:
@@ -185,7 +203,7 @@ def opened(path: Path, basis: Basis, *, wanted: Collection[str] = (), overwrite:
 
 
 class _JsonLines(Table):
-    def __init__(self, path: Path, basis: Basis, wanted: frozenset[str], stack: ExitStack, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, basis: Basis, kept: _Kept, stack: ExitStack, *, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             _check_beginning(path)
         self._writer = stack.enter_context(journal.appending(path, called=_CALLED))
@@ -194,10 +212,11 @@ class _JsonLines(Table):
         self.done, retried = set(), False
         for row in _rows(path):
             basis.check(row, path)
-            if _is_kept(row, wanted):
+            if kept.has(row):
                 self.done.add(row["path"])
             else:
                 retried = True
+        self.num_replaced = kept.num_replaced
         if retried:
             self._writer = stack.enter_context(self._of_the_done(path))
 
@@ -221,7 +240,7 @@ class _JsonLines(Table):
 
 
 class _Parquet(Table):
-    def __init__(self, path: Path, basis: Basis, wanted: frozenset[str], stack: ExitStack, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, basis: Basis, kept: _Kept, stack: ExitStack, *, overwrite: bool) -> None:
         try:
             import pyarrow.parquet
         except ImportError as error:
@@ -238,12 +257,13 @@ class _Parquet(Table):
             for part in self._parts():
                 part.unlink()
         for part in self._parts():
-            self._read(part, basis, wanted)
+            self._read(part, basis, kept)
         left = list(_rows(self._journal))
         for row in left:
             basis.check(row, self._journal)
         # A process that was killed between the two steps of _seal leaves its rows in both places.
-        self._seal([row for row in left if row["path"] not in self.done and _is_kept(row, wanted)])
+        self._seal([row for row in left if row["path"] not in self.done and kept.has(row)])
+        self.num_replaced = kept.num_replaced
 
     def add(self, row: Row) -> None:
         self._writer.write(_line(row))
@@ -258,23 +278,23 @@ class _Parquet(Table):
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
 
-    def _read(self, part: Path, basis: Basis, wanted: frozenset[str]) -> None:
+    def _read(self, part: Path, basis: Basis, kept: _Kept) -> None:
         """Note whose rows a part has, and take out those to be tried again."""
         import pyarrow
 
-        names = [*(field.name for field in fields(Origin)), "error", *asdict(basis)]
+        names = [*_NAMES, *asdict(basis)]
         try:
             rows = self._parquet.read_table(part, columns=names).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{part} is damaged: remove it, or give --overwrite") from error
         for row in rows:
             basis.check(row, part)
-        kept = {row["path"] for row in rows if _is_kept(row, wanted)}
-        self.done |= kept
-        if not kept:
+        done = {row["path"] for row in rows if kept.has(row)}
+        self.done |= done
+        if not done:
             part.unlink()
-        elif len(kept) < len(rows):
-            self._write(part, [row for row in self._parquet.read_table(part).to_pylist() if row["path"] in kept])
+        elif len(done) < len(rows):
+            self._write(part, [row for row in self._parquet.read_table(part).to_pylist() if row["path"] in done])
 
     def _seal(self, rows: list[Row]) -> None:
         """Make the rows of the journal the next part."""
@@ -300,8 +320,8 @@ def _schema() -> pyarrow.Schema:
         [
             ("video", pa.string()),
             ("path", pa.string()),
-            ("size", pa.int64()),
-            ("modified", pa.int64()),
+            ("size_bytes", pa.int64()),
+            ("modified_seconds", pa.float64()),
             ("top", pa.list_(entry)),
             ("views", pa.int32()),
             ("frames", pa.int64()),
@@ -314,13 +334,31 @@ def _schema() -> pyarrow.Schema:
     )
 
 
-def _is_kept(row: Row, wanted: frozenset[str]) -> bool:
-    """Whether a row stays, of which the video is perhaps to be tried again."""
-    if row["path"] not in wanted:
-        return True
-    now = Origin.of(row["video"], row["path"])
-    is_same = now.modified is None or (now.size, now.modified) == (row["size"], row["modified"])
-    return is_same and row["error"] is None
+class _Kept:
+    """Which rows stay, where some videos are wanted.
+
+    Attributes:
+        num_replaced: Rows that do not stay since their file is another one now.
+    """
+
+    def __init__(self, wanted: Mapping[str, str]) -> None:
+        self._wanted = wanted
+        self.num_replaced = 0
+
+    def has(self, row: Row) -> bool:
+        """Whether a row stays."""
+        address = self._wanted.get(row["path"])
+        if address is None:
+            return True
+        if row["error"] is not None:
+            return False
+        size, modified = _state(address)
+        before = row["modified_seconds"]
+        is_same_time = before is not None and modified is not None and abs(modified - before) < _SAME_TIME_SECONDS
+        if modified is None or (is_same_time and size == row["size_bytes"]):
+            return True
+        self.num_replaced += 1
+        return False
 
 
 def _line(row: Row) -> str:
@@ -341,7 +379,7 @@ def _rows(path: Path) -> Iterator[Row]:
         for number, line in enumerate(stream, 1):
             try:
                 row = json.loads(line)
-                is_row = {"video", "path", "size", "modified", "error"} <= row.keys()
+                is_row = row.keys() >= _NAMES
             except (ValueError, AttributeError):
                 is_row = False
             if not is_row:

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import ray
@@ -98,8 +98,9 @@ def test_rows_are_those_of_one_process(tiny_exports: Path, videos: Path, tmp_pat
     broken, unnamed = tmp_path / "broken.mp4", os.fsdecode(bytes(tmp_path) + b"/\xff.mp4")
     broken.write_text("no video")
     shutil.copy(videos / "00.mp4", unnamed)
-    other_spelling = os.path.relpath(videos / "01.mp4")
-    sources: list[str | Path] = [videos / "01.mp4", broken, videos / "02.mp4", other_spelling, unnamed]
+    (tmp_path / "linked").symlink_to(videos)
+    linked, other_spelling = tmp_path / "linked" / "01.mp4", os.path.relpath(videos / "01.mp4")
+    sources: list[str | Path] = [videos / "01.mp4", broken, videos / "02.mp4", other_spelling, linked, unnamed]
     progress: list[tuple[int, int]] = []
     notes: list[str] = []
     report = bulk.predict(
@@ -121,6 +122,10 @@ def test_rows_are_those_of_one_process(tiny_exports: Path, videos: Path, tmp_pat
         assert rows[str(source)]["ran_by"].endswith(", 1 threads")
     assert rows[str(broken)]["error"] == f"{broken}: no video stream that can be decoded"
     assert "the name is not UTF-8 text" in rows[f"{tmp_path}/\\udcff.mp4"]["error"]
+    for source in (videos / "02.mp4", broken, Path(unnamed)):
+        found = rows[str(source).encode(errors="backslashreplace").decode()]
+        assert found["size_bytes"] == source.stat().st_size
+        assert found["modified_seconds"] == pytest.approx(source.stat().st_mtime, abs=1e-6)
 
 
 class Deadly(http.server.SimpleHTTPRequestHandler):
@@ -169,11 +174,41 @@ def test_a_killed_worker_loses_nothing_and_one_that_is_killed_every_time_is_a_ro
         ]
 
 
-def started(artifact: Path, videos: Path, output: Path, *, address: str) -> subprocess.Popen[str]:
+class Gate(NamedTuple):
+    """An address, and what lets it answer."""
+
+    url: str
+    is_open: threading.Event
+
+
+@pytest.fixture
+def gate(clip: Path) -> Iterator[Gate]:
+    """A video that is sent when the test lets it be."""
+    is_open = threading.Event()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert is_open.wait(300)
+            with contextlib.suppress(ConnectionError):  # of a reader that was killed
+                super().do_GET()
+
+        def log_message(self, *_: object) -> None: ...
+
+    handler = functools.partial(Handler, directory=str(clip.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield Gate(f"http://127.0.0.1:{server.server_port}/{clip.name}", is_open)
+        is_open.set()
+        server.shutdown()
+        thread.join()
+
+
+def started(artifact: Path, sources: Sequence[str], output: Path, *, address: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    options = ["--ray", "--output", str(output), "--threads", "1", "--clips", "40"]
+    options = ["--ray", "--output", str(output), "--threads", "1", "--crops", "1"]
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(artifact), str(videos), *options],
+        [sys.executable, "-c", COMMAND, str(artifact), *sources, *options],
         env={**os.environ, "RAY_ADDRESS": address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -196,35 +231,35 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> Non
 
 
 def test_a_run_goes_on_after_kill_9_and_after_ctrl_c(
-    tiny_exports: Path, videos: Path, tmp_path: Path, on_ray: None
+    tiny_exports: Path, videos: Path, tmp_path: Path, gate: Gate, on_ray: None
 ) -> None:
     artifact, output = tiny_exports / "tiny.onnx", tmp_path / "t.parquet"
-    lines = output / JOURNAL
+    lines, sources = output / JOURNAL, [gate.url, *(str(videos / f"{number:02}.mp4") for number in range(6))]
 
-    killed = started(artifact, videos, output, address="local")
+    killed = started(artifact, sources[:4], output, address="local")
     wait_until(lambda: lines.exists() and b"\n" in lines.read_bytes(), killed)
     (head,) = [number for number, command in processes_below(killed.pid) if "gcs_server" in command.split(" ")[0]]
     assert b"RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{head}/environ").read_bytes().split(b"\0")
     killed.kill()
     killed.communicate()
     kept = named(lines)
-    assert 0 < len(kept) < 12
+    assert 0 < len(kept) < 4
 
-    stopped = started(artifact, videos, output, address=ray.get_runtime_context().gcs_address)
+    stopped = started(artifact, sources, output, address=ray.get_runtime_context().gcs_address)
     wait_until(lambda: any(row not in kept for row in named(lines)), stopped)
     stopped.send_signal(signal.SIGINT)
     _, told = stopped.communicate()
     assert stopped.returncode == 130, told
     done = [row["video"] for row in read(output)]
     assert set(kept) < set(done)
-    assert f"stopped: {len(done)} of 12 videos are done; the same command goes on" in told
+    assert f"stopped: {len(done)} of 7 videos are done; the same command goes on" in told
 
+    gate.is_open.set()
     came: list[Row] = []
-    sources = sorted(videos.iterdir())
-    report = bulk.predict(artifact, sources, output, clips=40, threads=1, on_row=came.append)
+    report = bulk.predict(artifact, sources, output, crops=1, threads=1, on_row=came.append)
     assert report.done_before == len(done)
-    assert sorted(row["video"] for row in came) == sorted({str(source) for source in sources} - set(done))
-    assert [row["video"] for row in read(output)] == [str(source) for source in sources]
+    assert {row["video"] for row in came} == {*sources} - {*done}
+    assert [row["video"] for row in read(output)] == sorted(sources)
 
 
 @pytest.mark.usefixtures("on_ray")
@@ -299,6 +334,12 @@ def test_the_command_says_what_became_of_the_videos(tiny_exports: Path, clip: Pa
     again = CliRunner().invoke(main, words)
     assert (again.exit_code, again.stdout) == (0, f"{output}: 1 video predicted, 1 is from before\n"), again.output
     assert all(row["error"] is None for row in read(output))
+
+    generated.write_clip(broken, num_frames=20, height=32, width=48)
+    replaced = CliRunner().invoke(main, words)
+    assert (replaced.exit_code, replaced.stdout) == (0, again.stdout), replaced.output
+    assert f"Note: 1 of the videos in {output} have another size or time now: predicted again" in replaced.stderr
+    assert {row["video"]: row["frames"] for row in read(output)} == {str(broken): 20, str(clip): 40}
 
     other = [str(tiny_exports / "tiny.xml"), *words[1:]]
     refused = CliRunner().invoke(main, other)

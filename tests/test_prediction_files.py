@@ -24,7 +24,7 @@ KINDS = ["t.jsonl", "t.parquet"]
 
 
 def origin(name: str) -> Origin:
-    return Origin(video=name, path=f"/videos/{name}", size=1 << 40, modified=1_764_400_000_123_456_789)
+    return Origin(video=name, path=f"/videos/{name}", size_bytes=1 << 40, modified_seconds=1_764_400_000.123456)
 
 
 def row(name: str, seed: int = 0, *, of: Origin | None = None) -> Row:
@@ -43,6 +43,11 @@ def row(name: str, seed: int = 0, *, of: Origin | None = None) -> Row:
 def broken(name: str) -> Row:
     error = VideoError(f"{name}: broken")
     return prediction_files.failed(origin(name), error, basis=BASIS, ran_by="onnxruntime on cpu")
+
+
+def missing(*names: str) -> dict[str, str]:
+    """Wanted videos that are not there."""
+    return {f"/videos/{name}": f"/videos/{name}" for name in names}
 
 
 def write(path: Path, rows: Sequence[Row], **options: Any) -> set[str]:
@@ -70,7 +75,8 @@ def test_rows_come_back_to_the_bit(tmp_path: Path, name: str) -> None:
     assert [np.float32(entry["probability"]) for entry in found[0]["top"]] == [
         entry["probability"] for entry in rows[0]["top"]
     ]
-    of_the_video, predictions = ["video", "path", "size", "modified"], ["top", "views", "frames", "warnings", "error"]
+    of_the_video = ["video", "path", "size_bytes", "modified_seconds"]
+    predictions = ["top", "views", "frames", "warnings", "error"]
     assert list(found[0]) == [*of_the_video, *predictions, "artifact_sha256", "settings", "ran_by"]
     assert list(found[2]) == list(found[0])
 
@@ -85,43 +91,54 @@ def test_videos_with_a_row_are_done(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_file_that_was_replaced_is_another_video(tmp_path: Path, name: str) -> None:
-    table, files = tmp_path / name, [tmp_path / f"{name}.mp4" for name in "abcde"]
-    paths = [str(file) for file in files]
+    table, files = tmp_path / name, [tmp_path / f"{name}.mp4" for name in "abcdef"]
+    # A path need not be the address: not where names are not UTF-8.
+    addresses = {f"/videos/{file.name}": str(file) for file in files}
     for file in files:
         file.write_bytes(b"1")
-    write(table, [row(file.name, of=Origin.of(file.name, str(file))) for file in files])
-    assert write(table, [], wanted=paths) == {*paths}
+        os.utime(file, ns=(0, 1_764_400_000_123_456_789))
+    rows = [
+        row(name, of=Origin.of(name, path, file))
+        for name, (path, file) in zip("abcdef", addresses.items(), strict=True)
+    ]
+    write(table, rows)
+    assert write(table, [], wanted=addresses) == {*addresses}
 
-    larger, younger, gone, unwanted, _ = files
+    larger, younger, gone, unwanted, touched_by_less_than_is_kept, _ = files
     larger.write_bytes(b"12")
-    os.utime(larger, ns=(0, read(table)[0]["modified"]))
-    os.utime(younger, ns=(0, younger.stat().st_mtime_ns + 1))
+    os.utime(larger, ns=(0, 1_764_400_000_123_456_789))
+    os.utime(younger, ns=(0, 1_764_400_000_123_459_000))
+    os.utime(touched_by_less_than_is_kept, ns=(0, 1_764_400_000_123_456_999))
     gone.unlink()
     unwanted.write_bytes(b"12")
-    again = row("b.mp4", of=Origin.of("b.mp4", str(younger)))
-    assert write(table, [again], wanted=[path for path in paths if path != str(unwanted)]) == {*paths[2:]}
-    assert sorted(entry["video"] for entry in read(table)) == ["b.mp4", "c.mp4", "d.mp4", "e.mp4"]
+    wanted = {path: file for path, file in addresses.items() if file != str(unwanted)}
+    with prediction_files.opened(table, BASIS, wanted=wanted) as opened:
+        assert (opened.done, opened.num_replaced) == ({*addresses} - {"/videos/a.mp4", "/videos/b.mp4"}, 2)
+        opened.add(row("b", of=Origin.of("b", "/videos/b.mp4", str(younger))))
+    assert sorted(entry["video"] for entry in read(table)) == ["b", "c", "d", "e", "f"]
+    assert write(table, [], wanted=wanted) == {*addresses} - {"/videos/a.mp4"}
 
 
 def test_what_is_no_file_has_no_size(tmp_path: Path) -> None:
-    assert Origin.of("frames", str(tmp_path)).size is None
-    assert Origin.of("frames", str(tmp_path)).modified == tmp_path.stat().st_mtime_ns
+    folder = Origin.of("frames", "/frames", str(tmp_path))
+    assert folder.size_bytes is None
+    assert folder.modified_seconds == pytest.approx(tmp_path.stat().st_mtime, abs=1e-6)
     for address in ("http://host/a.mp4", str(tmp_path / "no.mp4"), "\0"):
-        assert Origin.of("a", address) == Origin(video="a", path=address, size=None, modified=None)
+        assert Origin.of("a", "/a", address) == Origin(video="a", path="/a", size_bytes=None, modified_seconds=None)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_videos_that_could_not_be_read_are_tried_again_where_they_are_wanted(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write(path, [row("a"), broken("b"), broken("c")])
-    assert write(path, [row("b")], wanted=["/videos/a", "/videos/b"]) == {"/videos/a", "/videos/c"}
+    assert write(path, [row("b")], wanted=missing("a", "b")) == {"/videos/a", "/videos/c"}
     assert sorted(read(path), key=lambda entry: str(entry["video"])) == [row("a"), row("b"), broken("c")]
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_table_of_errors_alone_can_be_tried_again(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [broken("a")])
-    assert write(tmp_path / name, [broken("a")], wanted=["/videos/a"]) == set()
+    assert write(tmp_path / name, [broken("a")], wanted=missing("a")) == set()
     assert read(tmp_path / name) == [broken("a")]
 
 
@@ -177,7 +194,7 @@ def test_rows_made_in_another_way_are_refused_or_overwritten(tmp_path: Path, nam
     ):
         with (
             pytest.raises(InputError, match=rf"{name}.* holds rows that were made otherwise \({what}.*--overwrite"),
-            prediction_files.opened(path, basis, wanted=["/videos/b"]),
+            prediction_files.opened(path, basis, wanted=missing("b")),
         ):
             pass
     assert [entry["video"] for entry in read(path)] == ["a", "b"]
@@ -191,7 +208,7 @@ def test_one_process_writes(tmp_path: Path, name: str, rows: list[Row]) -> None:
     path = tmp_path / name
     write(path, rows)
     with (
-        prediction_files.opened(path, BASIS, wanted=["a"]),
+        prediction_files.opened(path, BASIS, wanted=missing("a")),
         pytest.raises(InputError, match=r" is being written by another run: wait for it$"),
         prediction_files.opened(path, BASIS),
     ):
