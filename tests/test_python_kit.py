@@ -202,7 +202,8 @@ def test_as_many_labels_are_told_as_asked(service: Service, clip: Path, top: int
 def test_parameters_that_are_not_allowed_are_told_in_one_line(
     service: Service, parameter: str, value: str, message: str
 ) -> None:
-    assert service.predict(b"not looked at", **{parameter: value}) == (422, {"detail": message})
+    expected = {"detail": f"{message}; parameters are name and top"}
+    assert service.predict(b"not looked at", **{parameter: value}) == (422, expected)
 
 
 def test_everything_in_an_answer_is_described(service: Service, clip: Path) -> None:
@@ -223,16 +224,21 @@ def test_everything_in_an_answer_is_described(service: Service, clip: Path) -> N
     answers = document["paths"]["/predict"]["post"]["responses"]
     schemas = {status: answer["content"]["application/json"]["schema"]["$ref"] for status, answer in answers.items()}
     report, problem = "#/components/schemas/Report", "#/components/schemas/Problem"
-    assert schemas == {"200": report, "400": problem, "413": problem, "415": problem, "422": problem}
+    assert schemas == {"200": report, "400": problem, "413": problem, "415": problem, "422": problem, "503": problem}
 
 
 def test_its_health_is_told_while_the_engine_is_busy(service: Service, clip: Path) -> None:
-    with ThreadPoolExecutor(1) as threads:
+    at_work = service.app.state.turns
+    with ThreadPoolExecutor(app.AT_ONCE) as threads:
         with service.app.state.recognizer._runner.turn():
-            predicting = threads.submit(service.predict, clip.read_bytes())
+            predicting = [threads.submit(service.predict, clip.read_bytes()) for _ in range(app.AT_ONCE)]
+            end = time.monotonic() + PATIENCE_SECONDS
+            while at_work.borrowed_tokens < app.AT_ONCE:
+                assert time.monotonic() < end
+                time.sleep(0.01)
             status, health, _ = service.ask("GET", "/healthz")
-            assert not predicting.done()
-        assert predicting.result(PATIENCE_SECONDS)[0] == 200
+            assert not any(each.done() for each in predicting)
+        assert [each.result(PATIENCE_SECONDS)[0] for each in predicting] == [200] * app.AT_ONCE
     assert status == 200
     assert health.pop("ran_by").startswith("onnxruntime ")
     assert health == {"ready": True, "engine": "tiny.onnx", "network": "tiny"}
@@ -243,6 +249,9 @@ def test_a_service_without_its_network_is_not_ready(tiny_exports: Path, monkeypa
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
     with running(app.create_app(tiny_exports / "tiny.onnx"), lifespan="off") as service:
         status, health, _ = service.ask("GET", "/healthz")
+        problem = {"detail": "the network is not loaded: the lifespan of the application has not begun"}
+        assert service.ask("GET", "/about")[:2] == (503, problem)
+        assert service.predict(b"") == (503, problem)
     assert (status, health) == (503, {"ready": False, "engine": "tiny.onnx", "network": None, "ran_by": None})
 
 

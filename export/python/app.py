@@ -25,7 +25,7 @@ import anyio.to_thread
 import click
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
@@ -144,12 +144,26 @@ class Problem(Described):
     """One line."""
 
 
+PARAMETERS = " and ".join(Asked.model_fields)
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The clip has not arrived as a whole."},
     413: {"model": Problem, "description": "The clip is larger than is taken."},
     415: {"model": Problem, "description": "The body is a form in place of the file itself."},
     422: {"model": Problem, "description": "A parameter is not allowed, or the body is no video that can be read."},
+    503: {"model": Problem, "description": "The network is not loaded."},
 }
+
+
+def loaded(request: Request) -> i3d.Recognizer:
+    """The network of the application that is asked."""
+    found: i3d.Recognizer | None = request.app.state.recognizer
+    if found is None:
+        raise HTTPException(503, "the network is not loaded: the lifespan of the application has not begun")
+    return found
+
+
+Loaded = Annotated[i3d.Recognizer, Depends(loaded)]
 
 
 def create_app(
@@ -181,16 +195,15 @@ def create_app(
     @app.exception_handler(RequestValidationError)
     def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         found = error.errors()[0]
-        detail = f"{found['loc'][-1]} ({found['input']!r}): {found['msg'].lower()}"
+        detail = f"{found['loc'][-1]} ({found['input']!r}): {found['msg'].lower()}; parameters are {PARAMETERS}"
         return JSONResponse({"detail": detail}, 422)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": _ONLY_PAGE_ITSELF})
 
-    @app.get("/about")
-    def about() -> About:
-        recognizer: i3d.Recognizer = app.state.recognizer
+    @app.get("/about", responses={503: PROBLEMS[503]})
+    def about(recognizer: Loaded) -> About:
         network = recognizer.card.network.name
         return About(network=network, ran_by=recognizer.ran_by, notes=list(recognizer.notes), max_bytes=max_bytes)
 
@@ -208,14 +221,14 @@ def create_app(
         responses=PROBLEMS,
         openapi_extra={"requestBody": {"content": {"video/*": {}}, "required": True}},
     )
-    async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Report:
+    async def predict(request: Request, asked: Annotated[Asked, Query()], recognizer: Loaded) -> Report:
         """Take a clip, which is the body of the request, and say what is in it when."""
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise HTTPException(415, "a form: send the file itself, as curl --data-binary @clip.mp4 does")
         with tempfile.TemporaryDirectory(prefix="i3d-") as folder:
             clip = Path(folder, "clip")
             await _receive(request, clip, max_bytes)
-            report = partial(_report, app.state.recognizer, clip, asked, max_windows=max_windows)
+            report = partial(_report, recognizer, clip, asked, max_windows=max_windows)
             try:
                 async with app.state.turns:
                     if await request.is_disconnected():
