@@ -176,8 +176,13 @@ def _check_array(array: NDArray[np.uint8]) -> None:
 
 
 def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
+    if not isinstance(frames, Iterable):
+        kind = type(frames).__name__
+        raise InputError(f"a video is a file, URL, folder of frames, array or iterable of frames, not {kind}")
     size: tuple[int, ...] | None = None
     for number, frame in enumerate(frames):
+        if isinstance(frame, (str, Path)):
+            raise InputError(f"frame {number} is {str(frame)!r}: give one video at a time, or many to predict_many")
         check_frame(frame, number)
         if size is not None and frame.shape != size:
             raise InputError(f"frame {number} has shape {frame.shape}, those before it {size}")

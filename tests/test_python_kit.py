@@ -76,7 +76,7 @@ class Service:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             text = answer.read().decode()
-            return answer.status, json.loads(text) if path != "/" else text, answer.headers
+            return answer.status, json.loads(text) if path != "/" and method != "HEAD" else text, answer.headers
         finally:
             connection.close()
 
@@ -249,6 +249,7 @@ def test_a_service_without_its_network_is_not_ready(tiny_exports: Path, monkeypa
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")  # so that it is put back
     with running(app.create_app(tiny_exports / "tiny.onnx"), lifespan="off") as service:
         status, health, _ = service.ask("GET", "/healthz")
+        assert service.ask("HEAD", "/healthz")[0] == 503
         problem = {"detail": "the network is not loaded: the lifespan of the application has not begun"}
         assert service.ask("GET", "/about")[:2] == (503, problem)
         assert service.predict(b"") == (503, problem)

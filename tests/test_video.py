@@ -87,12 +87,26 @@ def test_array_and_iterable_without_frames_are_refused() -> None:
     [
         (noise(1)[0].astype(np.float64), r"float64 of shape \(48, 64, 3\)"),
         (noise(1)[0, ..., 0], r"uint8 of shape \(48, 64\)"),
-        ("img_00001.jpg", "<class 'str'> of shape None"),
+        (b"img_00001.jpg", "<class 'bytes'> of shape None"),
     ],
 )
 def test_frame_of_another_kind_is_refused(frame: Any, given: str) -> None:
     with pytest.raises(InputError, match=rf"frame 1 must be uint8 of shape \(H, W, 3\), not {given}"):
         collect_all([noise(1)[0], frame])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "a video is a file, URL, folder of frames, array or iterable of frames, not NoneType"),
+        (["a.mp4", "b.mp4"], "frame 0 is 'a.mp4': give one video at a time, or many to predict_many"),
+        ([Path("a.mp4")], "frame 0 is 'a.mp4': give one video at a time, or many to predict_many"),
+    ],
+    ids=["nothing", "names", "a path"],
+)
+def test_what_is_no_video_is_refused(source: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        collect_all(source)
 
 
 def test_frames_that_change_size_are_refused() -> None:

@@ -207,6 +207,7 @@ def create_app(
         network = recognizer.card.network.name
         return About(network=network, ran_by=recognizer.ran_by, notes=list(recognizer.notes), max_bytes=max_bytes)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses={503: {"model": Health, "description": "The network is not loaded."}})
     async def health(response: Response) -> Health:
         """Say whether clips are taken, whatever is being worked on."""

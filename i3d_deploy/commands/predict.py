@@ -94,8 +94,8 @@ def main(
     y_00001.jpg ...), or text files (.txt) with one of these a line. A video that cannot be read is reported, the others
     go on, and the exit code is 1. The last options are for checkpoints.
 
-    Of a stream (--stream) a line is printed for each window, of one clip and crop, with its times in seconds; Ctrl-C
-    ends it.
+    Of a stream (--stream) a line is printed for each window, of one clip and crop unless --clips and --crops say
+    another number, with its times in seconds; Ctrl-C ends it.
 
     With --ray, any number of videos are predicted into a table, by as many networks as the machine or cluster has room
     for. A checkpoint that takes options of its own is exported first.
