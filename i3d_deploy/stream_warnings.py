@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from i3d_deploy.frames import too_few
 from i3d_deploy.stream_windows import StreamWindow
 
 K = TypeVar("K")
@@ -34,10 +35,7 @@ def of_window(window: StreamWindow[K], taken: Collection[int]) -> Iterator[str]:
     came = len({window.shown_seconds[index] for index in taken})
     if came < _LEAST_SHARE * len(taken):
         rate = len(window.frames) / (window.end_seconds - window.start_seconds)
-        yield (
-            f"{came} frames are fewer than the {len(taken)} that are taken of a window at {rate:.4g} a second: "
-            "they are repeated"
-        )
+        yield too_few(came, f"the {len(taken)} that are taken of a window at {rate:.4g} a second")
     shown = sorted(set(window.shown_seconds))
     distances = sorted(after - before for before, after in itertools.pairwise(shown))
     longest, usual = (distances[-1], distances[len(distances) // 2]) if distances else (0.0, 0.0)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from i3d_deploy import resizing, stream_sources, stream_warnings, video, views
+from i3d_deploy import resizing, stream_sources, stream_warnings, video, video_files, views
 from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Frame, Resized
@@ -78,7 +78,7 @@ class StreamSettings:
         for name, highest in (
             ("window_seconds", MAX_SECONDS),
             ("every_seconds", MAX_SECONDS),
-            ("frames_per_second", video.MAX_FRAMES_PER_SECOND),
+            ("frames_per_second", video_files.MAX_FRAMES_PER_SECOND),
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value <= highest:

@@ -39,6 +39,12 @@ def test_a_source_slower_than_it_is_counted_is_told(source: float, rate: float, 
     assert list(stream_warnings.of_window(found, range(25))) == expected
 
 
+def test_one_frame_is_told_in_the_singular() -> None:
+    slow = window([number / 5 for number in range(9)], rate=10, frames=5)
+    told = "1 frame is fewer than the 2 that are taken of a window at 10 a second: it is repeated"
+    assert list(stream_warnings.of_window(slow, [1, 2])) == [told]
+
+
 def test_frames_that_no_clip_takes_do_not_count() -> None:
     slow = window([number / 12.5 for number in range(99)], rate=25, frames=25)
     assert list(stream_warnings.of_window(slow, range(0, 25, 2))) == []  # every other one: all different

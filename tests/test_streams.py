@@ -34,6 +34,7 @@ from tests.test_two_stream import stream as of_two_streams
 from tests.test_video_files import direct as direct
 
 READ = "i3d-stream"
+PATIENCE_SECONDS = 60
 TENTHS = tuple(number / 10 for number in range(40))
 SHORT = ("4 frames are fewer than the 15 that a clip spans: they are repeated",)
 
@@ -186,18 +187,18 @@ def test_what_comes_while_a_window_is_computed_is_dropped_and_counted(tiny_check
         frames = timed(pixels, TENTHS)
         for _ in range(4):
             yield next(frames)
-        is_taken.wait()
+        assert is_taken.wait(PATIENCE_SECONDS)
         for _ in range(8):
             yield next(frames)
         has_all_come.set()
-        may_end.wait()
+        assert may_end.wait(PATIENCE_SECONDS)
         yield from frames
 
     options: dict[str, Any] = {"window_seconds": 0.4, "every_seconds": 0.2, "frames_per_second": 10}
     with recognizer(tiny_checkpoint) as loaded, closing(loaded.stream(come(), **options)) as predictions:
         first = next(predictions)
         is_taken.set()
-        has_all_come.wait()
+        assert has_all_come.wait(PATIENCE_SECONDS)
         second = next(predictions)
         may_end.set()
         third = next(predictions)
@@ -257,7 +258,7 @@ def test_an_iterator_may_be_collected_where_it_is_read(
     def come() -> Iterator[TimedFrame]:
         reader.append(threading.current_thread())
         yield from timed(noise(4), TENTHS)
-        is_left.wait()
+        assert is_left.wait(PATIENCE_SECONDS)
         gc.collect()
         yield from timed(noise(4), TENTHS[4:])
 
@@ -331,7 +332,7 @@ def test_what_lay_before_a_dropped_window_is_told_with_the_next(tiny_checkpoint:
 
     def come() -> Iterator[TimedFrame]:
         yield from timed(noise(4), TENTHS)
-        is_taken.wait()
+        assert is_taken.wait(PATIENCE_SECONDS)
         yield from timed(noise(8), (number + 5 for number in TENTHS))
         has_all_come.set()
 
@@ -339,7 +340,7 @@ def test_what_lay_before_a_dropped_window_is_told_with_the_next(tiny_checkpoint:
     with recognizer(tiny_checkpoint) as loaded, closing(loaded.stream(come(), **options)) as predictions:
         next(predictions)
         is_taken.set()
-        has_all_come.wait()
+        assert has_all_come.wait(PATIENCE_SECONDS)
         second = next(predictions)
     assert (second.start_seconds, second.dropped_windows) == (5.4, 1)
     assert second.prediction.warnings[1].startswith("no frame came for 4.7 s before the window")

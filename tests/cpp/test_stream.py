@@ -153,6 +153,7 @@ def test_one_thread_gives_and_another_takes(library: Library, engine: Path) -> N
     [
         ({}, "frames_per_second"),
         ({"frames_per_second": -1.0}, "frames_per_second"),
+        ({"frames_per_second": 1001.0}, r"frames_per_second \(1001.000000\) must be > 0 and <= 1000"),
         ({"frames_per_second": 10.0, "window_seconds": 1e6}, "from 1 to 3000"),
         ({"frames_per_second": 10.0, "every_seconds": 0.01}, "every_seconds"),
         ({"frames_per_second": 10.0, "clips": 2000}, "clips"),

@@ -10,6 +10,7 @@
 
 #include "errors.hpp"
 #include "ring.hpp"
+#include "sampling.hpp"
 #include "stream_warnings.hpp"
 
 namespace i3d::core {
@@ -18,6 +19,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kMaxWaitSeconds = 1e9;
+// The longest that a window, or the distance of two, can be said to be.
+constexpr double kMaxWindowSeconds = 1e6;
 // Beyond it, times are no seconds: those of clocks in milliseconds or nanoseconds are.
 constexpr double kMaxTimeSeconds = 1e10;
 
@@ -42,17 +45,17 @@ Raw copied(const FrameView& frame) {
     return raw;
 }
 
-void check_seconds(double value, const char* name) {
-    if (!(value >= 0 && value <= kMaxWaitSeconds)) {
-        throw Error(I3D_ERROR_INPUT,
-                    std::string(name) + " (" + std::to_string(value) + ") must be > 0, or 0 for the usual");
+void check_option(double value, const char* name, double highest) {
+    if (!(value >= 0 && value <= highest)) {
+        throw Error(I3D_ERROR_INPUT, std::string(name) + " (" + std::to_string(value) +
+                                         ") must be > 0 and <= " + text_of(highest, 6) + ", or 0 for the usual");
     }
 }
 
 Cadence cadence_of(const Card& card, const StreamSettings& settings) {
-    check_seconds(settings.window_seconds, "window_seconds");
-    check_seconds(settings.every_seconds, "every_seconds");
-    check_seconds(settings.frames_per_second, "frames_per_second");
+    check_option(settings.window_seconds, "window_seconds", kMaxWindowSeconds);
+    check_option(settings.every_seconds, "every_seconds", kMaxWindowSeconds);
+    check_option(settings.frames_per_second, "frames_per_second", kMaxRate);
     const double counted_at = card.sampling.frames_per_second;
     if (counted_at > 0 && settings.frames_per_second > 0 && counted_at != settings.frames_per_second) {
         throw Error(I3D_ERROR_INPUT, "frames_per_second (" + std::to_string(settings.frames_per_second) +

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ring.hpp"
+#include "views.hpp"
 
 namespace i3d::core {
 
@@ -45,8 +46,9 @@ std::vector<std::string> warnings_of(const Window<Kept>& window, const std::vect
     const std::size_t came = different(std::move(times)).size();
     if (static_cast<double>(came) < kLeastShare * static_cast<double>(taken.size())) {
         const double rate = static_cast<double>(window.frames.size()) / (window.end_seconds - window.start_seconds);
-        lines.push_back(std::to_string(came) + " frames are fewer than the " + std::to_string(taken.size()) +
-                        " that are taken of a window at " + text_of(rate, 4) + " a second: they are repeated");
+        lines.push_back(too_few(static_cast<std::int64_t>(came), "the " + std::to_string(taken.size()) +
+                                                                     " that are taken of a window at " +
+                                                                     text_of(rate, 4) + " a second"));
     }
     const std::vector<double> shown = different(window.shown_seconds);
     std::vector<double> distances;
