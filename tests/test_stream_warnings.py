@@ -69,9 +69,10 @@ def test_frames_far_apart_make_no_pause() -> None:
 
 def test_breaks_are_told_once_each() -> None:
     breaks = Breaks(pause_seconds=7.0).followed_by(Breaks(sizes=("64x48", "32x24")))
-    breaks = breaks.followed_by(Breaks(pause_seconds=5.25)).followed_by(Breaks(sizes=("32x24", "64x48")))
+    breaks = breaks.followed_by(Breaks(pause_seconds=5.25, is_lost=True)).followed_by(Breaks(sizes=("32x24", "64x48")))
     assert list(breaks.lines()) == [
         "no frame came for 7 s before the window, and none spans so long a pause",
+        "the connection was lost before the window, and none spans that",
         "frames changed from 32x24 to 64x48 before the window, and none spans a change",
     ]
     assert list(Breaks().followed_by(Breaks()).lines()) == []

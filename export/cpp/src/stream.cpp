@@ -5,6 +5,7 @@
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -111,17 +112,24 @@ public:
         }
         resized_size(recognizer_.card().spatial, frame.height, frame.width);
         const std::string size = std::to_string(frame.width) + "x" + std::to_string(frame.height);
-        if (size != size_) {
+        const bool has_changed = !size_.empty() && size != size_;
+        if (has_changed) {
             ring_.restart();
-            breaks_.sizes = size_.empty() ? "" : size_ + " to " + size;
         }
-        size_ = size;
         std::vector<Window<Shared<Value>>> windows = ring_.add(copied(frame), seconds);
-        breaks_.pause_seconds = std::max(breaks_.pause_seconds, ring_.take_gap_seconds());
+        const double pause_seconds = latest_seconds_ ? seconds - *latest_seconds_ : 0;
+        breaks_.add(
+            {cadence_.spans(pause_seconds) ? 0 : pause_seconds, false, has_changed ? size_ + " to " + size : ""});
+        size_ = size;
+        latest_seconds_ = seconds;
         hand_over(std::move(windows), came_at);
     }
 
-    void restart() override { ring_.restart(); }
+    void restart() override {
+        ring_.restart();
+        breaks_.is_lost = !size_.empty();
+        latest_seconds_.reset();  // times may begin anywhere: how long the connection was lost is not known
+    }
 
     void end(double frame_seconds) override {
         if (!(frame_seconds >= 0 && frame_seconds <= cadence_.window_seconds())) {
@@ -237,9 +245,10 @@ private:
     StreamSettings settings_;
     Cadence cadence_;
     Ring<Raw, Shared<Value>> ring_;
-    std::string size_;          // of the latest frame
-    Breaks breaks_;             // before the window that is being filled
-    mutable std::mutex mutex_;  // of what follows
+    std::string size_;                      // of the latest frame
+    std::optional<double> latest_seconds_;  // its time, where the next one's is later
+    Breaks breaks_;                         // before the window that is being filled
+    mutable std::mutex mutex_;              // of what follows
     std::condition_variable changed_;
     Newest<Shared<Value>> newest_;
     Breaks waiting_breaks_;  // before the window that waits
