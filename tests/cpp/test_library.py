@@ -488,6 +488,23 @@ def test_an_application_without_cmake(installed: Path, engine: Path, tmp_path: P
     check_example(program, engine)
 
 
+def test_pkg_config_finds_folders_that_are_absolute(tmp_path: Path) -> None:
+    if None in (shutil.which("pkg-config"), shutil.which("cmake"), shutil.which("c++")):
+        pytest.skip("pkg-config, CMake and a C++ compiler are not installed")
+    prefix, build = tmp_path / "prefix", tmp_path / "build"
+    folders = {"INCLUDEDIR": prefix / "headers", "LIBDIR": prefix / "lib" / "native"}
+    absolute = [f"-DCMAKE_INSTALL_{name}={folder}" for name, folder in folders.items()]
+    options = ["-DI3D_BACKENDS=", "-DI3D_WITH_OPENCV=OFF", f"-DPython3_EXECUTABLE={sys.executable}"]
+    sources = ROOT / "export" / "cpp"
+    run("cmake", "-S", str(sources), "-B", str(build), f"-DCMAKE_INSTALL_PREFIX={prefix}", *absolute, *options)
+    installed = folders["LIBDIR"] / "pkgconfig"
+    installed.mkdir(parents=True)
+    shutil.copy(build / "i3d.pc", installed)
+    for name, folder in folders.items():
+        asked = run("pkg-config", f"--variable={name.lower()}", "i3d", environment={"PKG_CONFIG_PATH": str(installed)})
+        assert Path(asked.strip()).resolve() == folder
+
+
 def check_example(program: Path, engine: Path) -> None:
     lines = run(str(program), str(engine)).splitlines()
     labels = artifact.read_card(engine).labels
