@@ -143,7 +143,7 @@ typedef struct i3d_frames {
     int32_t width;
     int64_t row_stride;       /* bytes, negative from below; 0: rows lie side by side */
     int64_t frame_stride;     /* bytes; 0: frames lie side by side */
-    double frames_per_second; /* 0: not known, the card's is assumed */
+    double frames_per_second; /* from 0.1 to 1000; 0: not known, the card's is assumed */
 } i3d_frames;
 
 I3D_INIT(i3d_frames)
@@ -160,7 +160,7 @@ typedef struct i3d_reader {
     i3d_read_frame read;
     void* user;
     int64_t num_frames;
-    double frames_per_second; /* 0: not known, the card's is assumed */
+    double frames_per_second; /* from 0.1 to 1000; 0: not known, the card's is assumed */
 } i3d_reader;
 
 I3D_INIT(i3d_reader)
