@@ -12,11 +12,11 @@ T = TypeVar("T")
 _END: Any = object()
 
 
-async def run(thread: Executor, function: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
+async def run(thread: Executor | None, function: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
     """Call a function in a thread while the event loop goes on.
 
     Args:
-        thread: Where it is called.
+        thread: Where it is called; None: in one of the event loop's own.
         function: It has ended when this returns or raises.
         stop: Called when the wait is cancelled, so that the function ends soon.
 

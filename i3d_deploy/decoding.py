@@ -24,10 +24,10 @@ from i3d_deploy.video_files import (
     without_password,
 )
 
-# FFmpeg reads such a file to its end for the index, and cannot go back to the frames.
+# FFmpeg reads such a file to its end for the index, and cannot go back to the frames. Others have no frame either.
 _NO_RANGE = (
-    "of a server that sends no parts of files (HTTP Range), an MP4 with its index at the end cannot be read; download "
-    "it first, or move the index with ffmpeg -i IN.mp4 -c copy -movflags +faststart OUT.mp4"
+    "if it is an MP4 with its index at the end, and the server sends no parts of files (HTTP Range): download it "
+    "first, or move the index with ffmpeg -i IN.mp4 -c copy -movflags +faststart OUT.mp4"
 )
 
 
@@ -97,7 +97,7 @@ def _second_pass(
 def _check_count(address: str, num_frames: int, promised: int, *, min_decoded_share: float) -> None:
     called = without_password(address)
     if num_frames == 0:
-        why = f", {promised} are promised: {_NO_RANGE}" if promised > 0 and is_web(address) else ""
+        why = f", {promised} are promised; {_NO_RANGE}" if promised > 0 and is_web(address) else ""
         raise VideoError(f"{called}: no frame could be decoded{why}")
     if num_frames < promised * min_decoded_share:
         raise VideoError(

@@ -111,3 +111,12 @@ class Wish:
 def unique(indices: Indices) -> list[int]:
     """Each index once, in ascending order."""
     return [int(index) for index in np.unique(indices)]
+
+
+def too_few(num_frames: int, than: str) -> str:
+    """Say that frames are repeated, since there are fewer than what is given in words."""
+    return (
+        f"1 frame is fewer than {than}: it is repeated"
+        if num_frames == 1
+        else f"{num_frames} frames are fewer than {than}: they are repeated"
+    )

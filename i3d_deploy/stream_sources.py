@@ -99,10 +99,10 @@ class RawVideo:
     frames_per_second: float
 
     def __post_init__(self) -> None:
-        if min(self.width, self.height) < 1 or not 0 < self.frames_per_second <= video.MAX_FRAMES_PER_SECOND:
+        if min(self.width, self.height) < 1 or not 0 < self.frames_per_second <= video_files.MAX_FRAMES_PER_SECOND:
             raise InputError(
                 f"width, height and frames_per_second ({self.width}, {self.height}, {self.frames_per_second:g}) "
-                f"must be > 0, and the last one <= {video.MAX_FRAMES_PER_SECOND}"
+                f"must be > 0, and the last one <= {video_files.MAX_FRAMES_PER_SECOND}"
             )
 
 

@@ -66,6 +66,10 @@ class Cadence:
         """Duration of a window."""
         return self.window_frames / self.frames_per_second
 
+    def spans(self, gap_seconds: float) -> bool:
+        """Whether a window spans so long a time without a frame: Note [Frames at a rate by their times]."""
+        return gap_seconds <= self.window_seconds + _SAME_TIME_SECONDS
+
     def first_frame(self, number: int) -> int:
         """The first frame of a window: Note [Windows in time]."""
         return math.floor(number * max(1.0, self.every_seconds * self.frames_per_second) + 0.5)
@@ -138,7 +142,7 @@ class Ring(Generic[T, K]):
         before = self._latest
         if before is not None and not seconds > before.seconds:
             raise InputError(f"a frame of {seconds:g} s follows one of {before.seconds:g} s: times must ascend")
-        if before is not None and seconds - before.seconds > self._cadence.window_seconds + _SAME_TIME_SECONDS:
+        if before is not None and not self._cadence.spans(seconds - before.seconds):
             self.gaps += 1
             self.widest_gap_seconds = max(self.widest_gap_seconds, seconds - before.seconds)
             self.restart()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from i3d_deploy import resizing, stream_sources, stream_warnings, video, views
+from i3d_deploy import resizing, stream_sources, stream_warnings, video, video_files, views
 from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Frame, Resized
@@ -78,7 +78,7 @@ class StreamSettings:
         for name, highest in (
             ("window_seconds", MAX_SECONDS),
             ("every_seconds", MAX_SECONDS),
-            ("frames_per_second", video.MAX_FRAMES_PER_SECOND),
+            ("frames_per_second", video_files.MAX_FRAMES_PER_SECOND),
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value <= highest:
@@ -141,7 +141,8 @@ class WindowPrediction(Generic[P]):
 
     Attributes:
         prediction: As of a video that has the frames of the window and no others; its warnings say as well where frames
-            came too seldom, and what lay between the window and the one before.
+            came too seldom, and which pause longer than a window, lost connection or change of size lay between the
+            window and the one before: :mod:`i3d_deploy.stream_warnings`.
         start_seconds: Beginning of the window, from the first frame of the stream on; of frames that the caller gives,
             in the caller's times.
         end_seconds: Its end: where its last frame gives way to the next.
@@ -298,15 +299,14 @@ class _Reader:
         arrival: Arrival | None = None
         for arrival in stream.arrivals:
             timed = arrival.timed
-            found = Breaks() if latest is None else _of_size(latest.frame, timed.frame)
-            if arrival.is_after_gap or found.sizes is not None:
-                ring.restart()
-            self._reconnects = stream.reconnects
+            if latest is not None:
+                found = _between(latest, arrival, cadence)
+                breaks = breaks.followed_by(found)
+                if found.is_lost or found.sizes is not None:
+                    ring.restart()
+            self._reconnects, latest = stream.reconnects, timed
             gaps = ring.gaps
             windows = ring.add(timed.frame, seconds=timed.seconds)
-            if latest is not None and ring.gaps > gaps:
-                found = Breaks(pause_seconds=timed.seconds - latest.seconds)
-            breaks, latest = breaks.followed_by(found), timed
             breaks = self._hand_over(windows, came_at=arrival.came_at, breaks=breaks)
             if self._stopped.is_set():
                 return
@@ -333,11 +333,20 @@ class _Reader:
         return breaks
 
 
-def _of_size(before: Frame, after: Frame) -> Breaks:
-    """The change of size from one frame to the next."""
-    if before.shape == after.shape:
-        return Breaks()
-    return Breaks(sizes=(f"{before.shape[1]}x{before.shape[0]}", f"{after.shape[1]}x{after.shape[0]}"))
+def _between(before: TimedFrame, arrival: Arrival, cadence: Cadence) -> Breaks:
+    """What lies between a frame and the one that has come."""
+    pause_seconds = arrival.timed.seconds - before.seconds
+    sizes = _size(before.frame), _size(arrival.timed.frame)
+    return Breaks(
+        pause_seconds=0.0 if cadence.spans(pause_seconds) else pause_seconds,
+        is_lost=arrival.is_after_gap,
+        sizes=None if sizes[0] == sizes[1] else sizes,
+    )
+
+
+def _size(frame: Frame) -> str:
+    height, width, _ = frame.shape
+    return f"{width}x{height}"
 
 
 def _about_gaps(ring: Ring[Frame, Resized], cadence: Cadence) -> str:

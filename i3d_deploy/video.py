@@ -16,6 +16,7 @@ from i3d_deploy import decoding, images, video_files
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.frames import Choose, Frame, Frames, Nobody, Resized, Watcher, Wish, unique
 from i3d_deploy.images import FrameFolder
+from i3d_deploy.video_files import MAX_FRAMES_PER_SECOND, MIN_FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,9 @@ class TimedFrames:
     frames_per_second: float
 
     def __post_init__(self) -> None:
-        if not video_files.MIN_FRAMES_PER_SECOND <= self.frames_per_second <= MAX_FRAMES_PER_SECOND:
+        if not MIN_FRAMES_PER_SECOND <= self.frames_per_second <= MAX_FRAMES_PER_SECOND:
             raise InputError(
-                f"frames_per_second ({self.frames_per_second:g}) must be >= {video_files.MIN_FRAMES_PER_SECOND} and "
+                f"frames_per_second ({self.frames_per_second:g}) must be >= {MIN_FRAMES_PER_SECOND} and "
                 f"<= {MAX_FRAMES_PER_SECOND}"
             )
 
@@ -41,10 +42,6 @@ class TimedFrames:
 Source = str | Path | FrameFolder | TimedFrames | NDArray[np.uint8] | Iterable[Frame]
 """A video file, a URL, an image folder, a (T, H, W, 3) uint8 RGB array with or without its rate, or an iterable of
 frames."""
-
-MAX_FRAMES_PER_SECOND = 1000
-"""With :data:`i3d_deploy.video_files.MIN_FRAMES_PER_SECOND`, rates that a video can be said to have: at a card's rate,
-a slow one has many more frames than are there."""
 
 MIN_DECODED_SHARE = 0.5
 """A damaged stream needs at least this share of the frames that its container promises."""

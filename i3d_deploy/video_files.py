@@ -26,7 +26,9 @@ SUFFIXES = frozenset(
 """File endings that a folder of videos is searched for."""
 
 MIN_FRAMES_PER_SECOND = 0.1
-"""The slowest rate that a video can be said to have; what a container says below it is no rate, but a damaged one."""
+MAX_FRAMES_PER_SECOND = 1000
+"""Rates that a video can be said to have. At a card's rate, a slow one has many more frames than are there; what a
+container says below it is no rate, but a damaged one."""
 
 ASSUMED_RATE = 25.0
 """Frames per second where a rate is needed and nothing says one."""

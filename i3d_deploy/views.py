@@ -23,7 +23,7 @@ from i3d_deploy.card import Card
 from i3d_deploy.errors import InputError, VideoError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.flow_frames import FlowWanted
-from i3d_deploy.frames import Frames, Resized, Watcher, unique
+from i3d_deploy.frames import Frames, Resized, Watcher, too_few, unique
 from i3d_deploy.geometry import Box
 from i3d_deploy.images import FrameFolder
 from i3d_deploy.preprocessing import Sampling, Spatial
@@ -311,4 +311,4 @@ def _of_time(source: video.Source, frames: Frames, sampling: Sampling, *, is_flo
 def _of_length(num_frames: int, span: int) -> Iterator[str]:
     """Whether frames are too few for a clip."""
     if num_frames < span:
-        yield f"{num_frames} frames are fewer than the {span} that a clip spans: they are repeated"
+        yield too_few(num_frames, f"the {span} that a clip spans")

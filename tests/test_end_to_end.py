@@ -52,14 +52,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
 
 
 # Each case runs 30 views of a whole network, so not every combination is one. Dense sampling on the first clip is
-# predicted by the command line below.
+# predicted by the command line below; what proofs measure on single clips is in the cards.
 CASES = [
     ("i3d_r50", "uniform", CLIPS[0], ".pth"),
     ("i3d_r50", "uniform", CLIPS[0], ".onnx"),
-    ("i3d_r50", "uniform", CLIPS[0], ".xml"),
-    ("i3d_r50", "uniform", CLIPS[1], ".xml"),
     ("i3d_r50", "dense", CLIPS[1], ".xml"),
-    ("i3d_nl_dot_product", "uniform", CLIPS[0], ".onnx"),
     ("i3d_nl_dot_product", "uniform", CLIPS[1], ".xml"),
 ]
 

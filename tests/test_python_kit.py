@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import socket
@@ -18,7 +20,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,7 @@ import i3d_deploy as i3d
 from i3d_deploy import generated
 from i3d_deploy.errors import InputError
 from i3d_deploy.predictions import softmax
+from i3d_deploy.stream_sources import TimedFrame
 from tests.browser import HAS_CHROMIUM, Page
 
 KIT = Path(__file__).parents[1] / "export" / "python"
@@ -417,6 +420,42 @@ def test_examples_run_as_shown(tiny_exports: Path, clip: Path, clip20: Path, tmp
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_stream_is_closed_however_often_its_reader_is_cancelled(tiny_exports: Path, tmp_path: Path) -> None:
+    (example,) = (text for text in EXAMPLES if "windows_of" in text)
+    (tmp_path / "example.py").write_text(example.partition("async def follow")[0])
+    windows_of = runpy.run_path(str(tmp_path / "example.py"))["windows_of"]
+    may_end = threading.Event()
+
+    def come() -> Iterator[TimedFrame]:
+        for number in range(5):
+            yield TimedFrame(frame=np.zeros((48, 64, 3), np.uint8), seconds=number / 10)
+        assert may_end.wait(PATIENCE_SECONDS)
+
+    async def follow(recognizer: i3d.Recognizer, has_one: asyncio.Event) -> None:
+        windows = windows_of(recognizer, come(), window_seconds=0.4, frames_per_second=10)
+        async with aclosing(windows):
+            async for _ in windows:
+                has_one.set()
+
+    async def main(recognizer: i3d.Recognizer) -> None:
+        has_one = asyncio.Event()
+        task = asyncio.create_task(follow(recognizer, has_one))
+        await asyncio.wait_for(has_one.wait(), PATIENCE_SECONDS)
+        try:
+            for _ in range(2):
+                task.cancel()
+                ended, _ = await asyncio.wait([task], timeout=0.05)
+                assert not ended  # before the frame that it waits for
+        finally:
+            may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with i3d.load(tiny_exports / "tiny.onnx") as recognizer:
+        asyncio.run(main(recognizer))
+    assert "i3d-stream" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_every_example_is_run() -> None:

@@ -39,6 +39,12 @@ def test_a_source_slower_than_it_is_counted_is_told(source: float, rate: float, 
     assert list(stream_warnings.of_window(found, range(25))) == expected
 
 
+def test_one_frame_is_told_in_the_singular() -> None:
+    slow = window([number / 5 for number in range(9)], rate=10, frames=5)
+    told = "1 frame is fewer than the 2 that are taken of a window at 10 a second: it is repeated"
+    assert list(stream_warnings.of_window(slow, [1, 2])) == [told]
+
+
 def test_frames_that_no_clip_takes_do_not_count() -> None:
     slow = window([number / 12.5 for number in range(99)], rate=25, frames=25)
     assert list(stream_warnings.of_window(slow, range(0, 25, 2))) == []  # every other one: all different
@@ -63,9 +69,10 @@ def test_frames_far_apart_make_no_pause() -> None:
 
 def test_breaks_are_told_once_each() -> None:
     breaks = Breaks(pause_seconds=7.0).followed_by(Breaks(sizes=("64x48", "32x24")))
-    breaks = breaks.followed_by(Breaks(pause_seconds=5.25)).followed_by(Breaks(sizes=("32x24", "64x48")))
+    breaks = breaks.followed_by(Breaks(pause_seconds=5.25, is_lost=True)).followed_by(Breaks(sizes=("32x24", "64x48")))
     assert list(breaks.lines()) == [
         "no frame came for 7 s before the window, and none spans so long a pause",
+        "the connection was lost before the window, and none spans that",
         "frames changed from 32x24 to 64x48 before the window, and none spans a change",
     ]
     assert list(Breaks().followed_by(Breaks()).lines()) == []

@@ -34,6 +34,7 @@ from tests.test_two_stream import stream as of_two_streams
 from tests.test_video_files import direct as direct
 
 READ = "i3d-stream"
+PATIENCE_SECONDS = 60
 TENTHS = tuple(number / 10 for number in range(40))
 SHORT = ("4 frames are fewer than the 15 that a clip spans: they are repeated",)
 
@@ -186,18 +187,18 @@ def test_what_comes_while_a_window_is_computed_is_dropped_and_counted(tiny_check
         frames = timed(pixels, TENTHS)
         for _ in range(4):
             yield next(frames)
-        is_taken.wait()
+        assert is_taken.wait(PATIENCE_SECONDS)
         for _ in range(8):
             yield next(frames)
         has_all_come.set()
-        may_end.wait()
+        assert may_end.wait(PATIENCE_SECONDS)
         yield from frames
 
     options: dict[str, Any] = {"window_seconds": 0.4, "every_seconds": 0.2, "frames_per_second": 10}
     with recognizer(tiny_checkpoint) as loaded, closing(loaded.stream(come(), **options)) as predictions:
         first = next(predictions)
         is_taken.set()
-        has_all_come.wait()
+        assert has_all_come.wait(PATIENCE_SECONDS)
         second = next(predictions)
         may_end.set()
         third = next(predictions)
@@ -257,7 +258,7 @@ def test_an_iterator_may_be_collected_where_it_is_read(
     def come() -> Iterator[TimedFrame]:
         reader.append(threading.current_thread())
         yield from timed(noise(4), TENTHS)
-        is_left.wait()
+        assert is_left.wait(PATIENCE_SECONDS)
         gc.collect()
         yield from timed(noise(4), TENTHS[4:])
 
@@ -326,12 +327,24 @@ def test_a_pause_longer_than_a_window_is_told_with_the_first_one_after_it(tiny_c
     assert [window.prediction.warnings for window in found] == [SHORT, (*SHORT, pause), SHORT]
 
 
+def test_a_pause_that_ends_in_another_size_is_told_as_well(tiny_checkpoint: Checkpoint) -> None:
+    def come() -> Iterator[TimedFrame]:
+        yield from timed(noise(5), TENTHS)
+        yield from timed(noise(4, 64, 48), (number + 28.4 for number in TENTHS))
+
+    with recognizer(tiny_checkpoint) as loaded:
+        _, found = loaded.stream(come(), window_seconds=0.4, frames_per_second=10, drop=False)
+    pause = "no frame came for 28 s before the window, and none spans so long a pause"
+    changed = "frames changed from 64x48 to 48x64 before the window, and none spans a change"
+    assert found.prediction.warnings == (*SHORT, pause, changed)
+
+
 def test_what_lay_before_a_dropped_window_is_told_with_the_next(tiny_checkpoint: Checkpoint) -> None:
     is_taken, has_all_come = threading.Event(), threading.Event()
 
     def come() -> Iterator[TimedFrame]:
         yield from timed(noise(4), TENTHS)
-        is_taken.wait()
+        assert is_taken.wait(PATIENCE_SECONDS)
         yield from timed(noise(8), (number + 5 for number in TENTHS))
         has_all_come.set()
 
@@ -339,7 +352,7 @@ def test_what_lay_before_a_dropped_window_is_told_with_the_next(tiny_checkpoint:
     with recognizer(tiny_checkpoint) as loaded, closing(loaded.stream(come(), **options)) as predictions:
         next(predictions)
         is_taken.set()
-        has_all_come.wait()
+        assert has_all_come.wait(PATIENCE_SECONDS)
         second = next(predictions)
     assert (second.start_seconds, second.dropped_windows) == (5.4, 1)
     assert second.prediction.warnings[1].startswith("no frame came for 4.7 s before the window")
@@ -362,22 +375,29 @@ def test_sizes_that_keep_changing_are_told_in_the_end(tiny_checkpoint: Checkpoin
         list(loaded.stream(come, window_seconds=0.4, frames_per_second=10))
 
 
-def test_a_window_spans_no_lost_connection(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = noise(10)
+@pytest.mark.parametrize("away_seconds", [0, 28])
+def test_a_window_spans_no_lost_connection(
+    tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, away_seconds: int
+) -> None:
+    seconds = [*TENTHS[:5], *(number + away_seconds for number in TENTHS[5:10])]
 
     @contextmanager
     def opened(*_: object) -> Iterator[OpenStream]:
         arrivals = (
             Arrival(timed=frame, came_at=0, is_after_gap=number == 5)
-            for number, frame in enumerate(timed(pixels, TENTHS))
+            for number, frame in enumerate(timed(noise(10), seconds))
         )
         yield OpenStream(arrivals=arrivals, frames_per_second=10, reconnects=1)
 
     monkeypatch.setattr(stream_sources, "opened", opened)
     with recognizer(tiny_checkpoint) as loaded:
         found = list(loaded.stream("rtsp://camera/1", window_seconds=0.4, drop=False))
-    assert times(found) == [(0, 0.4), (0.5, 0.9)]
+    assert times(found) == [(0, 0.4), (away_seconds + 0.5, away_seconds + 0.9)]
     assert found[1].reconnects == 1
+    pause = "no frame came for 28.1 s before the window, and none spans so long a pause"
+    lost = "the connection was lost before the window, and none spans that"
+    told = (*SHORT, pause, lost) if away_seconds else (*SHORT, lost)
+    assert [window.prediction.warnings for window in found] == [SHORT, told]
 
 
 @pytest.mark.usefixtures("direct")

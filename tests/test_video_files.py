@@ -167,7 +167,6 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-@pytest.mark.usefixtures("direct")
 @pytest.mark.parametrize(("seconds", "rate"), [(10, 0.1), (11, None), (1000, None)])
 def test_a_rate_that_no_video_has_is_unknown(tmp_path: Path, seconds: int, rate: float | None) -> None:
     write_avi(tmp_path / "clip.avi", noise(4), rate=(1, seconds))
@@ -178,6 +177,7 @@ def test_a_rate_that_no_video_has_is_unknown(tmp_path: Path, seconds: int, rate:
     assert found.warnings == (() if rate else (assumed,))
 
 
+@pytest.mark.usefixtures("direct")
 def test_address_that_nobody_serves_fails_at_once() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -227,7 +227,7 @@ def test_an_index_at_the_end_is_told_where_the_server_sends_no_parts(tmp_path: P
     data = (tmp_path / "clip.mp4").read_bytes()
     assert data.find(b"moov") > data.find(b"mdat") + 64_000  # farther than FFmpeg keeps what it has read
     with pytest.raises(
-        VideoError, match=r"clip\.mp4: no frame could be decoded, 60 are promised: .*\+faststart"
+        VideoError, match=r"clip\.mp4: no frame could be decoded, 60 are promised; if it is an MP4 .*\+faststart"
     ) as told:
         collect_all(f"{address}/clip.mp4")
     assert "\n" not in str(told.value)

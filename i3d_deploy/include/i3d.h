@@ -143,7 +143,7 @@ typedef struct i3d_frames {
     int32_t width;
     int64_t row_stride;       /* bytes, negative from below; 0: rows lie side by side */
     int64_t frame_stride;     /* bytes; 0: frames lie side by side */
-    double frames_per_second; /* 0: not known, the card's is assumed */
+    double frames_per_second; /* from 0.1 to 1000; 0: not known, the card's is assumed */
 } i3d_frames;
 
 I3D_INIT(i3d_frames)
@@ -160,7 +160,7 @@ typedef struct i3d_reader {
     i3d_read_frame read;
     void* user;
     int64_t num_frames;
-    double frames_per_second; /* 0: not known, the card's is assumed */
+    double frames_per_second; /* from 0.1 to 1000; 0: not known, the card's is assumed */
 } i3d_reader;
 
 I3D_INIT(i3d_reader)
@@ -234,8 +234,11 @@ I3D_INIT(i3d_window)
  * any. i3d_stream_destroy() comes after all of these have returned, and before i3d_destroy(). The prediction of a
  * window is that of a video of its frames, by their times at the card's rate. When a window is complete before the one
  * before it was asked for, that one is dropped, so that predictions do not fall behind and memory stays flat. No
- * window spans a gap longer than itself or a change of size; in shorter gaps the nearest frame is repeated. The
- * warnings of a prediction say where that was. */
+ * window spans a pause longer than itself, a restart or a change of size: the warnings of the first window after them
+ * say so, and how long the longest pause was, of which i3d_stream_restart() leaves nothing known. In shorter pauses the
+ * nearest frame is repeated. The warnings of a window say so where fewer than seven tenths of the frames that its clips
+ * take are different, and of a pause between two of its frames from half a second on, where it is three times as long
+ * as they are apart in the median. */
 I3D_API i3d_status i3d_stream_create(i3d_recognizer* recognizer, const i3d_stream_options* options,
                                      i3d_stream** stream);
 I3D_API void i3d_stream_destroy(i3d_stream* stream);

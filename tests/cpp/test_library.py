@@ -48,7 +48,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "at-rate": {"num_clips": 4, "frames_per_second": 25.0},
 }
 LENGTHS = (1, 2, 7, 8, 15, 16, 17, 40, 63, 64, 65, 100, 281, 1000, 18001)
-RATES = (None, 23.976, 25.0, 29.97, 60.0, 7.5)
+RATES = (None, 23.976, 25.0, 29.97, 60.0, 7.5, 0.1, 1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,8 @@ def test_a_short_video_of_unknown_rate_is_noted_as_in_python(library: Library, e
     frames = noise(5, 48, 64)
     with library.recognizer(path) as handle:
         assert handle.run(frames_of(frames)).warnings == views.prepare(frames, card).warnings
+        single = noise(1, 48, 64)
+        assert handle.run(frames_of(single)).warnings == views.prepare(single, card).warnings
         assert len(handle.run(frames_of(frames, rate=25.0)).warnings) == 1
         assert handle.run(frames_of(noise(60, 48, 64), rate=25.0)).warnings == ()
 
@@ -252,8 +254,8 @@ BAD_FRAMES: dict[str, tuple[dict[str, Any], int, str]] = {
     "frame stride": ({"frame_stride": 1 << 62}, native.INPUT, "frame_stride"),
     "stride of the least number": ({"frame_stride": -(1 << 63)}, native.INPUT, "frame_stride"),
     "rate": ({"frames_per_second": -1.0}, native.INPUT, "frames_per_second"),
-    "huge rate": ({"frames_per_second": 1e30}, native.INPUT, "frames_per_second"),
-    "tiny rate": ({"frames_per_second": 1e-300}, native.INPUT, "frames_per_second"),
+    "huge rate": ({"frames_per_second": 1000.5}, native.INPUT, "frames_per_second"),
+    "tiny rate": ({"frames_per_second": 0.099}, native.INPUT, "must be from 0.1 to 1000, or 0 where it is not known"),
     "endless rate": ({"frames_per_second": float("inf")}, native.INPUT, "frames_per_second"),
     "not a rate": ({"frames_per_second": float("nan")}, native.INPUT, "frames_per_second"),
     "size": ({"size": 3}, native.INPUT, "size"),
@@ -441,6 +443,8 @@ def test_the_program_says_what_python_says(built: Path, engine: Path, tmp_path: 
         (["a", "b", "--bogus", "1"], "--bogus: no such option"),
         (["a", "b", "-t", "1"], "-t: no such option"),
         (["a.onnx", "b.mp4"], "a.onnx is an ARTIFACT, and comes second: i3d_predict_cpp b.mp4 a.onnx"),
+        (["a", "b", "--rate", "25"], "--rate goes with --raw"),
+        (["-", "b"], "- takes --raw WIDTHxHEIGHT"),
     ],
     ids=str,
 )
@@ -482,6 +486,23 @@ def test_an_application_without_cmake(installed: Path, engine: Path, tmp_path: P
     program, source = tmp_path / "example", EXAMPLE / "main.cpp"
     run("c++", "-std=c++17", str(source), *asked.split(), f"-Wl,-rpath,{folder.parent}", "-o", str(program))
     check_example(program, engine)
+
+
+def test_pkg_config_finds_folders_that_are_absolute(tmp_path: Path) -> None:
+    if None in (shutil.which("pkg-config"), shutil.which("cmake"), shutil.which("c++")):
+        pytest.skip("pkg-config, CMake and a C++ compiler are not installed")
+    prefix, build = tmp_path / "prefix", tmp_path / "build"
+    folders = {"INCLUDEDIR": prefix / "headers", "LIBDIR": prefix / "lib" / "native"}
+    absolute = [f"-DCMAKE_INSTALL_{name}={folder}" for name, folder in folders.items()]
+    options = ["-DI3D_BACKENDS=", "-DI3D_WITH_OPENCV=OFF", f"-DPython3_EXECUTABLE={sys.executable}"]
+    sources = ROOT / "export" / "cpp"
+    run("cmake", "-S", str(sources), "-B", str(build), f"-DCMAKE_INSTALL_PREFIX={prefix}", *absolute, *options)
+    installed = folders["LIBDIR"] / "pkgconfig"
+    installed.mkdir(parents=True)
+    shutil.copy(build / "i3d.pc", installed)
+    for name, folder in folders.items():
+        asked = run("pkg-config", f"--variable={name.lower()}", "i3d", environment={"PKG_CONFIG_PATH": str(installed)})
+        assert Path(asked.strip()).resolve() == folder
 
 
 def check_example(program: Path, engine: Path) -> None:

@@ -122,8 +122,34 @@ def test_a_lost_connection_and_another_size_begin_anew(library: Library, engine:
         window, prediction = stream.next(0)
         assert prediction is not None
         assert window.start_seconds == pytest.approx(1.0)
+        lost = "the connection was lost before the window, and none spans that"
         changed = "frames changed from 64x48 to 48x64 before the window, and none spans a change"
-        assert prediction.warnings == (changed,)
+        assert prediction.warnings == (lost, changed)
+
+
+def test_a_pause_that_ends_in_another_size_is_told_as_in_python(library: Library, engine: Path) -> None:
+    frames = [*noise(10, 48, 64), *noise(15, 64, 48)]
+    times = [number / 10 + (0 if number < 10 else 28) for number in range(25)]
+    timed = [TimedFrame(frame=frame, seconds=seconds) for frame, seconds in zip(frames, times, strict=True)]
+    with i3d.load(engine, threads=1) as recognizer:
+        (expected,) = recognizer.stream(timed, frames_per_second=10.0, drop=False)
+    with library.recognizer(engine) as handle, handle.stream(frames_per_second=10.0) as stream:
+        for frame, seconds in zip(frames, times, strict=True):
+            stream.push(frame, seconds)
+        _, prediction = stream.next(0)
+    assert prediction is not None
+    assert prediction.warnings == expected.prediction.warnings
+    assert [line[:27] for line in prediction.warnings] == ["no frame came for 28.1 s be", "frames changed from 64x48 t"]
+
+
+def test_a_connection_lost_before_the_first_frame_is_not_told(library: Library, engine: Path) -> None:
+    with library.recognizer(engine) as handle, handle.stream(frames_per_second=10.0) as stream:
+        stream.restart()
+        for number in range(15):
+            stream.push(noise(1, 48, 64)[0], number / 10)
+        _, prediction = stream.next(0)
+    assert prediction is not None
+    assert prediction.warnings == ()
 
 
 def test_one_thread_gives_and_another_takes(library: Library, engine: Path) -> None:
@@ -153,6 +179,7 @@ def test_one_thread_gives_and_another_takes(library: Library, engine: Path) -> N
     [
         ({}, "frames_per_second"),
         ({"frames_per_second": -1.0}, "frames_per_second"),
+        ({"frames_per_second": 1001.0}, r"frames_per_second \(1001.000000\) must be > 0 and <= 1000"),
         ({"frames_per_second": 10.0, "window_seconds": 1e6}, "from 1 to 3000"),
         ({"frames_per_second": 10.0, "every_seconds": 0.01}, "every_seconds"),
         ({"frames_per_second": 10.0, "clips": 2000}, "clips"),

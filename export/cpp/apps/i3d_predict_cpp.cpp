@@ -129,6 +129,12 @@ Arguments parsed(int count, char** words) {
         throw std::invalid_argument(positional[0] + " is an ARTIFACT, and comes second: i3d_predict_cpp " +
                                     positional[1] + " " + positional[0]);
     }
+    if (arguments.raw_width == 0 && arguments.rate > 0) {
+        throw std::invalid_argument("--rate goes with --raw");
+    }
+    if (arguments.raw_width == 0 && positional[0] == "-") {
+        throw std::invalid_argument("- takes --raw WIDTHxHEIGHT");
+    }
     arguments.video = positional[0];
     arguments.artifact = positional[1];
     return arguments;

@@ -142,7 +142,7 @@ Sampling read_sampling(const json& document, const std::string& where) {
         fields.one_of("out_of_bound", sampling.repeats_last, {{"loop", false}, {"repeat_last", true}});
     if (const json* rate = fields.find_optional("frames_per_second")) {
         sampling.frames_per_second = fields.real(*rate, "frames_per_second");
-        if (!(sampling.frames_per_second > 0 && sampling.frames_per_second <= 1000)) {
+        if (!(sampling.frames_per_second > 0 && sampling.frames_per_second <= kMaxRate)) {
             throw fields.malformed("frames_per_second", "must be > 0 and <= 1000");
         }
     }

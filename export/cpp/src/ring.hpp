@@ -36,6 +36,9 @@ struct Cadence {
 
     double window_seconds() const { return static_cast<double>(window_frames) / frames_per_second; }
 
+    // Whether a window spans so long a time without a frame.
+    bool spans(double gap_seconds) const { return gap_seconds <= window_seconds() + kSameTimeSeconds; }
+
     // The first frame of a window.
     std::int64_t first_frame(std::int64_t number) const {
         return static_cast<std::int64_t>(
@@ -69,9 +72,8 @@ public:
             throw Error(I3D_ERROR_INPUT, "a frame of " + std::to_string(seconds) + " s follows one of " +
                                              std::to_string(latest_->seconds) + " s: times must ascend");
         }
-        if (latest_ && seconds - latest_->seconds > cadence_.window_seconds() + kSameTimeSeconds) {
+        if (latest_ && !cadence_.spans(seconds - latest_->seconds)) {
             widest_gap_seconds_ = std::max(widest_gap_seconds_, seconds - latest_->seconds);
-            gap_seconds_ = std::max(gap_seconds_, seconds - latest_->seconds);
             restart();
         }
         Windows windows;
@@ -104,9 +106,6 @@ public:
 
     // The longest time that no frame came for, where that was longer than a window; else 0.
     double widest_gap_seconds() const { return widest_gap_seconds_; }
-
-    // The same since it was asked for last.
-    double take_gap_seconds() { return std::exchange(gap_seconds_, 0.0); }
 
 private:
     // A frame that may be shown at several moments, or at none.
@@ -168,7 +167,6 @@ private:
     double next_start_seconds_ = -std::numeric_limits<double>::infinity();
     std::int64_t first_start_ = 0;
     double widest_gap_seconds_ = 0;
-    double gap_seconds_ = 0;
     std::int64_t origin_frame_ = 0;
     std::int64_t num_frames_ = 0;
     std::int64_t num_windows_ = 0;

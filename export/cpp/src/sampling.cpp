@@ -158,7 +158,7 @@ void check_length(std::int64_t num_frames, double frames_per_second) {
     const bool is_rate = frames_per_second >= kMinRate && frames_per_second <= kMaxRate;
     if (!is_rate && frames_per_second != 0) {
         throw Error(I3D_ERROR_INPUT, "frames_per_second (" + std::to_string(frames_per_second) +
-                                         ") must be from 0.001 to 1000000, or 0 where it is not known");
+                                         ") must be from 0.1 to 1000, or 0 where it is not known");
     }
 }
 

@@ -21,10 +21,10 @@ struct Indices {
 constexpr std::int64_t kMaxWholeFrames = 1500;
 constexpr int kMaxClips = 1000;
 
-// Longest video, in frames, and the rates that one can have.
+// Longest video, in frames, and the rates that one can be said to have: those of the Python runtime.
 constexpr std::int64_t kMaxFrames = std::int64_t{1} << 40;
-constexpr double kMinRate = 1e-3;
-constexpr double kMaxRate = 1e6;
+constexpr double kMinRate = 0.1;
+constexpr double kMaxRate = 1000;
 
 // Refuse a length or a rate that no video has; 0 is a rate that is not known.
 void check_length(std::int64_t num_frames, double frames_per_second);

@@ -5,11 +5,13 @@
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "errors.hpp"
 #include "ring.hpp"
+#include "sampling.hpp"
 #include "stream_warnings.hpp"
 
 namespace i3d::core {
@@ -18,6 +20,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kMaxWaitSeconds = 1e9;
+// The longest that a window, or the distance of two, can be said to be.
+constexpr double kMaxWindowSeconds = 1e6;
 // Beyond it, times are no seconds: those of clocks in milliseconds or nanoseconds are.
 constexpr double kMaxTimeSeconds = 1e10;
 
@@ -42,17 +46,17 @@ Raw copied(const FrameView& frame) {
     return raw;
 }
 
-void check_seconds(double value, const char* name) {
-    if (!(value >= 0 && value <= kMaxWaitSeconds)) {
-        throw Error(I3D_ERROR_INPUT,
-                    std::string(name) + " (" + std::to_string(value) + ") must be > 0, or 0 for the usual");
+void check_option(double value, const char* name, double highest) {
+    if (!(value >= 0 && value <= highest)) {
+        throw Error(I3D_ERROR_INPUT, std::string(name) + " (" + std::to_string(value) +
+                                         ") must be > 0 and <= " + text_of(highest, 6) + ", or 0 for the usual");
     }
 }
 
 Cadence cadence_of(const Card& card, const StreamSettings& settings) {
-    check_seconds(settings.window_seconds, "window_seconds");
-    check_seconds(settings.every_seconds, "every_seconds");
-    check_seconds(settings.frames_per_second, "frames_per_second");
+    check_option(settings.window_seconds, "window_seconds", kMaxWindowSeconds);
+    check_option(settings.every_seconds, "every_seconds", kMaxWindowSeconds);
+    check_option(settings.frames_per_second, "frames_per_second", kMaxRate);
     const double counted_at = card.sampling.frames_per_second;
     if (counted_at > 0 && settings.frames_per_second > 0 && counted_at != settings.frames_per_second) {
         throw Error(I3D_ERROR_INPUT, "frames_per_second (" + std::to_string(settings.frames_per_second) +
@@ -108,17 +112,24 @@ public:
         }
         resized_size(recognizer_.card().spatial, frame.height, frame.width);
         const std::string size = std::to_string(frame.width) + "x" + std::to_string(frame.height);
-        if (size != size_) {
+        const bool has_changed = !size_.empty() && size != size_;
+        if (has_changed) {
             ring_.restart();
-            breaks_.sizes = size_.empty() ? "" : size_ + " to " + size;
         }
-        size_ = size;
         std::vector<Window<Shared<Value>>> windows = ring_.add(copied(frame), seconds);
-        breaks_.pause_seconds = std::max(breaks_.pause_seconds, ring_.take_gap_seconds());
+        const double pause_seconds = latest_seconds_ ? seconds - *latest_seconds_ : 0;
+        breaks_.add(
+            {cadence_.spans(pause_seconds) ? 0 : pause_seconds, false, has_changed ? size_ + " to " + size : ""});
+        size_ = size;
+        latest_seconds_ = seconds;
         hand_over(std::move(windows), came_at);
     }
 
-    void restart() override { ring_.restart(); }
+    void restart() override {
+        ring_.restart();
+        breaks_.is_lost = !size_.empty();
+        latest_seconds_.reset();  // times may begin anywhere: how long the connection was lost is not known
+    }
 
     void end(double frame_seconds) override {
         if (!(frame_seconds >= 0 && frame_seconds <= cadence_.window_seconds())) {
@@ -234,9 +245,10 @@ private:
     StreamSettings settings_;
     Cadence cadence_;
     Ring<Raw, Shared<Value>> ring_;
-    std::string size_;          // of the latest frame
-    Breaks breaks_;             // before the window that is being filled
-    mutable std::mutex mutex_;  // of what follows
+    std::string size_;                      // of the latest frame
+    std::optional<double> latest_seconds_;  // its time, where the next one's is later
+    Breaks breaks_;                         // before the window that is being filled
+    mutable std::mutex mutex_;              // of what follows
     std::condition_variable changed_;
     Newest<Shared<Value>> newest_;
     Breaks waiting_breaks_;  // before the window that waits

@@ -1,8 +1,10 @@
 // What predictions of a stream say about how its frames came: i3d_deploy/stream_warnings.py in C++.
 //
 // A source that is slower than its frames are counted at shows frames more than once. That is told of a window where
-// fewer than seven tenths of the frames that are taken of it are different. A pause within a window is told from half a
-// second on, where it is three times as long as frames are apart in the median.
+// fewer than seven tenths of the frames that are taken of it are different. A pause between two frames of a window is
+// told from half a second on, where it is three times as long as frames are apart in the median. No window spans a
+// pause longer than itself, a lost connection or a change of size: all of these are told of the first window after
+// them.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "ring.hpp"
+#include "views.hpp"
 
 namespace i3d::core {
 
@@ -45,8 +48,9 @@ std::vector<std::string> warnings_of(const Window<Kept>& window, const std::vect
     const std::size_t came = different(std::move(times)).size();
     if (static_cast<double>(came) < kLeastShare * static_cast<double>(taken.size())) {
         const double rate = static_cast<double>(window.frames.size()) / (window.end_seconds - window.start_seconds);
-        lines.push_back(std::to_string(came) + " frames are fewer than the " + std::to_string(taken.size()) +
-                        " that are taken of a window at " + text_of(rate, 4) + " a second: they are repeated");
+        lines.push_back(too_few(static_cast<std::int64_t>(came), "the " + std::to_string(taken.size()) +
+                                                                     " that are taken of a window at " +
+                                                                     text_of(rate, 4) + " a second"));
     }
     const std::vector<double> shown = different(window.shown_seconds);
     std::vector<double> distances;
@@ -66,11 +70,13 @@ std::vector<std::string> warnings_of(const Window<Kept>& window, const std::vect
 // What made counting begin anew before a window.
 struct Breaks {
     double pause_seconds = 0;  // the longest time that no frame came for, where that was longer than a window
+    bool is_lost = false;      // whether the connection was lost
     std::string sizes;         // the latest change of the frames' size, such as "64x48 to 48x64"
 
     // Those that came later too.
     void add(const Breaks& later) {
         pause_seconds = std::max(pause_seconds, later.pause_seconds);
+        is_lost = is_lost || later.is_lost;
         sizes = later.sizes.empty() ? sizes : later.sizes;
     }
 
@@ -80,6 +86,9 @@ struct Breaks {
         if (pause_seconds > 0) {
             lines.push_back("no frame came for " + text_of(pause_seconds, 3) +
                             " s before the window, and none spans so long a pause");
+        }
+        if (is_lost) {
+            lines.push_back("the connection was lost before the window, and none spans that");
         }
         if (!sizes.empty()) {
             lines.push_back("frames changed from " + sizes + " before the window, and none spans a change");

@@ -5,6 +5,7 @@
 #include <opencv2/videoio.hpp>
 
 #include "errors.hpp"
+#include "sampling.hpp"
 #include "sources.hpp"
 
 namespace i3d::core {
@@ -12,8 +13,6 @@ namespace {
 
 // Least share of the promised frames that a damaged file must give.
 constexpr double kMinDecodedShare = 0.5;
-// The slowest rate that a video can be said to have: what a container says below it is damaged.
-constexpr double kLeastRate = 0.1;
 // Matroska's clock: a rate of this much is the clock's and says nothing about frames.
 constexpr double kClockTicksPerSecond = 1000;
 
@@ -40,7 +39,7 @@ public:
         Reading reading;
         const double rate = capture_.get(cv::CAP_PROP_FPS);
         const bool is_clock = rate >= kClockTicksPerSecond;
-        reading.frames_per_second = rate >= kLeastRate && !is_clock ? rate : 0;
+        reading.frames_per_second = rate >= kMinRate && !is_clock ? rate : 0;
         const auto promised = is_clock ? 0 : static_cast<std::int64_t>(capture_.get(cv::CAP_PROP_FRAME_COUNT));
         if (promised > 0) {
             reading.indices = choose(promised, reading.frames_per_second);

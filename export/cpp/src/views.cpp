@@ -18,8 +18,7 @@ std::string text(double number) {
 
 void add_warning_of_length(std::int64_t num_frames, std::int64_t least, std::vector<std::string>& warnings) {
     if (num_frames < least) {
-        warnings.push_back(std::to_string(num_frames) + " frames are fewer than the " + std::to_string(least) +
-                           " that a clip spans: they are repeated");
+        warnings.push_back(too_few(num_frames, "the " + std::to_string(least) + " that a clip spans"));
     }
 }
 
@@ -33,6 +32,11 @@ void add_warnings_of_time(const Sampling& sampling, Reading& reading) {
 }
 
 }  // namespace
+
+std::string too_few(std::int64_t num_frames, const std::string& than) {
+    return num_frames == 1 ? "1 frame is fewer than " + than + ": it is repeated"
+                           : std::to_string(num_frames) + " frames are fewer than " + than + ": they are repeated";
+}
 
 std::vector<std::int64_t> unique(const Indices& indices) {
     std::vector<std::int64_t> frames = indices.frames;

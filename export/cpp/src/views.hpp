@@ -36,6 +36,9 @@ public:
     virtual Reading read(const Choose& choose, const Take& take) = 0;
 };
 
+// Say that frames are repeated, since there are fewer than what is given in words.
+std::string too_few(std::int64_t num_frames, const std::string& than);
+
 // Each index once, in ascending order.
 std::vector<std::int64_t> unique(const Indices& indices);
 

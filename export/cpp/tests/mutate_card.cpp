@@ -26,7 +26,7 @@ const char* const kPieces[] = {
     "\\u0000",      "\"\xff\xfe\"", "[[[[[[[[",    "}}}}",      ",",         ":",
     "\"version\":2"};
 
-const double kRates[] = {0, 29.97, 1e-3, 1e6, 7.5};
+const double kRates[] = {0, 29.97, 0.1, 1000, 7.5};
 
 // Where a value begins: after a colon or a bracket.
 std::size_t value_after(const std::string& text, std::size_t start) {
