@@ -44,6 +44,9 @@ _TELLING_GAPS = 10
 """So often counting has begun anew before a window was full, that it is told."""
 
 
+_SHORTER = ": give shorter windows (window_seconds), or predict a file as a whole"
+
+
 def nobody(_: str) -> None:
     """Hear a notice and do nothing."""
 
@@ -315,7 +318,7 @@ class _Reader:
         if arrival is not None and rate is not None:
             self._hand_over(ring.end(frame_seconds=1 / rate), came_at=arrival.came_at, breaks=breaks)
         if self._num_windows == 0 and not self._stopped.is_set():
-            why = _about_gaps(ring, cadence) or _about_sizes(breaks)
+            why = _about_gaps(ring, cadence) or _about_sizes(breaks) or _SHORTER
             raise VideoError(f"{source} ended before a window of {cadence.window_seconds:.3g} s was full{why}")
 
     def _hand_over(self, windows: list[StreamWindow[Resized]], *, came_at: float, breaks: Breaks) -> Breaks:

@@ -57,7 +57,9 @@ def main(path: Path, model: str, url: str, top: int, clips: int | None, crops: s
             click.echo(f"Warning: {line.decode()}", err=True)
         if engine is not None:
             click.echo(prove(response.as_numpy("logits"), engine, path, clips=clips, crops=crops))
-    except (i3d.I3DError, InferenceServerException) as error:
+    except InferenceServerException as error:
+        raise click.ClickException(f"{url}, model {model}: {error}") from error
+    except i3d.I3DError as error:
         raise click.ClickException(str(error)) from error
 
 

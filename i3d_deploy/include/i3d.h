@@ -141,8 +141,8 @@ typedef struct i3d_frames {
     int64_t num_frames;
     int32_t height;
     int32_t width;
-    int64_t row_stride;       /* bytes, negative from below; 0: rows lie side by side */
-    int64_t frame_stride;     /* bytes; 0: frames lie side by side */
+    int64_t row_stride;   /* bytes, negative from below; 0: rows lie side by side */
+    int64_t frame_stride; /* bytes, less than a frame where frames are tiles of a picture; 0: they lie side by side */
     double frames_per_second; /* from 0.1 to 1000; 0: not known, the card's is assumed */
 } i3d_frames;
 

@@ -200,6 +200,8 @@ def test_a_reader_is_asked_for_what_is_needed_alone(library: Library, engine: Pa
         assert asked == sorted(set(handle.indices(len(frames), clips=3).ravel().tolist()))
         with pytest.raises(NativeError, match=r"frame \d+ could not be read: reader.read gave 7") as error:
             handle.run_reader(lambda index: 7, 20)
+        with pytest.raises(NativeError, match=r"frame \d+: reader.read gave 0 and set no data$"):
+            handle.run_reader(lambda index: 0, 20)
         assert error.value.status == native.VIDEO
         with pytest.raises(NativeError, match="the frames have different sizes"):
             handle.run_reader(lambda index: noise(1, 48 + index, 64)[0], 20)
@@ -438,6 +440,8 @@ def test_the_program_says_what_python_says(built: Path, engine: Path, tmp_path: 
     [
         (["a"], "1 names given"),
         (["a", "b", "--top", "x"], "--top x: it takes a whole number from 1 to 65536"),
+        (["a", "b", "--clips", "1001"], "--clips 1001: it takes a whole number from 1 to 1000"),
+        (["a", "b", "--crops", "2"], "--crops 2: it takes 1 or 3"),
         (["a", "b", "--raw", "9"], "--raw 9: it takes WIDTHxHEIGHT, such as 340x256"),
         (["a", "b", "--top"], "--top has no value: it takes a whole number"),
         (["a", "b", "--bogus", "1"], "--bogus: no such option"),

@@ -37,18 +37,18 @@ struct Arguments {
     i3d::RunOptions run;
 };
 
-std::optional<int> whole(const char* text) {
+constexpr long kMost = 65536;
+constexpr long kMostClips = 1000;
+
+bool set_whole(const char* text, int& number, long most = kMost) {
     char* end = nullptr;
-    const long number = std::strtol(text, &end, 10);
-    const bool is_number = *text != '\0' && *end == '\0' && number >= 1 && number <= 65536;
-    return is_number ? std::optional<int>(static_cast<int>(number)) : std::nullopt;
+    const long found = std::strtol(text, &end, 10);
+    const bool is_allowed = *text != '\0' && *end == '\0' && found >= 1 && found <= most;
+    number = is_allowed ? static_cast<int>(found) : 0;
+    return is_allowed;
 }
 
-bool set_whole(const char* text, int& number) {
-    const std::optional<int> found = whole(text);
-    number = found.value_or(0);
-    return found.has_value();
-}
+bool set_crops(const char* text, int& number) { return set_whole(text, number, 3) && number != 2; }
 
 bool set_rate(const char* text, double& rate) {
     char* end = nullptr;
@@ -78,8 +78,9 @@ constexpr const char* kWhole = "a whole number from 1 to 65536";
 constexpr Option kOptions[] = {
     {"--top", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.top); }},
     {"--repeat", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.repeat); }},
-    {"--clips", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.run.clips); }},
-    {"--crops", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.run.crops); }},
+    {"--clips", "a whole number from 1 to 1000",
+     [](const char* value, Arguments& all) { return set_whole(value, all.run.clips, kMostClips); }},
+    {"--crops", "1 or 3", [](const char* value, Arguments& all) { return set_crops(value, all.run.crops); }},
     {"--batch", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.run.batch); }},
     {"--threads", kWhole, [](const char* value, Arguments& all) { return set_whole(value, all.options.threads); }},
     {"--raw", "WIDTHxHEIGHT, such as 340x256", set_raw},

@@ -330,7 +330,9 @@ Card read_card(const std::string& text, const std::string& where) {
         card.json = text;
         return card;
     } catch (const json::exception& error) {
-        throw Error(I3D_ERROR_CARD, "the card of " + where + " is no JSON document: " + error.what());
+        const std::string what = error.what();  // begins with the library's own number of it: "[json.exception...] "
+        throw Error(I3D_ERROR_CARD,
+                    "the card of " + where + " is no JSON document: " + what.substr(what.find(' ') + 1));
     }
 }
 

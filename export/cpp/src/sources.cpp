@@ -54,6 +54,9 @@ private:
             throw Error(I3D_ERROR_VIDEO, "frame " + std::to_string(index) + " could not be read: reader.read gave " +
                                              std::to_string(code));
         }
+        if (image.data == nullptr) {
+            throw Error(I3D_ERROR_INPUT, "frame " + std::to_string(index) + ": reader.read gave 0 and set no data");
+        }
         return checked(image);
     }
 
