@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot  # noqa: F401 - loaded once for all runs, as is TensorBoard
 import torch
-import torch.utils.tensorboard  # noqa: F401
+import torch.utils.tensorboard
 
 from i3d_deploy.training import loop
 from i3d_deploy.training.recipe import Recipe
