@@ -230,7 +230,7 @@ def test_the_process_prints_one_json_list(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(SMALL_PYTHON)
     python.chmod(0o700)
-    command = [python, *MODULE[1:], "--device=cpu", "--threads=1", "--seconds-each=0.001"]
+    command = [str(python), *MODULE[1:], "--device=cpu", "--threads=1", "--seconds-each=0.001"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stderr == ""
     found = [Ceiling.model_validate(entry) for entry in json.loads(done.stdout)]
