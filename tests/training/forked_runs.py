@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib.pyplot  # noqa: F401 - loaded once for all runs, as is TensorBoard
 import torch
 import torch.utils.tensorboard
-from torch.distributed.distributed_c10d import TCPStore
 
 from i3d_deploy.training import loop
 from i3d_deploy.training.recipe import Recipe
@@ -30,7 +29,9 @@ def kill(spec: Recipe, options: loop.Options, *, place: str, count: int) -> None
 
 def train_together(spec: Recipe, options: loop.Options, *, processes: int) -> None:
     """Train in several processes, which find each other as torchrun's do."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        "localhost", 0, is_master=True, wait_for_workers=False
+    )
     environment = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port}
     environment |= {"TORCHELASTIC_USE_AGENT_STORE": True}
     started = [
