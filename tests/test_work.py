@@ -92,21 +92,17 @@ def zoo_card(network: ResNet | Inception) -> Card:
     )
 
 
-def converted(card: Card) -> Exported:
-    """A network as ONNX; its weights are whatever the memory held."""
-    with torch.device("meta"):
-        net = model.build(card.network)
-    return Exported(card, to_onnx.convert(net.to_empty(device="cpu"), card, Engine()))
-
-
 WHOLE = ["i3d_inception_rgb", "i3d_r50", "i3d_r50_8x8_slowfast", "i3d_r50_nl_dot_product"]
-"""One of each kind in its full width, which takes long: the others have other layers of these kinds."""
+"""One of each kind in its full width, which takes long: test_to_2d.py counts narrowed exports of all."""
 
 
 @pytest.fixture(scope="module", params=WHOLE)
 def exported(request: pytest.FixtureRequest) -> Exported:
-    """Networks of the zoo, converted."""
-    return converted(zoo_card(NETWORKS[request.param](400)))
+    """Networks of the zoo, converted; the weights are whatever the memory held."""
+    card = zoo_card(NETWORKS[request.param](400))
+    with torch.device("meta"):
+        net = model.build(card.network)
+    return Exported(card, to_onnx.convert(net.to_empty(device="cpu"), card, Engine()))
 
 
 def macs_by_operator(graph: onnx.ModelProto) -> Counter[str]:
@@ -148,15 +144,6 @@ def test_three_ways_of_counting_agree(exported: Exported) -> None:
         assert in_pytorch.macs == skeleton.macs == found.macs
     else:
         assert in_pytorch == skeleton == found
-
-
-@pytest.mark.parametrize("name", sorted({*narrowed.DISTINCT} - {*WHOLE}))
-def test_other_networks_cost_as_exported_what_they_do_in_pytorch(name: str) -> None:
-    # What that is in full width, the next test holds against the originals.
-    numbers = narrowed.small(name, 7)
-    card = narrowed.card_of(numbers, frames=8, side=32)
-    found, in_pytorch = work.count(converted(card).graph), torch_work.work_of_network(numbers, card.view_shape)
-    assert found.macs == in_pytorch.macs > 0
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
