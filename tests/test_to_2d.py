@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import nn
 
-from i3d_deploy import model, rewrites, to_2d, to_onnx, work
+from i3d_deploy import model, rewrites, to_2d, to_onnx, torch_work, work
 from i3d_deploy.card import Engine
-from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import ExportError
+from i3d_deploy.network import Inception, ResNet
 from tests import narrowed
 from tests.test_rewrites import run
 
+Array = NDArray[Any]
 RandomState = np.random.RandomState
 
 
-def traced(net: nn.Module, size: tuple[int, ...], *, channels: int = 3) -> onnx.ModelProto:
-    """A network as PyTorch's exporter writes it, N dynamic."""
+class Beside(nn.Module):
+    """Networks that are shown the same clips, which are called x."""
+
+    def __init__(self, nets: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(net(x) for net in self.nets)
+
+
+def traced(
+    nets: Iterable[nn.Module], size: tuple[int, ...], *, dtype: torch.dtype = torch.float32, opset: int = 18
+) -> onnx.ModelProto:
+    """Networks as PyTorch's exporter writes them into one graph, N dynamic."""
     with to_onnx._quiet():
         program = torch.onnx.export(
-            net.eval(),
-            (torch.zeros(2, channels, *size),),
+            Beside(nets).eval(),
+            (torch.zeros(2, 3, *size, dtype=dtype),),
             dynamo=True,
             dynamic_shapes={"x": {0: torch.export.Dim("N")}},
             input_names=["x"],
-            output_names=["y"],
-            opset_version=18,
+            opset_version=opset,
             verbose=False,
         )
     assert program is not None
@@ -40,29 +56,40 @@ def traced(net: nn.Module, size: tuple[int, ...], *, channels: int = 3) -> onnx.
     return found
 
 
-def check(net: nn.Module, size: tuple[int, ...], *, channels: int = 3, atol: float = 2e-6) -> onnx.ModelProto:
-    """Hold the lowered graph against PyTorch's float64, for one and for several views."""
-    lowered = to_2d.lower(traced(Named(net), size, channels=channels))
-    exact = copy.deepcopy(net).double()
+class Compared(NamedTuple):
+    """A graph before and after, and of every network in it the answers of the latter and those of PyTorch."""
+
+    plain: onnx.ModelProto
+    lowered: onnx.ModelProto
+    answers: dict[str, list[tuple[Array, Array]]]
+
+    def check(self, name: str) -> None:
+        """Hold a network against PyTorch's float64, for one and for several views."""
+        assert len(self.answers[name]) == 2
+        for found, expected in self.answers[name]:
+            scale = max(1.0, float(np.abs(expected).max()))
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * scale)
+
+
+def compare(nets: dict[str, nn.Module], size: tuple[int, ...]) -> Compared:
+    """Lower networks, in one graph: an export costs about as much for many small ones as for one."""
+    plain = traced(nets.values(), size)
+    lowered = to_2d.lower(plain)
+    onnx.checker.check_model(lowered, full_check=True)
+    session = onnxruntime.InferenceSession(lowered.SerializeToString(), providers=["CPUExecutionProvider"])
+    answers: dict[str, list[tuple[Array, Array]]] = {name: [] for name in nets}
     for views in (1, 3):
-        inputs = RandomState(views).standard_normal((views, channels, *size)).astype(np.float32)
-        with torch.no_grad():
-            expected = exact(torch.from_numpy(inputs).double()).numpy()
-        scale = max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(run(lowered, inputs), expected, rtol=0, atol=atol * scale)
-    return lowered
+        inputs = RandomState(views).standard_normal((views, 3, *size)).astype(np.float32)
+        for (name, net), found in zip(nets.items(), session.run(None, {"x": inputs}), strict=True):
+            with torch.no_grad():
+                expected = copy.deepcopy(net).double()(torch.from_numpy(inputs).double()).numpy()
+            answers[name].append((found, expected))
+    return Compared(plain, lowered, answers)
 
 
-class Named(nn.Module):
-    """A network whose input is called x."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.net(x)
-        return found
+def check(net: nn.Module, size: tuple[int, ...]) -> None:
+    """Hold the lowered graph of one network against PyTorch's float64."""
+    compare({"net": net}, size).check("net")
 
 
 def ranks(made: onnx.ModelProto) -> set[int]:
@@ -96,11 +123,21 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("size", [(8, 12, 12), (9, 13, 11)], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
-def test_every_window_becomes_2d_and_answers_the_same(name: str, size: tuple[int, ...]) -> None:
+@pytest.fixture(scope="module", params=[(8, 12, 12), (9, 13, 11)], ids=str)
+def windows(request: pytest.FixtureRequest) -> Compared:
+    """All of these layers, for even and for odd sizes."""
     torch.manual_seed(0)
-    assert ranks(check(LAYERS[name](), size)) == {2}
+    return compare({name: build() for name, build in LAYERS.items()}, request.param)
+
+
+def test_every_window_becomes_2d(windows: Compared) -> None:
+    assert ranks(windows.plain) == {3}
+    assert ranks(windows.lowered) == {2}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_window_answers_the_same(windows: Compared, name: str) -> None:
+    windows.check(name)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +210,30 @@ def test_weights_that_two_windows_share_are_kept_for_both() -> None:
     np.testing.assert_allclose(run(lowered, data), np.zeros((2, 4, 4, 4, 4)), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_random_networks_answer_the_same(seed: int) -> None:
+class Crop(nn.Module):
+    """The first frames, rows and columns."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames, rows, columns = self.size
+        return x[:, :, :frames, :rows, :columns]
+
+
+class Mean(nn.Module):
+    """Average over time and space."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3, 4))
+
+
+def random_network(seed: int) -> nn.Module:
+    """Five convolutions of any kind on clips of a size of its own."""
     random = RandomState(seed)
     torch.manual_seed(seed)
-    size = tuple(int(side) for side in random.randint(11, 16, 3))
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [Crop(tuple(int(side) for side in random.randint(11, 16, 3)))]
     channels = 3
     for number in range(5):
         kernel = [(3, 1, 1), (1, 3, 3), (1, 1, 1), (3, 3, 3)][random.randint(4)]
@@ -190,44 +245,66 @@ def test_random_networks_answer_the_same(seed: int) -> None:
         layers.append([nn.ReLU(), nn.Sigmoid(), nn.MaxPool3d((1, 3, 3), 1, (0, 1, 1))][random.randint(3)])
         channels = width
     layers.append(Mean())
-    check(nn.Sequential(*layers), size)
+    return nn.Sequential(*layers)
 
 
-class Mean(nn.Module):
-    """Average over time and space."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3, 4))
+SEEDS = range(12)
 
 
-@pytest.mark.parametrize("name", narrowed.DISTINCT)
-@pytest.mark.parametrize("size", [(8, 32), (9, 37)], ids=["even", "odd"])
-def test_every_network_answers_the_same(name: str, size: tuple[int, int]) -> None:
+@pytest.fixture(scope="module")
+def random_networks() -> Compared:
+    return compare({str(seed): random_network(seed) for seed in SEEDS}, (15, 15, 15))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_networks_answer_the_same(random_networks: Compared, seed: int) -> None:
+    assert ranks(random_networks.lowered) == {2}
+    random_networks.check(str(seed))
+
+
+def shallow(name: str) -> ResNet | Inception:
+    """A narrowed network with two bottlenecks per stage, among which every kernel follows every other one."""
     numbers = narrowed.small(name, 7)
+    if isinstance(numbers, Inception):
+        return numbers
+    kernels = tuple(stage[:2] for stage in numbers.temporal_kernels)
+    blocks = tuple(tuple(number for number in stage if number < 2) for stage in numbers.non_local_blocks)
+    return numbers.model_copy(update={"temporal_kernels": kernels, "non_local_blocks": blocks})
+
+
+EVEN = ["i3d_inception_rgb", "i3d_r50_8x8_nl_embedded_gaussian_slowfast", "i3d_r50_nl_gaussian"]
+"""What pads, slides and pools in other places where no size is odd."""
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "side"), [*((name, 9, 37) for name in narrowed.DISTINCT), *((name, 8, 32) for name in EVEN)]
+)
+def test_every_network_answers_the_same(name: str, frames: int, side: int) -> None:
+    numbers = shallow(name)
     net = model.build(numbers)
     model.randomize(net, seed=0)
-    card = narrowed.card_of(numbers, frames=size[0], side=size[1])
+    card = narrowed.card_of(numbers, frames=frames, side=side)
     plain = rewrites.merge_pads(to_onnx.convert(net, card, Engine()))
     lowered = to_2d.lower(plain)
     assert ranks(lowered) == {2}
-    assert work.count(lowered).macs == work.count(plain).macs
-    frames = RandomState(0).randint(0, 256, (2, *card.view_shape)).astype(np.uint8)
-    np.testing.assert_allclose(run(lowered, frames), run(plain, frames), rtol=0, atol=2e-5)
+    in_pytorch = torch_work.work_of_network(numbers, card.view_shape)
+    assert work.count(lowered).macs == work.count(plain).macs == in_pytorch.macs
+    inputs = RandomState(0).randint(0, 256, (2, *card.view_shape)).astype(np.uint8)
+    np.testing.assert_allclose(run(lowered, inputs), run(plain, inputs), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp16", 10), ("bf16", 16)])
-def test_weights_keep_their_type(tiny_checkpoint: Checkpoint, precision: str, kind: int) -> None:
-    plain = to_onnx.convert(
-        tiny_checkpoint.model, tiny_checkpoint.card, Engine.model_validate({"precision": precision})
-    )
-    lowered = to_2d.lower(plain)
+@pytest.mark.parametrize(("dtype", "kind", "opset"), [(torch.float16, 10, 18), (torch.bfloat16, 16, 22)], ids=str)
+def test_weights_keep_their_type(dtype: torch.dtype, kind: int, opset: int) -> None:
+    nets = [LAYERS[name]().to(dtype) for name in ("over time", "over space", "over all")]
+    lowered = to_2d.lower(traced(nets, (8, 12, 12), dtype=dtype, opset=opset))
     onnx.checker.check_model(lowered, full_check=True)
+    assert ranks(lowered) == {2}
     types = {entry.name: entry.data_type for entry in lowered.graph.initializer}
     assert {types[node.input[1]] for node in lowered.graph.node if node.op_type == "Conv"} == {kind}
 
 
-def test_the_graph_given_stays_and_two_runs_give_the_same_bytes(tiny_checkpoint: Checkpoint) -> None:
-    plain = to_onnx.convert(tiny_checkpoint.model, tiny_checkpoint.card, Engine())
+def test_the_graph_given_stays_and_two_runs_give_the_same_bytes(random_networks: Compared) -> None:
+    plain = random_networks.plain
     before = plain.SerializeToString(deterministic=True)
     first, second = (to_2d.lower(plain).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import i3d_deploy as i3d
 from i3d_deploy import artifact, checkpoint, extraction, flow, lists, preparation
@@ -24,6 +25,8 @@ from i3d_deploy.training.learner import Learner
 from i3d_deploy.training.progress import read_records
 from i3d_deploy.training.recipe import Recipe
 from tests import goldens
+from tests.training import forked_runs
+from tests.training.conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NUM_STEPS = 12
@@ -53,15 +56,6 @@ def finished(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
     loop.train(small_recipe, options(folder))
     torch.set_num_threads(threads)
     return folder
-
-
-def kill(recipe_file: Path, work_dir: Path, *, place: str, count: int) -> None:
-    """Run the recipe and end it with SIGKILL when a function is called for the ``count``-th time."""
-    script = Path(__file__).with_name("killed_run.py")
-    command = [sys.executable, str(script), place, str(count), str(recipe_file), "--work-dir", str(work_dir), *COMMAND]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -119,9 +113,7 @@ def test_checkpoints_are_whole_and_hold_no_code(finished: Path) -> None:
     ("place", "count"),
     [
         ("i3d_deploy.training.learner:Learner.step", 1),  # before the first step
-        ("i3d_deploy.training.learner:Learner.step", 6),
-        ("i3d_deploy.training.learner:Learner.step", 8),
-        ("i3d_deploy.training.learner:Learner.step", 12),
+        ("i3d_deploy.training.learner:Learner.step", 8),  # within an epoch, with steps since the last checkpoint
         ("i3d_deploy.training.validation:_percents", 2),  # while validating
         ("torch:save", 4),  # before a checkpoint is written
         ("i3d_deploy.files:_flush", 10),  # while it is flushed to the disk
@@ -131,10 +123,10 @@ def test_checkpoints_are_whole_and_hold_no_code(finished: Path) -> None:
     ],
 )
 def test_a_killed_run_ends_with_bitwise_the_same_weights(
-    finished: Path, small_recipe: Recipe, recipe_file: Path, tmp_path: Path, place: str, count: int
+    finished: Path, small_recipe: Recipe, tmp_path: Path, place: str, count: int
 ) -> None:
     work_dir = tmp_path / "run"
-    kill(recipe_file, work_dir, place=place, count=count)
+    forked_runs.kill(small_recipe, options(work_dir), place=place, count=count)
     assert not (work_dir / "model.safetensors").exists()
     loop.train(small_recipe, options(work_dir, resume=True))
     assert_bitwise_equal(work_dir / LAST, finished / LAST)
@@ -151,27 +143,22 @@ def test_what_is_free_changes_no_weight(
     assert_bitwise_equal(tmp_path / LAST, finished / LAST)
 
 
-def test_a_run_killed_within_an_epoch_goes_on_there(
-    finished: Path, small_recipe: Recipe, recipe_file: Path, tmp_path: Path
-) -> None:
+def test_a_run_killed_within_an_epoch_goes_on_there(finished: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     work_dir = tmp_path / "run"
-    recipe_file.write_text(small_recipe.overridden(["checkpoint_steps=3"]).to_json())
-    kill(recipe_file, work_dir, place="i3d_deploy.training.learner:Learner.step", count=12)
+    often = small_recipe.overridden(["checkpoint_steps=3"])
+    forked_runs.kill(often, options(work_dir), place="i3d_deploy.training.learner:Learner.step", count=12)
     assert snapshots.Snapshots(work_dir / "checkpoints").steps == [9]
     # How often checkpoints are written may change.
     loop.train(small_recipe, options(work_dir, resume=True))
     assert_bitwise_equal(work_dir / LAST, finished / LAST)
 
 
-def test_a_run_of_so_many_steps_by_a_table_goes_on_exactly(
-    small_recipe: Recipe, recipe_file: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_so_many_steps_by_a_table_goes_on_exactly(small_recipe: Recipe, tmp_path: Path) -> None:
     # Seven steps of four to the epoch; it is killed within the second, behind a row of the table.
     table = ["steps=7", "schedule.kind=table", "schedule.table=[[0,1],[3,0.1],[6,0.5]]", "schedule.warmup_epochs=0"]
     spec = small_recipe.overridden([*table, "checkpoint_steps=1", "log_every=1"])
     loop.train(spec, options(tmp_path / "whole"))
-    recipe_file.write_text(spec.to_json())
-    kill(recipe_file, tmp_path / "killed", place="i3d_deploy.training.learner:Learner.step", count=5)
+    forked_runs.kill(spec, options(tmp_path / "killed"), place="i3d_deploy.training.learner:Learner.step", count=5)
     loop.train(spec, options(tmp_path / "killed", resume=True))
     last = "checkpoints/step_00000007.pth"
     assert_bitwise_equal(tmp_path / "killed" / last, tmp_path / "whole" / last)
@@ -257,11 +244,9 @@ def test_resuming_nothing_says_so(small_recipe: Recipe, tmp_path: Path, capsys: 
     assert "holds no checkpoint to go on from: starting at the beginning" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_where_its_data_have_moved(
-    finished: Path, small_recipe: Recipe, recipe_file: Path, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_where_its_data_have_moved(finished: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     work_dir = tmp_path / "run"
-    kill(recipe_file, work_dir, place="i3d_deploy.training.learner:Learner.step", count=6)
+    forked_runs.kill(small_recipe, options(work_dir), place="i3d_deploy.training.learner:Learner.step", count=6)
     shutil.copytree(small_recipe.data.folder, tmp_path / "moved")
     loop.train(small_recipe.overridden([f"data.folder={tmp_path / 'moved'}"]), options(work_dir, resume=True))
     assert_bitwise_equal(work_dir / LAST, finished / LAST)
@@ -325,13 +310,10 @@ def test_two_processes_train_as_one_that_accumulates(small_recipe: Recipe, tmp_p
     parameters_close(tmp_path / "two" / LAST, tmp_path / "one" / LAST)
 
 
-def test_two_processes_with_shared_statistics_train_as_one(
-    small_recipe: Recipe, tmp_path: Path, run_script: Run
-) -> None:
+def test_two_processes_with_shared_statistics_train_as_one(small_recipe: Recipe, tmp_path: Path) -> None:
     plain = small_recipe.overridden(["dropout=0", "ema=null"])
-    (tmp_path / "two.json").write_text(plain.overridden(["batch.videos=2", "norm.sync=true"]).to_json())
-    done = run_script("train.py", tmp_path / "two.json", "--work-dir", tmp_path / "two", *COMMAND, processes=2)
-    assert done.returncode == 0, done.stderr
+    two = plain.overridden(["batch.videos=2", "norm.sync=true"])
+    forked_runs.train_together(two, options(tmp_path / "two"), processes=2)
     loop.train(plain, options(tmp_path / "one"))
     parameters_close(tmp_path / "two" / LAST, tmp_path / "one" / LAST)
     for name, tensor in weights(tmp_path / "one" / LAST).items():
@@ -362,7 +344,6 @@ def test_the_loss_falls(small_recipe: Recipe, tmp_path: Path) -> None:
             ],
         ),
         ["norm.precise_batches=2"],
-        ["norm.freeze=true"],
         ["label_smoothing=0.1"],
         ["optimizer.kind=adamw", "optimizer.lr=0.001", "optimizer.clip_norm=null"],
         ["batch.accumulate=2", "batch.scale_lr=true"],
@@ -381,7 +362,8 @@ def test_every_way_of_training_ends_with_finite_weights(
 
 
 def test_frozen_statistics_stay(small_recipe: Recipe, tmp_path: Path) -> None:
-    loop.train(small_recipe.overridden(["epochs=1", "ema=null", "norm.freeze=true"]), options(tmp_path))
+    published = loop.train(small_recipe.overridden(["epochs=1", "ema=null", "norm.freeze=true"]), options(tmp_path))
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.load(published).model.state_dict().values())
     state = weights(tmp_path / "checkpoints" / "step_00000004.pth")
     assert all(
         torch.equal(tensor, torch.zeros_like(tensor)) for name, tensor in state.items() if "running_mean" in name
@@ -559,8 +541,9 @@ def test_the_script_prints_the_recipe_and_says_what_it_wrote(
     assert "epochs=1" in done.stdout.splitlines()
     assert "optimizer.lr=0.05" in done.stdout.splitlines()
     assert done.stderr.rstrip().endswith("model.safetensors written")
-    again = run_script("train.py", recipe_file, *arguments)
-    assert again.returncode == 1
+    main = runpy.run_path(str(ROOT / "training" / "train.py"))["main"]
+    again = CliRunner().invoke(main, [str(argument) for argument in (recipe_file, *arguments)])
+    assert again.exit_code == 1
     assert again.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in again.stderr
 

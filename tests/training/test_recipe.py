@@ -12,8 +12,10 @@ import torch
 
 from i3d_deploy import checkpoint, flow_images, labels, motion
 from i3d_deploy.errors import InputError
+from i3d_deploy.network import Inception, ResNet, TwoStream
 from i3d_deploy.training import loop, recipe
 from i3d_deploy.training.recipe import Recipe
+from tests import narrowed
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.py"))
@@ -177,17 +179,27 @@ def example_data(spec: Recipe, folder: Path) -> list[str]:
     return [f"data.folder={folder}", *roots, *(f"data.{part}_list=list.txt" for part in parts)]
 
 
+def few_channels(network: ResNet | Inception | TwoStream) -> list[str]:
+    """Settings that narrow a recipe's network and leave its layers."""
+    if isinstance(network, ResNet):
+        return ["network.width=8"]
+    numbers = narrowed.small(network.name, network.num_classes).model_dump(mode="json")
+    return [f"network.{part}={json.dumps(numbers[part])}" for part in ("stem", "mixed")]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_takes_a_step_on_an_example_list(name: str, tmp_path: Path) -> None:
     spec = load(name)
     settings = example_data(spec, tmp_path)
-    # Whole but small: one step of two videos at the smallest crop that a non-local block takes, or an Inception.
+    # Whole but small: one step of two videos at the smallest crop that a non-local block takes, or an Inception, in few
+    # channels.
     side, clip_len = (193, 9) if name.startswith("i3d_inception") else (64, spec.train.clip_len)
     settings += ["epochs=1", "steps=1", "batch.videos=2", "batch.workers=0", f"train.clip_len={clip_len}"]
-    settings += [f"train.crop_size={side}", f"train.short_side={side + 8}"]
-    published = loop.train(spec.overridden(settings), loop.Options(work_dir=tmp_path / "run", seed=0))
+    settings += [f"train.crop_size={side}", f"train.short_side={side + 8}", *few_channels(spec.network)]
+    small = spec.overridden(settings)
+    published = loop.train(small, loop.Options(work_dir=tmp_path / "run", seed=0))
     trained = checkpoint.load(published)
-    assert trained.card.network == spec.network
+    assert trained.card.network == small.network
     assert (trained.card.modality, trained.card.flow_method) == (spec.network.stream, spec.data.flow_method)
     torch.manual_seed(0)
     with torch.inference_mode():
