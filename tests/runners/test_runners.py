@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from i3d_deploy.errors import ArtifactError, DeviceError, I3DError, InputError
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import open_runner
+from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from i3d_deploy.views import prepare
 
@@ -58,6 +60,17 @@ def torch_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
+@pytest.mark.parametrize(
+    ("threads", "are_held"), [(1, False), (None, True), (os.cpu_count(), True)], ids=["one", "default", "all"]
+)
+def test_openvino_holds_its_threads_to_cores_where_it_has_them_all(
+    tiny_exports: Path, threads: int | None, are_held: bool
+) -> None:
+    with OpenVINORunner(tiny_exports / "tiny.xml", device="cpu", threads=threads) as runner:
+        assert runner._request(1).get_compiled_model().get_property("ENABLE_CPU_PINNING") is are_held
 
 
 @pytest.mark.usefixtures("torch_threads")

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <map>
 #include <openvino/openvino.hpp>
+#include <thread>
 
 #include "engine.hpp"
 #include "errors.hpp"
@@ -147,6 +148,10 @@ private:
                            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
         if (file_.threads > 0) {
             options.emplace(ov::inference_num_threads(file_.threads));
+            if (device_ == "CPU" && static_cast<unsigned>(file_.threads) < std::thread::hardware_concurrency()) {
+                // Else every process would hold its threads to the same first cores.
+                options.emplace(ov::hint::enable_cpu_pinning(false));
+            }
         }
         ov::PartialShape shape = model_->input().get_partial_shape();
         shape[0] = num_views;
