@@ -43,7 +43,6 @@ _THREAD_NAME = "i3d-stream"
 _TELLING_GAPS = 10
 """So often counting has begun anew before a window was full, that it is told."""
 
-
 _SHORTER = ": give shorter windows (window_seconds), or predict a file as a whole"
 
 
