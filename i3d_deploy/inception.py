@@ -133,6 +133,13 @@ class I3DInception(I3D):
         self._add_head()
         self._initialize()
 
+    def stages(self) -> list[list[tuple[str, MixedBlock]]]:
+        """The blocks of each stage, with their names."""
+        return [
+            [(name, block) for name in names if isinstance(block := self.get_submodule(name), MixedBlock)]
+            for names in self._blocks.values()
+        ]
+
     def features(self, x: Tensor) -> Tensor:
         """Map views (N, 3 or 2, T, H, W) to the last feature maps (N, C, T', H', W')."""
         x = self.pool2a(self.conv1a(x))  # N 64 32 56 56

@@ -1,0 +1,243 @@
+"""Triton kernels: a convolution with what follows it, a max pool, and frames made into the stem's input.
+
+Activations are (N, T, H, W, C), channels last. Their pixels may be wider than C (a slice of the channels of a larger
+tensor), and are evenly spaced.
+
+Note [Convolution as a matrix product]
+    A row of the product is one output position, a column one output channel, and the sum goes over the taps of the
+    kernel and the channels under each. The rows of the left matrix are gathered from the input while they are needed:
+    nothing is unfolded in memory. A 1x1x1 convolution is the plain product. Where a pixel has few channels (the stem),
+    one step of the sum takes several neighbouring columns of the kernel at once, which lie together in memory; the
+    kernel's row is filled up with zeros to a whole number of steps.
+
+    Sums are float32 whatever the operands are. Scale, bias, shortcut and ReLU are applied to the sums before anything
+    is rounded or written.
+
+Note [Checked without a GPU]
+    With TRITON_INTERPRET=1 in the environment when this module is imported, Triton runs the kernels on the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from i3d_deploy.errors import MissingExtraError
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError as error:
+    raise MissingExtraError("triton", extra="export", cause=error) from error
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def convolve(  # type: ignore[no-untyped-def]
+    x,
+    weight,
+    scale,
+    bias,
+    shortcut,
+    out,
+    positions,
+    frames,
+    height,
+    width,
+    out_frames,
+    out_height,
+    out_width,
+    channels,
+    out_channels,
+    weight_row,
+    x_pixel,
+    shortcut_pixel,
+    out_pixel,
+    pad_frames,
+    pad_rows,
+    pad_columns,
+    kernel_frames: tl.constexpr,
+    kernel_rows: tl.constexpr,
+    kernel_steps: tl.constexpr,
+    pixels_per_step: tl.constexpr,
+    stride_frames: tl.constexpr,
+    stride_rows: tl.constexpr,
+    stride_columns: tl.constexpr,
+    is_padded: tl.constexpr,
+    has_scale: tl.constexpr,
+    has_shortcut: tl.constexpr,
+    is_rectified: tl.constexpr,
+    are_channels_whole: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+    depth: tl.constexpr,
+):
+    """One tile of (rows positions, columns output channels). Note [Convolution as a matrix product].
+
+    ``weight`` is (K, KT, KH, steps, pixels_per_step * C), rows of ``weight_row`` elements. ``depth`` is what one step
+    sums over: ``pixels_per_step * C`` where that is more than one pixel, else a part of the channels.
+    """
+    column_tiles = tl.cdiv(out_channels, columns)
+    # The column tiles of one row tile follow each other, so that its rows are still in the cache.
+    row = (tl.program_id(0) // column_tiles) * rows + tl.arange(0, rows)
+    column = (tl.program_id(0) % column_tiles) * columns + tl.arange(0, columns)
+    is_row = row < positions
+    is_column = column < out_channels
+    step = tl.arange(0, depth)
+
+    left = row % out_width
+    top = (row // out_width) % out_height
+    frame = (row // (out_width * out_height)) % out_frames
+    view = row // (out_width * out_height * out_frames)
+    first_frame = frame * stride_frames - pad_frames
+    first_row = top * stride_rows - pad_rows
+    first_column = left * stride_columns - pad_columns
+    first = ((view * frames + first_frame) * height + first_row) * width + first_column
+
+    parts = tl.cdiv(channels, depth) if pixels_per_step == 1 else 1
+    sums = tl.zeros((rows, columns), dtype=tl.float32)
+    for number in range(kernel_frames * kernel_rows * kernel_steps * parts):
+        part = number % parts
+        tap = number // parts
+        tap_column = (tap % kernel_steps) * pixels_per_step
+        tap_row = (tap // kernel_steps) % kernel_rows
+        tap_frame = tap // (kernel_steps * kernel_rows)
+        pixel = first + (tap_frame * height + tap_row) * width + tap_column
+        place = pixel[:, None] * x_pixel + (part * depth + step)[None, :]
+        is_read = is_row[:, None]
+        if is_padded:
+            is_inside = (first_frame + tap_frame >= 0) & (first_frame + tap_frame < frames)
+            is_inside &= (first_row + tap_row >= 0) & (first_row + tap_row < height)
+            is_read &= is_inside[:, None]
+            if pixels_per_step == 1:
+                at = first_column + tap_column
+                is_read &= ((at >= 0) & (at < width))[:, None]
+            else:
+                at = (first_column + tap_column)[:, None] + (step // channels)[None, :]
+                is_read = is_read & (at >= 0) & (at < width)
+        is_weight = is_column[None, :]
+        if not are_channels_whole:
+            is_read = is_read & (part * depth + step < channels)[None, :]
+            is_weight = is_weight & (part * depth + step < channels)[:, None]
+        inputs = tl.load(x + place, mask=is_read, other=0.0)
+        per_tap = channels * pixels_per_step
+        at_weight = column[None, :] * weight_row + (tap * per_tap + part * depth + step)[:, None]
+        weights = tl.load(weight + at_weight, mask=is_weight, other=0.0)
+        sums = tl.dot(inputs, weights, sums, input_precision="ieee")
+
+    if has_scale:
+        sums *= tl.load(scale + column, mask=is_column, other=0.0)[None, :]
+    sums += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
+    is_written = is_row[:, None] & is_column[None, :]
+    if has_shortcut:
+        added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
+        sums += added.to(tl.float32)
+    if is_rectified:
+        sums = tl.maximum(sums, 0.0)
+    tl.store(out + row[:, None] * out_pixel + column[None, :], sums.to(out.dtype.element_ty), mask=is_written)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def max_pool(  # type: ignore[no-untyped-def]
+    x,
+    out,
+    positions,
+    frames,
+    height,
+    width,
+    out_frames,
+    out_height,
+    out_width,
+    channels,
+    x_pixel,
+    out_pixel,
+    pad_frames,
+    pad_rows,
+    pad_columns,
+    kernel_frames: tl.constexpr,
+    kernel_rows: tl.constexpr,
+    kernel_columns: tl.constexpr,
+    stride_frames: tl.constexpr,
+    stride_rows: tl.constexpr,
+    stride_columns: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
+    """Maxima of one tile of (rows positions, columns channels); what lies outside never wins."""
+    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    channel = tl.program_id(1) * columns + tl.arange(0, columns)
+    is_row = row < positions
+    is_written = is_row[:, None] & (channel < channels)[None, :]
+    first_column = (row % out_width) * stride_columns - pad_columns
+    first_row = (row // out_width) % out_height * stride_rows - pad_rows
+    first_frame = (row // (out_width * out_height)) % out_frames * stride_frames - pad_frames
+    view = row // (out_width * out_height * out_frames)
+    largest = tl.full((rows, columns), float("-inf"), dtype=tl.float32)
+    for tap in tl.static_range(kernel_frames * kernel_rows * kernel_columns):
+        at_frame = first_frame + tap // (kernel_rows * kernel_columns)
+        at_row = first_row + (tap // kernel_columns) % kernel_rows
+        at_column = first_column + tap % kernel_columns
+        is_inside = (at_frame >= 0) & (at_frame < frames) & (at_row >= 0) & (at_row < height)
+        is_inside = is_inside & (at_column >= 0) & (at_column < width)
+        pixel = ((view * frames + at_frame) * height + at_row) * width + at_column
+        place = pixel[:, None] * x_pixel + channel[None, :]
+        found = tl.load(x + place, mask=is_written & is_inside[:, None], other=float("-inf"))
+        largest = tl.maximum(largest, found.to(tl.float32))
+    largest = largest.to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * out_pixel + channel[None, :], largest, mask=is_written)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def stack_frames(  # type: ignore[no-untyped-def]
+    pixels,
+    origins,
+    pitch,
+    mean,
+    factor,
+    out,
+    frames,
+    out_frames,
+    height,
+    width,
+    pad_frames,
+    channels: tl.constexpr,
+    kernel_frames: tl.constexpr,
+    stride_frames: tl.constexpr,
+    stacked: tl.constexpr,
+    columns: tl.constexpr,
+):
+    """Normalise a part of one row of pixels of all frames that the stem sees at once.
+
+    ``origins`` has, for each view and frame, where in ``pixels`` its crop begins; rows of a frame lie ``pitch[0]``
+    elements apart. ``out`` is (N, T', H, W, stacked): frame after frame, then zeros.
+    """
+    line = tl.program_id(0)
+    row = line % height
+    frame = (line // height) % out_frames
+    view = line // (height * out_frames)
+    column = tl.program_id(1) * columns + tl.arange(0, columns)
+    place = tl.arange(0, stacked)
+    at = frame * stride_frames - pad_frames + place // channels
+    is_frame = (at >= 0) & (at < frames) & (place < channels * kernel_frames)
+    is_read = (column < width)[:, None] & is_frame[None, :]
+    origin = tl.load(origins + view * frames + at, mask=is_frame, other=0)
+    begin = origin + row.to(tl.int64) * tl.load(pitch)
+    offset = begin[None, :] + column[:, None] * channels + (place % channels)[None, :]
+    values = tl.load(pixels + offset, mask=is_read, other=0).to(tl.float32)
+    shift = tl.load(mean + place % channels)
+    by = tl.load(factor + place % channels)
+    values = tl.where(is_read, (values - shift[None, :]) * by[None, :], 0.0)
+    target = (line.to(tl.int64) * width + column[:, None]) * stacked + place[None, :]
+    tl.store(out + target, values.to(out.dtype.element_ty), mask=(column < width)[:, None])
+
+
+def tiles(size: int, length: int) -> int:
+    """Tiles of some length that a size needs."""
+    return -(-size // length)
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is no smaller."""
+    return 1 << (size - 1).bit_length()
+
+
+Kernel = Any
+"""A function of Triton's, called as ``kernel[grid](...)``."""
