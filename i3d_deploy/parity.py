@@ -6,32 +6,9 @@ uint8 views (equal), logits (within a limit, as the runner takes a video, one vi
 averaged probabilities (within half of that limit: a probability p moves by at most 2p(1-p) times the largest change of
 a logit).
 
-Note [Limits on logits]
-    Rounding errors are proportional to the size of what is rounded, so a limit holds for logits of standard deviation
-    up to 1 and grows with it beyond; filled and random weights give 0.5 to 1, trained ones 2 to 3.
-
-    ======== ======= =============================================================================================
-    fp32     1e-4    sums in another order; R50 with filled weights measures 2e-6
-    fp16     2e-2    11 bits of mantissa
-    bf16     1.6e-1  8 bits of mantissa: three fewer than fp16, so 2**3 times its limit
-    ======== ======= =============================================================================================
-
-    Non-local networks compare positions by inner products whose softmax magnifies differences: their fp32 limits are
-    those within which the original agrees with itself in float64 (goldens: dot_product and embedded_gaussian 1e-3,
-    gaussian 5e-3).
-
 Note [Lengths]
     An engine of open length works out its paddings from the length, which the network halves three times. So of a whole
     video its first 9, 10, ... 16 frames are compared as well: every way in which three halvings can leave a rest.
-
-Note [Eight bits]
-    An int8 or fp8 layer rounds its inputs to steps of a hundredth of their range, and fifty layers in a row add up to
-    more than any limit on a logit that would say something: R50 differs by 5 % of its logits' standard deviation, a
-    trained network of a dozen layers by up to half of it. So "passed" says less here: labels, frames and pixels are
-    equal, every view's logits point the way of the source's (cosine at least 0.95; of another network's it is about 0)
-    and none is off by more than the standard deviation of the source's. That is the proof of a right conversion, not
-    of accuracy. How accurate the artifact is, say the agreement on the clips it was calibrated on and the gate on a
-    labelled list.
 """
 
 from __future__ import annotations
@@ -44,21 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import files, generated, views
-from i3d_deploy.card import Card, Precision
+from i3d_deploy import files, generated, limits, views
+from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError
 from i3d_deploy.flow_cache import FlowCache
 from i3d_deploy.measurements import Parity
-from i3d_deploy.network import NonLocalMode, ResNet
 from i3d_deploy.predictions import average_views
 from i3d_deploy.recognizer import Recognizer
-
-LOGITS_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1}
-EIGHT_BITS: tuple[Precision, ...] = ("int8", "fp8")
-EIGHT_BITS_LIMIT = 1.0
-"""In standard deviations of the source's logits: Note [Eight bits]."""
-EIGHT_BITS_COSINE = 0.95
-NON_LOCAL_LIMITS: dict[NonLocalMode, float] = {"dot_product": 1e-3, "embedded_gaussian": 1e-3, "gaussian": 5e-3}
 
 LENGTHS = 8
 """Beginnings of a whole video that are compared: Note [Lengths]."""
@@ -152,23 +121,6 @@ def _of_lengths(recognizer: Recognizer, prepared: views.Views) -> NDArray[np.flo
     return np.concatenate([recognizer.infer(np.ascontiguousarray(view[:, :length])) for length in lengths])
 
 
-def logits_limit(card: Card, reference: NDArray[np.float32], *, computed_in: Precision = "fp32") -> float:
-    """How far an artifact's logits may be from its source's: Note [Limits on logits], Note [Eight bits].
-
-    Args:
-        card: The artifact's.
-        reference: (V, K) logits of the source.
-        computed_in: What a backend that chooses by itself computes in, where that is less than the card says.
-    """
-    precision = _precision(card)
-    if precision in EIGHT_BITS:
-        return EIGHT_BITS_LIMIT * float(reference.std())
-    limit = max(LOGITS_LIMITS[precision], LOGITS_LIMITS[computed_in])
-    if isinstance(card.network, ResNet) and card.network.non_local_mode is not None:
-        limit = max(limit, NON_LOCAL_LIMITS[card.network.non_local_mode])
-    return limit * max(1.0, float(reference.std()))
-
-
 def compare(
     references: Sequence[Answer],
     recognizer: Recognizer,
@@ -217,19 +169,19 @@ def compare(
     except ArtifactError as error:
         return failed(reason=f"{SEVERAL} views at once: {error}")
     logits = np.concatenate([*(ours.logits for ours in found), alone, together, *(ours.of_lengths for ours in found)])
-    limit = logits_limit(recognizer.card, expected)
+    limit = limits.logits_limit(recognizer.card, expected)
     if not np.isfinite(logits).all():
         unfinite = np.count_nonzero(~np.isfinite(logits))
         return failed(reason=f"logits: {unfinite} are not finite", max_logits_allowed=_up(limit))
     difference = float(np.abs(logits - expected).max())
     shift = max(_shift(ours, reference) for ours, reference in zip(found, references, strict=True))
     cosine = _smallest_cosine(logits, expected)
-    is_eight_bits = _precision(recognizer.card) in EIGHT_BITS
+    is_eight_bits = limits.precision_of(recognizer.card) in limits.EIGHT_BITS
     reason = None
     if difference > limit:
         reason = f"logits: differ by {difference:.2g}, allowed {limit:.2g}"
-    elif is_eight_bits and cosine < EIGHT_BITS_COSINE:
-        reason = f"logits: their cosine to the source's is {cosine:.3f}, at least {EIGHT_BITS_COSINE} is needed"
+    elif is_eight_bits and cosine < limits.EIGHT_BITS_COSINE:
+        reason = f"logits: their cosine to the source's is {cosine:.3f}, at least {limits.EIGHT_BITS_COSINE} is needed"
     elif not is_eight_bits and shift > limit / 2:
         reason = f"probabilities: differ by {shift:.2g}, allowed {limit / 2:.2g}"
     return Parity(
@@ -244,10 +196,6 @@ def compare(
         top1_agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),
         max_probabilities=_up(shift),
     )
-
-
-def _precision(card: Card) -> Precision:
-    return "fp32" if card.engine is None else card.engine.precision
 
 
 def _shift(ours: Answer, reference: Answer) -> float:

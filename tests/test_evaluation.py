@@ -18,7 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from i3d_deploy import evaluation, files, generated, load, parity, processes, views
+from i3d_deploy import evaluation, files, generated, limits, load, processes, views
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.journal import Journal
 from i3d_deploy.network import i3d_r50
@@ -146,7 +146,7 @@ def test_every_backend_gives_the_networks_rows(
     expected = np.concatenate([expected_rows(video, averaging) for video in logits])
     found = np.array(json.loads((project / "result.json").read_text()))
     assert found.shape == (45 if averaging == "none" else 5, 7)
-    limit = parity.logits_limit(tiny_checkpoint.card, np.concatenate(logits))
+    limit = limits.logits_limit(tiny_checkpoint.card, np.concatenate(logits))
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit / 2 if averaging == "prob" else limit)
     assert not (project / "result.json.partial").exists()
 

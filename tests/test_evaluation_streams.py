@@ -27,8 +27,8 @@ from i3d_deploy import (
     flow,
     flow_images,
     generated,
+    limits,
     model,
-    parity,
     to_onnx,
     two_stream,
     video_files,
@@ -185,7 +185,7 @@ def evaluated(out: Path, *arguments: object) -> Rows:
 
 
 def assert_near(found: Rows, expected: Rows) -> None:
-    limit = parity.logits_limit(stream("flow").card, expected)
+    limit = limits.logits_limit(stream("flow").card, expected)
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
 
 

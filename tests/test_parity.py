@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from i3d_deploy import artifact, checkpoint, export, parity, to_onnx
+from i3d_deploy import artifact, checkpoint, export, limits, parity, to_onnx
 from i3d_deploy.card import Card, Engine
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.measurements import Parity
@@ -27,7 +27,7 @@ from i3d_deploy.views import Part, prepare
 
 
 def test_limits_are_those_the_project_states() -> None:
-    assert parity.LOGITS_LIMITS == {"fp32": 1e-4, "fp16": 2e-2, "bf16": 8 * 2e-2}
+    assert limits.LOGITS_LIMITS == {"fp32": 1e-4, "fp16": 2e-2, "bf16": 8 * 2e-2}
 
 
 @pytest.mark.parametrize(("scale", "limit"), [(0.5, 1e-3), (3.0, 3e-3)])
@@ -35,13 +35,13 @@ def test_the_limit_grows_with_the_logits(tiny_checkpoint: Checkpoint, scale: flo
     # The tiny network has a dot_product block, whose fp32 limit is 1e-3.
     card = tiny_checkpoint.card.model_copy(update={"engine": Engine()})
     logits = np.array([[scale, -scale]], np.float32)
-    assert parity.logits_limit(card, logits) == pytest.approx(limit)
+    assert limits.logits_limit(card, logits) == pytest.approx(limit)
 
 
 def test_eight_bits_are_held_to_the_spread_of_the_logits(tiny_checkpoint: Checkpoint) -> None:
     card = tiny_checkpoint.card.model_copy(update={"engine": Engine(precision="int8")})
-    assert parity.logits_limit(card, np.array([[0.5, -0.5]], np.float32)) == pytest.approx(0.5)
-    assert parity.logits_limit(card, np.array([[6.0, -6.0]], np.float32)) == pytest.approx(6)
+    assert limits.logits_limit(card, np.array([[0.5, -0.5]], np.float32)) == pytest.approx(0.5)
+    assert limits.logits_limit(card, np.array([[6.0, -6.0]], np.float32)) == pytest.approx(6)
 
 
 def rewritten(source: Path, target: Path, *, card: Card | None = None, weight_factor: float = 1.0) -> Path:
@@ -186,8 +186,8 @@ def test_a_failed_export_is_kept_aside(
 ) -> None:
     good = export.export(tiny_checkpoint, targets=["onnx"], output=tmp_path, name="tiny")[0]
     before = good.path.read_bytes()
-    monkeypatch.setitem(parity.NON_LOCAL_LIMITS, "dot_product", 0.0)
-    monkeypatch.setitem(parity.LOGITS_LIMITS, "fp32", 1e-12)
+    monkeypatch.setitem(limits.NON_LOCAL_LIMITS, "dot_product", 0.0)
+    monkeypatch.setitem(limits.LOGITS_LIMITS, "fp32", 1e-12)
     (bad,) = export.export(tiny_checkpoint, targets=["onnx"], output=tmp_path, name="tiny")
     assert bad.has_failed
     assert bad.path == tmp_path / "tiny.failed.onnx"

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8, ModelConfig, ModelInstanceGroup
 
-from i3d_deploy import artifact, builders, checkpoint, export, parity, to_tensorrt, triton_repository
+from i3d_deploy import artifact, builders, checkpoint, export, limits, to_tensorrt, triton_repository
 from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.commands import export as command
@@ -421,8 +421,8 @@ class TestCommand:
     def test_a_failed_proof_is_kept_aside(
         self, tiny_exports: Path, repository: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(parity.NON_LOCAL_LIMITS, "dot_product", 0.0)
-        monkeypatch.setitem(parity.LOGITS_LIMITS, "fp32", 1e-12)
+        monkeypatch.setitem(limits.NON_LOCAL_LIMITS, "dot_product", 0.0)
+        monkeypatch.setitem(limits.LOGITS_LIMITS, "fp32", 1e-12)
         options = ["--to", "triton", "--output", str(tmp_path), "--name", "i3d"]
         failed = run(command.main, tiny_exports / "tiny.safetensors", *options)
         assert failed.exit_code == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from i3d_deploy import generated, parity, views
+from i3d_deploy import generated, limits, views
 from i3d_deploy.benchmark.ceilings import base_precision
 from i3d_deploy.benchmark.plan import Plan
 from i3d_deploy.benchmark.record import Failure, Protocol
@@ -132,20 +132,20 @@ def _check(
 ) -> tuple[list[Entrant], list[Failure]]:
     """Who answers as the first one does that should answer alike."""
     entrants, failures = [], []
-    reference: NDArray[np.float32] | None = None
+    reference: tuple[Entrant, NDArray[np.float32]] | None = None
     for entrant in opened:
         on_step(f"checking the answer: {entrant.name}")
         try:
             logits = _answer(entrant, card, file, protocol)
             if entrant.opened.is_comparable and reference is not None:
-                _compare(entrant, logits, reference, card)
+                _compare(entrant, logits, *reference)
         except I3DError as error:
             is_wrong = isinstance(error, WrongAnswerError)
             failures.append(Failure(artifact=entrant.name, reason=str(error), is_wrong=is_wrong))
             entrant.worker.close()
             continue
         if entrant.opened.is_comparable and reference is None:
-            reference = logits
+            reference = entrant, logits
         if protocol.batch is not None and protocol.batch > protocol.views:
             entrant.notes.append(f"a batch of {protocol.batch} was asked for, a video has {protocol.views} views")
         entrants.append(entrant)
@@ -188,11 +188,10 @@ def _views_of(card: Card) -> str:
     return f"{card.modality} views of {frames}x{height}x{width} and gives {card.network.num_classes} classes"
 
 
-def _compare(entrant: Entrant, logits: NDArray[np.float32], reference: NDArray[np.float32], card: Card) -> None:
+def _compare(entrant: Entrant, logits: NDArray[np.float32], first: Entrant, reference: NDArray[np.float32]) -> None:
     # Each may be off by the limit of its own precision.
     limit = max(
-        parity.logits_limit(card, reference),
-        parity.logits_limit(entrant.opened.card, reference, computed_in=_computed_in(entrant)),
+        limits.logits_limit(each.opened.card, reference, computed_in=_computed_in(each)) for each in (first, entrant)
     )
     difference = float(np.abs(logits - reference).max())
     entrant.difference, entrant.difference_allowed = difference, limit
@@ -207,4 +206,4 @@ def _computed_in(entrant: Entrant) -> Precision:
     precision = base_precision(entrant.opened.info.precision)
     if precision == "tf32":
         return "fp16"  # as many bits of mantissa
-    return next((known for known in parity.LOGITS_LIMITS if known == precision), "fp32")
+    return next((known for known in limits.LOGITS_LIMITS if known == precision), "fp32")

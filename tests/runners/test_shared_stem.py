@@ -16,7 +16,7 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
-from i3d_deploy import builders, export, model, parity, quantize_openvino, to_openvino, views
+from i3d_deploy import builders, export, limits, model, quantize_openvino, to_openvino, views
 from i3d_deploy.artifact import read_card
 from i3d_deploy.card import Engine, Precision
 from i3d_deploy.checkpoint import Checkpoint
@@ -36,7 +36,7 @@ ALWAYS, NEVER = -math.inf, math.inf
 
 Logits = NDArray[np.float32]
 
-LIMITS = {"fp32": 1e-5, "fp16": 1e-5, "bf16": parity.LOGITS_LIMITS["bf16"], "int8": parity.LOGITS_LIMITS["bf16"] / 4}
+LIMITS = {"fp32": 1e-5, "fp16": 1e-5, "bf16": limits.LOGITS_LIMITS["bf16"], "int8": limits.LOGITS_LIMITS["bf16"] / 4}
 """Of a logit between the forms: 10 times what float32 shows, which fp16 files are computed in on a CPU; for logits of
 standard deviation up to 1, what bf16 may differ from float32, and in int8, whose convolutions add up exactly in both
 forms, a quarter of that for what is bf16 in between."""
@@ -166,7 +166,7 @@ def test_one_crop_shares_windows(both: Both) -> None:
 def test_logits_are_those_of_pytorch(both: Both, tiny_checkpoint: Checkpoint) -> None:
     shared, _ = both.logits(noise(50))
     expected = Recognizer(TorchRunner(tiny_checkpoint, device="cpu")).predict(noise(50)).logits
-    np.testing.assert_allclose(shared, expected, rtol=0, atol=parity.LOGITS_LIMITS["fp32"])
+    np.testing.assert_allclose(shared, expected, rtol=0, atol=limits.LOGITS_LIMITS["fp32"])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
