@@ -149,16 +149,18 @@ def available(device: torch.device, dtype: torch.dtype) -> tuple[Algorithm, ...]
         return plain
     if dtype not in (torch.float16, torch.bfloat16):
         return plain
-    return (*plain, FusedTwoDimensions(), *_tiled(device))
-
-
-def _tiled(device: torch.device) -> tuple[Algorithm, ...]:
-    """Own kernels, where Triton is installed and knows the GPU."""
-    if importlib.util.find_spec("triton") is None or torch.cuda.get_device_capability(device) < (8, 0):
-        return ()
+    if not has_kernels(device):
+        return (*plain, FusedTwoDimensions())
     from i3d_deploy.fused import tiled
 
-    return tiled.ALGORITHMS
+    return (*plain, FusedTwoDimensions(), *tiled.ALGORITHMS)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether the project's own kernels run: on GPUs since Ampere, where Triton is installed (PyTorch brings it)."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    return importlib.util.find_spec("triton") is not None
 
 
 class _Flat:

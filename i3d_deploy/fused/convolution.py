@@ -66,6 +66,10 @@ class Window:
         return self.kernel == (1, 1, 1) and self.padding in ((0, 0, 0), "same")
 
 
+Kind = tuple[tuple[int, ...], Window, bool, bool]
+"""Sizes of the weights, what is spanned, whether a ReLU follows, whether sums are scaled."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Convolution:
     """A convolution and what follows it: normalisation (folded), perhaps a shortcut added, perhaps a ReLU.
@@ -92,6 +96,11 @@ class Convolution:
     def out_channels(self) -> int:
         """K."""
         return self.weight.shape[0]
+
+    @property
+    def kind(self) -> Kind:
+        """What is the same of convolutions that take the same time."""
+        return tuple(self.weight.shape), self.window, self.is_rectified, self.scale is not None
 
     def out_shape(self, x: Tensor) -> tuple[int, int, int, int, int]:
         """(N, T', H', W', K) of the result.

@@ -1,4 +1,4 @@
-"""Runs the steps of a network, each in the way that was chosen for it."""
+"""The steps of a network as PyTorch has them, on any device and of any type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from i3d_deploy.fused.stacking import Source, Stacking
 
 
 class PlainSteps:
-    """PyTorch's own steps, on any device and of any type."""
+    """PyTorch's own steps, the convolutions in the fewest dimensions that they need."""
 
     def stack(self, stacking: Stacking, source: Source) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""

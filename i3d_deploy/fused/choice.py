@@ -1,0 +1,211 @@
+"""Which way is the fastest for each convolution, found by trying them where they will be used.
+
+Note [Trying]
+    No rule says which of cuDNN's 2D and 3D convolutions, cuBLAS and the project's own kernels is the fastest for a size
+    on a GPU: it changes with their versions. So each is run on the network's own data, checked
+    (Note [Wrong convolutions] in :mod:`i3d_deploy.fused.sampled`), timed, and the fastest that is right is kept. How
+    many views go through a part of the network at a time is tried likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from i3d_deploy.errors import DeviceError
+from i3d_deploy.fused import sampled
+from i3d_deploy.fused.algorithms import Algorithm, available, has_kernels
+from i3d_deploy.fused.convolution import Convolution, Kind, Window
+from i3d_deploy.fused.graphs import exact_sums, seconds_of
+from i3d_deploy.fused.networks import FusedNetwork
+from i3d_deploy.fused.plain import PlainSteps
+from i3d_deploy.fused.stacking import Source, Stacking
+
+Key = tuple[Kind, tuple[int, ...], int, bool]
+"""A convolution, the shape and the distance of pixels of what comes in, and whether a shortcut is added."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was found for one convolution of one size.
+
+    Attributes:
+        way: The fastest that is right.
+        seconds: Of one run by name of the way: all that are right.
+        refused: Why others are not taken, by name.
+        macs: Multiply-accumulates.
+        moved_bytes: What must be read and written at the least.
+    """
+
+    way: Algorithm
+    seconds: Mapping[str, float]
+    refused: Mapping[str, str]
+    macs: int
+    moved_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a network is run over some number of views.
+
+    Attributes:
+        groups: Views at a time for each part: Note [Parts] in :mod:`i3d_deploy.fused.networks`.
+        choices: What was found for each convolution, in groups of this and of other sizes.
+        seconds: Of one run of the whole network, by groups that were tried.
+    """
+
+    groups: tuple[int, ...]
+    choices: Mapping[Key, Choice]
+    seconds: Mapping[tuple[int, ...], float]
+
+
+class ChosenSteps(PlainSteps):
+    """Runs each convolution in the way that was chosen; one of another size as another of its kind, or plainly.
+
+    Args:
+        choices: What was found.
+        device: What computes.
+    """
+
+    def __init__(self, choices: Mapping[Key, Choice], device: torch.device) -> None:
+        self._choices = choices
+        self._of_kind = {kind: choice.way for (kind, *_), choice in choices.items()}
+        self._has_kernels = has_kernels(device)
+
+    def stack(self, stacking: Stacking, source: Source) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        return stacking.stack(source) if self._has_kernels else super().stack(stacking, source)
+
+    def convolve(
+        self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        way = self.way(convolution, x, shortcut)
+        if way is None:
+            return super().convolve(convolution, x, shortcut=shortcut, out=out)
+        return way.run(convolution, x, shortcut=shortcut, out=out)
+
+    def way(self, convolution: Convolution, x: Tensor, shortcut: Tensor | None) -> Algorithm | None:
+        """How a convolution is run; None: plainly."""
+        choice = self._choices.get(_key(convolution, x, shortcut))
+        way = self._of_kind.get(convolution.kind) if choice is None else choice.way
+        return way if way is not None and way.fits(convolution, x) else None
+
+    def max_pool(self, x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        if not self._has_kernels:
+            return super().max_pool(x, window, out=out)
+        from i3d_deploy.fused import tiled
+
+        return tiled.max_pool(x, window, out=out)
+
+
+class TryingSteps(ChosenSteps):
+    """Tries every way for each convolution that it meets for the first time: Note [Trying].
+
+    Args:
+        device: What computes.
+        ways: What is tried.
+
+    Attributes:
+        choices: What was found.
+    """
+
+    def __init__(self, device: torch.device, ways: Sequence[Algorithm]) -> None:
+        self.choices: dict[Key, Choice] = {}
+        super().__init__(self.choices, device)
+        self._device, self._ways = device, ways
+
+    def convolve(
+        self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        key = _key(convolution, x, shortcut)
+        if key not in self.choices:
+            self.choices[key] = self._choose(convolution, x, shortcut, out)
+        return super().convolve(convolution, x, shortcut=shortcut, out=out)
+
+    def _choose(self, convolution: Convolution, x: Tensor, shortcut: Tensor | None, out: Tensor | None) -> Choice:
+        seconds: dict[str, float] = {}
+        refused: dict[str, str] = {}
+        right: dict[str, Algorithm] = {}
+        for way in self._ways:
+            if not way.fits(convolution, x):
+                continue
+            run = partial(way.run, convolution, x, shortcut=shortcut, out=out)
+            try:
+                if not sampled.agrees(convolution, x, run(), shortcut=shortcut):
+                    refused[way.name] = "its result is wrong"
+                    continue
+                seconds[way.name] = seconds_of(run, self._device)
+            except Exception as error:  # whatever a library raises for sizes that it has no kernel for
+                refused[way.name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                continue
+            right[way.name] = way
+        if not seconds:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            raise DeviceError(
+                f"{convolution.name} cannot be computed on {self._device} in {x.dtype}: install another PyTorch "
+                f"({reasons})"
+            )
+        return Choice(
+            way=right[min(seconds, key=seconds.__getitem__)],
+            seconds=seconds,
+            refused=refused,
+            macs=convolution.work(x),
+            moved_bytes=convolution.moved_bytes(x, has_shortcut=shortcut is not None),
+        )
+
+
+def plan(network: FusedNetwork, source: Source, *, ways: Sequence[Algorithm] | None = None) -> Plan:
+    """Find the fastest way to run a network over as many views as a source has.
+
+    Args:
+        network: The network.
+        source: Views such as those that will come.
+        ways: What is tried for convolutions; None: all that the device has.
+
+    Raises:
+        DeviceError: A convolution comes out right in no way.
+    """
+    device = network.device
+    steps = TryingSteps(device, available(device, network.dtype) if ways is None else ways)
+    seconds: dict[tuple[int, ...], float] = {}
+    with torch.inference_mode(), exact_sums():
+        for groups in groups_to_try(len(source.origins), parts=len(network.parts), device=device):
+            network.logits(steps, source, groups=groups)
+            chosen = ChosenSteps(steps.choices, device)
+            seconds[groups] = seconds_of(partial(network.logits, chosen, source, groups=groups), device)
+    return Plan(groups=min(seconds, key=seconds.__getitem__), choices=steps.choices, seconds=seconds)
+
+
+def groups_to_try(views: int, *, parts: int, device: torch.device) -> list[tuple[int, ...]]:
+    """Groups worth a try, each a divisor of the next: Note [Parts] in :mod:`i3d_deploy.fused.networks`.
+
+    Args:
+        views: N.
+        parts: Of the network.
+        device: A CPU has no choice.
+    """
+    whole = (views,) * parts
+    if device.type != "cuda":
+        return [whole]
+    middle = _divisor(views, 6)
+    small = _divisor(middle, 2)
+    few = (small, small) + (middle,) * (parts - 3) + (views,)
+    last = (views,) * (parts - 2)
+    tried = [whole, (small, small, *last), few, (middle, middle, *last), (middle,) * parts]
+    return list(dict.fromkeys(tried))
+
+
+def _key(convolution: Convolution, x: Tensor, shortcut: Tensor | None) -> Key:
+    return convolution.kind, tuple(x.shape), x.stride(3), shortcut is not None
+
+
+def _divisor(number: int, at_most: int) -> int:
+    """The largest divisor that is not above a bound."""
+    return next(size for size in range(min(at_most, number), 0, -1) if number % size == 0)
