@@ -9,6 +9,7 @@ Note [Trying]
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -159,6 +160,45 @@ class TryingSteps(ChosenSteps):
             macs=convolution.work(x),
             moved_bytes=convolution.moved_bytes(x, has_shortcut=shortcut is not None),
         )
+
+
+class TimedSteps(ChosenSteps):
+    """Times each step by itself, again and again.
+
+    Args:
+        choices: What was found.
+        device: What computes.
+
+    Attributes:
+        seconds: By name and kind of the step, of all groups together.
+    """
+
+    def __init__(self, choices: Mapping[Key, Choice], device: torch.device) -> None:
+        super().__init__(choices, device)
+        self.seconds: dict[tuple[str, str], float] = defaultdict(float)
+        self._device = device
+
+    def stack(self, stacking: Stacking, source: Source) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        run = partial(super().stack, stacking, source)
+        self.seconds["frames to images", "stack"] += seconds_of(run, self._device)
+        return run()
+
+    def convolve(
+        self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        run = partial(super().convolve, convolution, x, shortcut=shortcut, out=out)
+        way = self.way(convolution, x, shortcut)
+        self.seconds[convolution.name, "plain" if way is None else way.name] += seconds_of(run, self._device)
+        return run()
+
+    def max_pool(self, x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        run = partial(super().max_pool, x, window, out=out)
+        sizes = "x".join(str(size) for size in x.shape[1:])
+        self.seconds[f"pool of {sizes}", "max pool"] += seconds_of(run, self._device)
+        return run()
 
 
 def plan(network: FusedNetwork, source: Source, *, ways: Sequence[Algorithm] | None = None) -> Plan:

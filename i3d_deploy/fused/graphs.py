@@ -48,7 +48,8 @@ class Recorded(Generic[Result]):
                     function()
             torch.cuda.current_stream().wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=pool):
+            # Other threads may use the GPU meanwhile.
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
                 self.result = function()
 
     def start(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +20,24 @@ from i3d_deploy.fused.convolution import Convolution, sizes_of
 POSITIONS = 256
 
 _ROUNDINGS = 8
-"""Roundings of the result's type that are allowed: of the sum, the bias, the shortcut, and a margin."""
+"""Roundings to the result's type that are allowed: of the sum, the bias, the shortcut, and a margin."""
+_ORDER = 32
+"""Roundings of sums that are allowed, of the size of their terms together: they are added in any order."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sampled:
+    """Some positions of a convolution.
+
+    Attributes:
+        expected: (P, K) float64.
+        largest: Of what is rounded to the result's type on the way.
+        terms: The largest sum of the sizes of the terms.
+    """
+
+    expected: Tensor
+    largest: float
+    terms: float
 
 
 def agrees(convolution: Convolution, x: Tensor, result: Tensor, *, shortcut: Tensor | None = None) -> bool:
@@ -32,16 +50,14 @@ def agrees(convolution: Convolution, x: Tensor, result: Tensor, *, shortcut: Ten
         shortcut: (N, T', H', W', K).
     """
     places = _places(result)
-    expected = compute(convolution, x, places, shortcut=shortcut)
-    found = result.flatten(0, 3)[places].double()
-    size = expected.abs().max().clamp(min=1e-3)
-    if shortcut is not None:
-        size = torch.maximum(size, shortcut.flatten(0, 3)[places].double().abs().max())
-    allowed = _ROUNDINGS * torch.finfo(result.dtype).eps * size
-    return bool(((found - expected).abs() <= allowed).all())
+    right = compute(convolution, x, places, shortcut=shortcut)
+    sums = torch.promote_types(result.dtype, torch.float32)
+    allowed = _ROUNDINGS * torch.finfo(result.dtype).eps * right.largest + _ORDER * torch.finfo(sums).eps * right.terms
+    difference = (result.flatten(0, 3)[places].double() - right.expected).abs().max().item()
+    return difference <= allowed  # and not where it is no number
 
 
-def compute(convolution: Convolution, x: Tensor, places: Tensor, *, shortcut: Tensor | None = None) -> Tensor:
+def compute(convolution: Convolution, x: Tensor, places: Tensor, *, shortcut: Tensor | None = None) -> Sampled:
     """Compute some positions.
 
     Args:
@@ -49,30 +65,32 @@ def compute(convolution: Convolution, x: Tensor, places: Tensor, *, shortcut: Te
         x: (N, T, H, W, C).
         places: (P,) numbers of output positions.
         shortcut: (N, T', H', W', K).
-
-    Returns:
-        (P, K) float64.
     """
-    _, *results, channels = convolution.out_shape(x)
-    window, sizes = convolution.window, sizes_of(x)
+    window, sizes, results = convolution.window, sizes_of(x), convolution.out_shape(x)
     starts, rest = [], places
-    for size, stride, (before, _) in reversed([*zip(results, window.stride, window.pads(sizes), strict=True)]):
-        starts.append(rest % size * stride - before)
+    for size, stride, (before, _) in reversed([*zip(results[1:4], window.stride, window.pads(sizes), strict=True)]):
+        starts.insert(0, rest % size * stride - before)
         rest = rest // size
-    view, starts = rest, starts[::-1]
-    sums = torch.zeros(len(places), channels, dtype=torch.float64, device=x.device)
+    sums = torch.zeros(len(places), results[4], dtype=torch.float64, device=x.device)
+    terms = sums.clone()
     for tap in itertools.product(*(range(length) for length in window.kernel)):
-        seen = [start + offset for start, offset in zip(starts, tap, strict=True)]
-        inside = torch.stack([(place >= 0) & (place < size) for place, size in zip(seen, sizes, strict=True)]).all(0)
-        frame, row, column = (place.clamp(0, size - 1) for place, size in zip(seen, sizes, strict=True))
-        pixels = x[view, frame, row, column].double() * inside[:, None]
-        sums += pixels @ convolution.weight[:, tap[0], tap[1], tap[2]].double().t()
+        at = [start + offset for start, offset in zip(starts, tap, strict=True)]
+        inside = torch.stack([(place >= 0) & (place < size) for place, size in zip(at, sizes, strict=True)]).all(0)
+        frame, row, column = (place.clamp(0, size - 1) for place, size in zip(at, sizes, strict=True))
+        pixels = x[rest, frame, row, column].double() * inside[:, None]
+        weight = convolution.weight[:, tap[0], tap[1], tap[2]].double().t()
+        sums += pixels @ weight
+        terms += pixels.abs() @ weight.abs()
     if convolution.scale is not None:
-        sums *= convolution.scale.double()
+        sums, terms = sums * convolution.scale.double(), terms * convolution.scale.double()
     sums += convolution.bias.double()
+    largest = sums.abs().max()
     if shortcut is not None:
-        sums += shortcut.flatten(0, 3)[places].double()
-    return sums.relu() if convolution.is_rectified else sums
+        added = shortcut.flatten(0, 3)[places].double()
+        sums += added
+        largest = torch.stack([largest, added.abs().max(), sums.abs().max()]).max()
+    expected = sums.relu() if convolution.is_rectified else sums
+    return Sampled(expected=expected, largest=largest.item(), terms=terms.max().item())
 
 
 def _places(result: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from i3d_deploy.card import Card
 from i3d_deploy.errors import ArtifactError, InputError
@@ -210,6 +210,18 @@ class Runner(ABC):
         finally:
             if not self._is_closed:
                 self._spare_buffers.append(buffer)
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> Resized:
+        """Memory for views from which the engine's device takes them fastest.
+
+        Args:
+            shape: (N, T, H, W, C).
+            dtype: uint8 or float32.
+
+        Returns:
+            A C-contiguous array, uninitialised, owned by the caller.
+        """
+        return np.empty(shape, dtype)
 
     def shares(self, views: Views, *, size: int) -> bool:
         """Whether :meth:`infer_parts` computes something once for several of these views.

@@ -1,0 +1,281 @@
+"""PyTorch as fast as a GPU allows: half precision, everything fused, nothing but the checkpoint needed.
+
+What is computed is in :mod:`i3d_deploy.fused`. Before a network runs, its logits are held against those of the same
+network in float32 on the same GPU; a precision that is further off than its limit is not used.
+
+Note [Views at a time]
+    Views that come cut are copied in thirds of a video, the next third while this one is computed. Views of a video
+    whose frames are there are made on the GPU from the frames, of which each is copied once, and are few bytes: they
+    are computed together.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch.nn import functional
+
+from i3d_deploy.card import Card, Precision
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.errors import DeviceError
+from i3d_deploy.frames import Resized
+from i3d_deploy.fused import choice, stacking
+from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps
+from i3d_deploy.fused.graphs import exact_sums
+from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Streams, Upload
+from i3d_deploy.fused.networks import FusedNetwork
+from i3d_deploy.limits import logits_limit
+from i3d_deploy.preprocessing import normalize
+from i3d_deploy.runners.runner import Runner, RunnerInfo
+from i3d_deploy.runners.torch_runner import choose_device, full_precision
+from i3d_deploy.views import Part, Views
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+TOGETHER = 30
+"""Views that are computed at a time at most: Note [Views at a time]."""
+COPIED = 10
+"""Views that come cut and are copied at a time at most."""
+
+_PROOF_VIEWS = 2
+
+Numbers = TypeVar("Numbers", list[int], range)
+
+
+class FusedRunner(Runner):
+    """A checkpoint on a GPU, in half precision.
+
+    The first run of a number of views takes seconds: what is fastest for it is found out then.
+
+    Args:
+        source: The checkpoint.
+        device: "cuda" or "cuda:1"; a CPU works too, and is slower there than other runners.
+        precisions: What to compute in: the first whose logits are within its limit.
+
+    Raises:
+        DeviceError: PyTorch has not that device, or no precision is within its limit.
+    """
+
+    def __init__(
+        self, source: Checkpoint, *, device: str = "cuda", precisions: Sequence[Precision] = ("fp16", "bf16")
+    ) -> None:
+        super().__init__()
+        self.card, self.notes = source.card, source.notes
+        self.device = choose_device(device)
+        self.preferred_batch = TOGETHER if self.card.has_fixed_length else 1
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._fc = tuple(
+            tensor.detach().cpu().float().numpy() for tensor in (source.model.fc.weight, source.model.fc.bias)
+        )
+        self._network, precision = _first_within(source, self.device, precisions)
+        self._lanes = self._make_lanes()
+        self._turns = 0
+        self.info = RunnerInfo(
+            backend=f"torch {torch.__version__}",
+            device=str(self.device),
+            provider="fused",
+            precision=precision,
+        )
+
+    def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        """As in any runner; the next part is copied while this one is computed."""
+        waiting: list[tuple[Part, list[Pending]]] = []
+        for part in parts:
+            if not self._is_usual(part.views):
+                yield from self._waited(waiting)
+                yield from super().infer_parts([part])
+                continue
+            with self.turn():
+                started = [self._start(_of_frames(part.views, some)) for some in _split(part.numbers, TOGETHER)]
+            yield from self._waited(waiting)
+            waiting = [(part, started)]
+        yield from self._waited(waiting)
+
+    def _waited(self, waiting: list[tuple[Part, list[Pending]]]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        while waiting:
+            part, started = waiting.pop(0)
+            self.check_usable()
+            yield part, np.concatenate([pending.wait() for pending in started])
+
+    def shares(self, views: Views, *, size: int) -> bool:
+        """As in any runner: frames are copied once for all views that have them."""
+        return self._is_usual(views)
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> Resized:
+        """As in any runner: page-locked, which a GPU reads by itself."""
+        kind = torch.uint8 if np.dtype(dtype) == np.uint8 else torch.float32
+        array: Resized = torch.empty(shape, dtype=kind, pin_memory=self.device.type == "cuda").numpy()
+        return array
+
+    def feature_maps(self, views: Resized) -> NDArray[np.float32]:
+        """As in any runner."""
+        with self.turn():
+            self._check(views, any_size=True)
+            chosen = self._plans.values()
+            choices = {key: found for plan in chosen for key, found in plan.choices.items()}
+            source = stacking.of_views(torch.from_numpy(np.require(views, requirements=["C", "W"])).to(self.device))
+            with torch.inference_mode(), exact_sums():
+                maps = self._network.features(ChosenSteps(choices, self.device), source)
+            return np.ascontiguousarray(maps.permute(0, 4, 1, 2, 3).float().cpu().numpy())
+
+    def classifier(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As in any runner."""
+        with self.turn():
+            weight, bias = (tensor.detach().cpu().numpy() for tensor in (self._fc.weight, self._fc.bias))
+        return np.array(weight, np.float32), np.array(bias, np.float32)
+
+    def plan(self, views: int, length: int | None = None) -> Plan:
+        """How some number of views is computed, found out on the first call.
+
+        Args:
+            views: N.
+            length: T; None: of the card.
+        """
+        frames, height, width, channels = self.card.view_shape
+        key = views, length or frames
+        if key not in self._plans:
+            generator = torch.Generator().manual_seed(0)
+            shape = (views, key[1], height, width, channels)
+            noise = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+            self._plans[key] = choice.plan(self._network, stacking.of_views(noise.to(self.device, self._pixels)))
+        return self._plans[key]
+
+    def _run(self, inputs: Resized) -> NDArray[np.float32]:
+        started = [self._start(_of_cut(inputs[some.start : some.stop])) for some in _split(range(len(inputs)), COPIED)]
+        return np.concatenate([pending.wait() for pending in started])
+
+    def _start(self, upload: Upload) -> Pending:
+        views, length = upload.origins.shape
+        # Whole videos come in every length: what is found for the usual one serves all.
+        plan = self.plan(views, None if not self.card.has_fixed_length else length)
+        steps = ChosenSteps(plan.choices, self.device)
+        self._turns += 1
+        lane = self._lanes[self._turns % len(self._lanes)]
+        with torch.inference_mode(), exact_sums():
+            return lane.start(upload, partial(self._network.logits, steps, groups=plan.groups))
+
+    def _is_usual(self, views: Views) -> bool:
+        first = 0 if self.card.has_fixed_length else 1  # whole videos have any length
+        return views.view_shape[first:] == self.card.view_shape[first:] and views.dtype == self.card.spatial.dtype
+
+    @property
+    def _pixels(self) -> torch.dtype:
+        return torch.uint8 if self.card.spatial.dtype == "uint8" else torch.float32
+
+    def _make_lanes(self) -> list[Lane]:
+        _, height, width, _ = self.card.view_shape
+        size = height, width
+        if self.device.type != "cuda":
+            return [Lane(size)]
+        streams, pool = Streams(self.device), torch.cuda.graph_pool_handle()
+        return [
+            CudaLane(
+                size,
+                device=self.device,
+                dtype=self._pixels,
+                streams=streams,
+                pool=pool,
+                is_recorded=self.card.has_fixed_length,
+            )
+            for _ in range(2)
+        ]
+
+    def _like_input(self, views: Resized) -> Resized:
+        return views
+
+    def _transfer(self, inputs: Resized) -> None:
+        for some in _split(range(len(inputs)), COPIED):
+            self._lanes[0].fill(_of_cut(inputs[some.start : some.stop]))
+
+    def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
+        """Each step by itself, on the views at hand; what is left of the whole is what lies between them."""
+        source = stacking.of_views(torch.from_numpy(inputs.copy()).to(self.device))
+        plan = self.plan(*source.origins.shape)
+        steps = TimedSteps(plan.choices, self.device)
+        with torch.inference_mode(), exact_sums():
+            self._network.logits(steps, source, groups=plan.groups)
+        seconds = {key: of_one * runs for key, of_one in steps.seconds.items()}
+        rest = plan.seconds[plan.groups] * runs - sum(seconds.values())
+        return {**seconds, ("between the steps", "rest"): max(rest, 0.0)}
+
+    def _free(self) -> None:
+        self._plans.clear()
+        for name in ("_lanes", "_network"):
+            self.__dict__.pop(name, None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _split(numbers: Numbers, at_most: int) -> list[Numbers]:
+    """Cut a sequence into parts as even as can be."""
+    count = -(-len(numbers) // at_most)
+    size = -(-len(numbers) // count)
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _of_cut(views: Resized) -> Upload:
+    """Views (N, T, H, W, C) that are cut."""
+    count, frames, height, width, channels = views.shape
+    numbers = np.arange(count * frames, dtype=np.int64).reshape(count, frames)
+    return Upload(
+        arrays=[np.ascontiguousarray(views)], origins=numbers * (height * width * channels), pitch=width * channels
+    )
+
+
+def _of_frames(views: Views, numbers: Sequence[int]) -> Upload:
+    """Some views of a video, from the frames that they have."""
+    crops, clips = zip(*(divmod(number, len(views.indices)) for number in numbers), strict=True)
+    indices = views.indices[list(clips)]  # N T
+    wanted, places = np.unique(indices, return_inverse=True)
+    frames = [np.ascontiguousarray(views.by_index[index]) for index in wanted.tolist()]
+    _, width, channels = frames[0].shape
+    pitch = width * channels
+    corners = np.array([views.boxes[crop].top * pitch + views.boxes[crop].left * channels for crop in crops], np.int64)
+    origins = places.reshape(indices.shape) * frames[0].size + corners[:, None]
+    return Upload(arrays=frames, origins=origins.astype(np.int64), pitch=pitch)
+
+
+def _first_within(
+    source: Checkpoint, device: torch.device, precisions: Sequence[Precision]
+) -> tuple[FusedNetwork, Precision]:
+    """The network in the first precision whose logits are within its limit."""
+    views = _views_to_prove(source.card)
+    expected = _reference(source, views, device)
+    refused = []
+    for precision in precisions:
+        network = FusedNetwork(source.model, source.card.pixels, dtype=DTYPES[precision], device=device)
+        with torch.inference_mode(), exact_sums():
+            cut = stacking.of_views(torch.from_numpy(views).to(device))
+            logits = network.logits(ChosenSteps({}, device), cut).float().cpu().numpy()
+        limit = logits_limit(source.card, expected, computed_in=precision)
+        difference = float(np.abs(logits - expected).max())
+        if difference <= limit:  # and not where it is no number
+            return network, precision
+        refused.append(f"in {precision} they differ by {difference:.2g}, allowed {limit:.2g}")
+    raise DeviceError(
+        f"the network's logits on {device} are not those of float32: {'; '.join(refused)}: give --precision fp32"
+    )
+
+
+def _reference(source: Checkpoint, views: Resized, device: torch.device) -> NDArray[np.float32]:
+    """Logits of PyTorch's own network in float32."""
+    model = copy.deepcopy(source.model).to(device)
+    with torch.inference_mode(), full_precision(device):
+        logits = model(torch.from_numpy(normalize(views, source.card.pixels)).to(device))
+    return np.asarray(logits.cpu().numpy())
+
+
+def _views_to_prove(card: Card) -> Resized:
+    """Blobs that move: (N, T, H, W, C) of the card's views."""
+    frames, height, width, channels = card.view_shape
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(_PROOF_VIEWS, channels, 4, 8, 8, generator=generator)
+    fine = functional.interpolate(coarse, (frames, height, width), mode="trilinear") * 255
+    views: Resized = fine.permute(0, 2, 3, 4, 1).contiguous().numpy()
+    return np.ascontiguousarray(views.round().astype(card.spatial.dtype))
