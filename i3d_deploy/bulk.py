@@ -32,6 +32,7 @@ import cv2
 from numpy.typing import NDArray
 
 from i3d_deploy import artifact, doctor, prediction_files, recognizer, untracked, video, video_files
+from i3d_deploy.card import Precision
 from i3d_deploy.errors import ArtifactError, DeviceError, I3DError, InputError, MissingExtraError, VideoError
 from i3d_deploy.prediction_files import Basis, Origin, Row
 from i3d_deploy.recognizer import Recognizer
@@ -82,6 +83,7 @@ def predict(
     min_decoded_share: float = video.MIN_DECODED_SHARE,
     device: str = "auto",
     threads: int | None = None,
+    precision: Precision | None = None,
     actors: int | None = None,
     flow_cache: str | Path | None = None,
     overwrite: bool = False,
@@ -107,6 +109,7 @@ def predict(
         min_decoded_share: As for :meth:`Recognizer.predict`.
         device: "auto" (a GPU for each actor, where Ray has GPUs and the artifact runs on them), "cpu" or "cuda".
         threads: CPU threads of an actor; default: as many as share a GPU, or a node's cores, 4 at most.
+        precision: As for :func:`i3d_deploy.load`.
         actors: How many; default: one for each GPU, or for each group of ``threads`` cores.
         flow_cache: As for :func:`i3d_deploy.load`.
         overwrite: Forget what is in the table.
@@ -130,7 +133,8 @@ def predict(
         raise InputError(f"device {device!r}: Ray chooses the GPUs, give cuda")
     given = [Path(file) for file in (path, flow) if file is not None]
     asked = {"clips": clips, "crops": crops, "min_decoded_share": min_decoded_share}
-    basis = Basis(artifact_sha256=_sha256(given), settings=_text({**asked, "top": top}))
+    computed_in: dict[str, Any] = {} if precision is None else {"precision": precision}
+    basis = Basis(artifact_sha256=_sha256(given), settings=_text({**asked, "top": top, **computed_in}))
     videos: dict[str, _Video] = {}
     for source in sources:
         found = _Video.of(str(source))
@@ -149,6 +153,7 @@ def predict(
             asked={**asked, "batch": batch},
             top=top,
             device=device,
+            precision=precision,
             flow_cache=None if flow_cache is None else Path(flow_cache).absolute(),
         )
         with closing(_rows(left, order, address, threads=threads, actors=actors, on_note=on_note)) as rows:
@@ -211,6 +216,7 @@ class _Order:
     asked: dict[str, Any]
     top: int
     device: str
+    precision: Precision | None
     flow_cache: Path | None
 
     def open(self, *, threads: int) -> Recognizer:
@@ -222,7 +228,12 @@ class _Order:
         cv2.setNumThreads(threads)
         flow = self.paths[1] if len(self.paths) > 1 else None
         return recognizer.load(
-            self.paths[0], flow=flow, device=self.device, threads=threads, flow_cache=self.flow_cache
+            self.paths[0],
+            flow=flow,
+            device=self.device,
+            threads=threads,
+            precision=self.precision,
+            flow_cache=self.flow_cache,
         )
 
 

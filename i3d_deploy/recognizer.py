@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i3d_deploy import evidence, features, flow, flow_frames, reading, stream_sources, streams, video
-from i3d_deploy.card import Card
+from i3d_deploy.card import Card, Precision
 from i3d_deploy.errors import ArtifactError, InputError, MissingExtraError, VideoError
 from i3d_deploy.features import Features, Layer, Settings
 from i3d_deploy.flow_cache import FlowCache
@@ -534,6 +534,7 @@ def load(
     flow: str | Path | None = None,
     device: str = "auto",
     threads: int | None = None,
+    precision: Precision | None = None,
     flow_cache: str | Path | None = None,
 ) -> Recognizer:
     """Load a network from any file that i3d-deploy knows.
@@ -545,17 +546,21 @@ def load(
             logits are added up.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; default: the backend's choice.
+        precision: What a checkpoint is computed in: "fp32", as it was trained, or on a GPU "fp16" or "bf16", which is
+            many times as fast. Default: on a GPU fp16 where that keeps the logits within the limit that exports are
+            held to, else bf16, else fp32; on a CPU fp32. An engine has the precision that it was exported in.
         flow_cache: Folder where optical flow is kept, made if need be; for networks that take flow.
 
     Raises:
         ArtifactError: The file is missing, damaged or of an unknown kind.
         CheckpointError: A checkpoint cannot be read, or fits no network.
         CardError: It carries no card, or a malformed or newer one.
-        DeviceError: The machine has not the device.
+        DeviceError: The machine has not the device, or the precision's logits are not within its limit.
+        InputError: A precision is given for an engine, or half precision for a CPU.
         MissingExtraError: The backend is not installed.
     """
     if flow is None:
-        runner = open_runner(Path(path), device=device, threads=threads)
+        runner = open_runner(Path(path), device=device, threads=threads, precision=precision)
     else:
-        runner = open_two_streams(Path(path), Path(flow), device=device, threads=threads)
+        runner = open_two_streams(Path(path), Path(flow), device=device, threads=threads, precision=precision)
     return Recognizer(runner, flow_cache=None if flow_cache is None else Path(flow_cache))

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from i3d_deploy import doctor, resizing, video, views
 from i3d_deploy.benchmark import meters
+from i3d_deploy.card import Precision
 from i3d_deploy.errors import I3DError, VideoError
 from i3d_deploy.frames import Frame, Resized
 from i3d_deploy.measurements import Work
@@ -57,11 +58,13 @@ class OpenRequest:
         path: The artifact.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; None: the backend's choice.
+        precision: Of a checkpoint; None: as suits the device.
     """
 
     path: Path
     device: str = "auto"
     threads: int | None = None
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +94,13 @@ class Requests:
         self._loaded: tuple[str, int] | None = None
         self._video: NDArray[np.uint8] = np.empty((0, 0, 0, 0, 3), np.uint8)
 
-    def open(self, path: str, device: str, threads: int | None) -> dict[str, Any]:
+    def open(self, path: str, device: str, threads: int | None, precision: Precision | None) -> dict[str, Any]:
         """Open the artifact, its backend's import included in the time."""
         gpus = [f"cuda:{number}" for number in range(MAX_GPUS)]
         used = {gpu: meters.gpu_memory_used(gpu) for gpu in gpus}
         start = time.perf_counter()
-        runner = self._open_subject(OpenRequest(path=Path(path), device=device, threads=threads))
+        request = OpenRequest(path=Path(path), device=device, threads=threads, precision=precision)
+        runner = self._open_subject(request)
         seconds = time.perf_counter() - start
         self._runner, self._path = runner, Path(path)
         self._gpu_memory_before = used.get(runner.info.device)
@@ -181,7 +185,7 @@ class Requests:
     def _load(self, path: str, count: int) -> NDArray[np.uint8]:
         if self._loaded != (path, count):
             self._video = self._video[:0].copy()  # both at once would count as peak memory
-            self._video = read_views(Path(path), count=count)
+            self._video = read_views(Path(path), count=count, allocate=self._runner.allocate)
             self._loaded = (path, count)
         return self._video
 
@@ -196,7 +200,7 @@ def _repeated(subject: Video, seconds: float) -> Iterator[Video]:
         yield subject
 
 
-def read_views(path: Path, *, count: int) -> NDArray[np.uint8]:
+def read_views(path: Path, *, count: int, allocate: Callable[..., Any] = np.empty) -> NDArray[np.uint8]:
     """Read the first views of a ``.npy`` file into memory of their own.
 
     Not through a mapping of the file, whose pages would count as memory of this process.
@@ -204,11 +208,12 @@ def read_views(path: Path, *, count: int) -> NDArray[np.uint8]:
     Args:
         path: (V, T, H, W, 3) uint8.
         count: Views to read.
+        allocate: Makes the memory, of a shape and type.
     """
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        views = np.empty((min(count, shape[0]), *shape[1:]), dtype)
+        views: NDArray[np.uint8] = allocate((min(count, shape[0]), *shape[1:]), dtype)
         file.readinto(views.data.cast("B"))
     return views
 
@@ -373,7 +378,7 @@ def _answered(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:
 
 def open_artifact(request: OpenRequest) -> Runner:
     """Open a file that :func:`i3d_deploy.load` takes."""
-    return open_runner(request.path, device=request.device, threads=request.threads)
+    return open_runner(request.path, device=request.device, threads=request.threads, precision=request.precision)
 
 
 if __name__ == "__main__":

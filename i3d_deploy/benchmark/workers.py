@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from i3d_deploy import doctor
+from i3d_deploy.artifact import SUFFIXES
 from i3d_deploy.benchmark.record import Layer
-from i3d_deploy.card import Card
+from i3d_deploy.card import Card, Precision
 from i3d_deploy.errors import I3DError
 from i3d_deploy.measurements import Work
 from i3d_deploy.runners import RunnerInfo
@@ -33,6 +35,7 @@ class Subject:
         path: The artifact.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; None: the backend's choice.
+        precision: Of a checkpoint; None: as suits the device.
         command: The program that opens it, by :func:`i3d_deploy.benchmark.worker.serve`.
     """
 
@@ -40,29 +43,37 @@ class Subject:
     path: Path
     device: str = "auto"
     threads: int | None = None
+    precision: Precision | None = None
     command: tuple[str, ...] = _WORKER
 
 
 def subjects(
-    paths: Iterable[Path], *, devices: Iterable[str] = ("auto",), threads: Iterable[int | None] = (None,)
+    paths: Iterable[Path],
+    *,
+    devices: Iterable[str] = ("auto",),
+    threads: Iterable[int | None] = (None,),
+    precisions: Iterable[Precision | None] = (None,),
 ) -> tuple[Subject, ...]:
-    """Every artifact on every device with every number of threads, under names that differ.
+    """Every artifact on every device with every number of threads, and checkpoints in every precision, under names that
+    differ.
 
     Args:
         paths: The artifacts.
         devices: Where to run them.
         threads: CPU threads; None: the backend's choice.
+        precisions: Of checkpoints; None: as suits the device.
     """
-    devices, threads = tuple(devices), tuple(threads)
+    devices, threads, precisions = tuple(devices), tuple(threads), tuple(precisions)
     made: dict[str, Subject] = {}
     for path in paths:
-        for device in devices:
-            for count in threads:
-                words = [path.name]
-                words += [f"on {device}"] if len(devices) > 1 else []
-                words += [f"with {count or 'default'} threads"] if len(threads) > 1 else []
-                name = _unused(" ".join(words), made)
-                made[name] = Subject(name=name, path=path, device=device, threads=count)
+        of_path = (None,) if SUFFIXES.get(path.suffix.lower()) in ("onnx", "openvino", "tensorrt") else precisions
+        for device, count, precision in itertools.product(devices, threads, of_path):
+            words = [path.name]
+            words += [f"in {precision or 'default precision'}"] if len(of_path) > 1 else []
+            words += [f"on {device}"] if len(devices) > 1 else []
+            words += [f"with {count or 'default'} threads"] if len(threads) > 1 else []
+            name = _unused(" ".join(words), made)
+            made[name] = Subject(name=name, path=path, device=device, threads=count, precision=precision)
     return tuple(made.values())
 
 
@@ -131,7 +142,13 @@ class Worker:
             I3DError: It cannot be opened here.
         """
         subject = self.subject
-        answer = self.ask("open", path=str(subject.path), device=subject.device, threads=subject.threads)
+        answer = self.ask(
+            "open",
+            path=str(subject.path),
+            device=subject.device,
+            threads=subject.threads,
+            precision=subject.precision,
+        )
         return Opened(
             **{
                 **answer,

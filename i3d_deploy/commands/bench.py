@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from i3d_deploy.benchmark.record import Record
+    from i3d_deploy.card import Precision
 
 
 def _print_schema(context: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:
@@ -74,6 +75,13 @@ def _print_schema(context: click.Context, parameter: click.Parameter, is_wanted:
     multiple=True,
     type=click.IntRange(min=1),
     help="CPU threads. Repeat it to compare.  [default: the backend's choice]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="What checkpoints are computed in. Repeat it to compare.  [default: as i3d-predict]",
 )
 @click.option(
     "--end-to-end",
@@ -134,6 +142,7 @@ def main(
     warmup: int,
     devices: tuple[str, ...],
     threads: tuple[int, ...],
+    precisions: tuple[Precision, ...],
     video: Path | None,
     sweeps: tuple[str, ...],
     profile: bool,
@@ -175,7 +184,9 @@ def main(
     if max_regression is not None and baseline_path is None:
         raise click.UsageError("--max-regression says how much may be lost against a --baseline: give one")
     before = None if baseline_path is None else record.read(baseline_path)
-    subjects = workers.subjects(artifacts, devices=devices, threads=threads or (None,))
+    subjects = workers.subjects(
+        artifacts, devices=devices, threads=threads or (None,), precisions=precisions or (None,)
+    )
     with _ending_on_sigterm(), steps() as on_step:
         found = schedule.run(subjects, plan, on_step=on_step)
     # Before anything is printed: whoever reads it may go away.

@@ -81,6 +81,11 @@ device_option = click.option("--device", default="auto", show_default=True, help
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the backend's choice]"
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="What a checkpoint is computed in.  [default: fp32; on a GPU fp16 where its logits are within their limit]",
+)
 min_decoded_option = click.option(
     "--min-decoded",
     type=click.FloatRange(0, 1),

@@ -18,6 +18,7 @@ from i3d_deploy.commands.options import (
     checkpoint_options,
     device_option,
     min_decoded_option,
+    precision_option,
     reports_errors,
     threads_option,
 )
@@ -27,6 +28,7 @@ from i3d_deploy.commands.streaming import predict as stream_predictions
 from i3d_deploy.errors import VideoError
 
 if TYPE_CHECKING:
+    from i3d_deploy.card import Precision
     from i3d_deploy.predictions import Explanation, Prediction
     from i3d_deploy.recognizer import Recognizer
     from i3d_deploy.runners import Runner
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 @bulk_options
 @device_option
 @threads_option
+@precision_option
 @click.option("--batch", type=click.IntRange(min=1), help="Views per run of the engine.")
 @min_decoded_option
 @checkpoint_options
@@ -83,6 +86,7 @@ def main(
     bulk: BulkOptions,
     device: str,
     threads: int | None,
+    precision: Precision | None,
     batch: int | None,
     min_decoded: float,
     **reading: Any,
@@ -108,7 +112,9 @@ def main(
     streaming.check(videos, {**drawn, "--flow": flow, "--flow-cache": flow_cache})
     bulk.check({"--stream": streaming.stream, "--json": as_json, **drawn, **dict.fromkeys(options.given, True)})
     if streaming.stream is not None:
-        with _load(artifact, None, options, device=device, threads=threads, flow_cache=None) as loaded:
+        with _load(
+            artifact, None, options, device=device, threads=threads, precision=precision, flow_cache=None
+        ) as loaded:
             for note in loaded.notes:
                 click.echo(f"Note: {note}", err=True)
             stream_predictions(
@@ -131,7 +137,7 @@ def main(
         "min_decoded_share": min_decoded,
     }
     if bulk.ray:
-        where = {"flow": flow, "flow_cache": flow_cache, "device": device, "threads": threads}
+        where = {"flow": flow, "flow_cache": flow_cache, "device": device, "threads": threads, "precision": precision}
         bulk_predictions(artifact, sources, bulk, {**settings, **where, "top": top})
         return
     has_failed = False
@@ -144,6 +150,7 @@ def main(
                 options,
                 device=device,
                 threads=threads,
+                precision=precision,
                 flow_cache=flow_cache,
             )
         )
@@ -199,6 +206,7 @@ def _load(
     *,
     device: str,
     threads: int | None,
+    precision: Precision | None,
     flow_cache: Path | None,
 ) -> Recognizer:
     """Load one network, or the two streams of one."""
@@ -210,14 +218,18 @@ def _load(
         two_stream.check_single(path)
     given = [(path, options)] if flow is None else [(path, options.of_rgb), (flow, options.of_flow)]
     with ExitStack() as opened:
-        runners = [opened.enter_context(_open(*each, device=device, threads=threads)) for each in given]
+        runners = [
+            opened.enter_context(_open(*each, device=device, threads=threads, precision=precision)) for each in given
+        ]
         runner = runners[0] if flow is None else TwoStreamRunner(*runners)
         recognizer = Recognizer(runner, flow_cache=flow_cache)
         opened.pop_all()
     return recognizer
 
 
-def _open(path: Path, options: CheckpointOptions, *, device: str, threads: int | None) -> Runner:
+def _open(
+    path: Path, options: CheckpointOptions, *, device: str, threads: int | None, precision: Precision | None
+) -> Runner:
     """Open an engine, or a checkpoint with the options put on its card."""
     from i3d_deploy import artifact, runners
 
@@ -225,10 +237,8 @@ def _open(path: Path, options: CheckpointOptions, *, device: str, threads: int |
         if options.given:
             verb = "is" if len(options.given) == 1 else "are"
             raise click.UsageError(f"{', '.join(options.given)} {verb} for checkpoints: {path} carries its card")
-        return runners.open_runner(path, device=device, threads=threads)
-    from i3d_deploy.runners.torch_runner import TorchRunner
-
-    return TorchRunner(options.read(path), device=device, threads=threads)
+        return runners.open_runner(path, device=device, threads=threads, precision=precision)
+    return runners.open_checkpoint(lambda: options.read(path), device=device, threads=threads, precision=precision)
 
 
 def _predicted(

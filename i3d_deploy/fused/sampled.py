@@ -67,7 +67,8 @@ def compute(convolution: Convolution, x: Tensor, places: Tensor, *, shortcut: Te
         shortcut: (N, T', H', W', K).
     """
     window, sizes, results = convolution.window, sizes_of(x), convolution.out_shape(x)
-    starts, rest = [], places
+    starts: list[Tensor] = []
+    rest = places
     for size, stride, (before, _) in reversed([*zip(results[1:4], window.stride, window.pads(sizes), strict=True)]):
         starts.insert(0, rest % size * stride - before)
         rest = rest // size

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from i3d_deploy import artifact, two_stream
+from i3d_deploy.card import Precision
 from i3d_deploy.errors import InputError
 from i3d_deploy.runners.runner import LayerTime, Runner, RunnerInfo
 from i3d_deploy.runners.two_stream_runner import TwoStreamRunner
 
-__all__ = ["LayerTime", "Runner", "RunnerInfo", "TwoStreamRunner", "open_runner", "open_two_streams"]
+if TYPE_CHECKING:
+    from i3d_deploy.checkpoint import Checkpoint
+
+__all__ = ["LayerTime", "Runner", "RunnerInfo", "TwoStreamRunner", "open_checkpoint", "open_runner", "open_two_streams"]
 
 
-def open_runner(path: Path, *, device: str = "auto", threads: int | None = None) -> Runner:
+def open_runner(
+    path: Path, *, device: str = "auto", threads: int | None = None, precision: Precision | None = None
+) -> Runner:
     """Load whatever a file is into the backend that runs it.
 
     Args:
         path: ``.safetensors``, ``.onnx``, ``.xml``, ``.engine``, the ``.json`` of two streams, or a foreign checkpoint.
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; default: the backend's choice.
+        precision: Of a checkpoint: as for :func:`open_checkpoint`. An engine has that of its export.
 
     Raises:
         ArtifactError: The file is missing, damaged or of an unknown kind.
         CardError: It carries no card, or a malformed or newer one.
         DeviceError: The machine has not the device.
+        InputError: A precision is given for an engine, or one that the device is not for.
         MissingExtraError: The backend is not installed.
     """
     if threads is not None and threads < 1:
@@ -32,7 +43,16 @@ def open_runner(path: Path, *, device: str = "auto", threads: int | None = None)
     kind = artifact.identify(path).kind
     if kind == "two-stream":
         pair = two_stream.read(path)
-        return open_two_streams(pair.rgb, pair.flow, device=device, threads=threads)
+        return open_two_streams(pair.rgb, pair.flow, device=device, threads=threads, precision=precision)
+    if kind in ("safetensors", "checkpoint"):
+        from i3d_deploy import checkpoint
+
+        return open_checkpoint(lambda: checkpoint.load(path), device=device, threads=threads, precision=precision)
+    if precision is not None:
+        raise InputError(
+            f"precision ({precision}) is for checkpoints: {path} has the one that it was exported in "
+            "(i3d-export --precision)"
+        )
     # Each backend is imported when used, so that one needs none of the others installed.
     if kind == "onnx":
         from i3d_deploy.runners.onnx_runner import OnnxRunner
@@ -46,12 +66,60 @@ def open_runner(path: Path, *, device: str = "auto", threads: int | None = None)
         from i3d_deploy.runners.tensorrt_runner import TensorRTRunner
 
         return TensorRTRunner(path, device=_gpu_number(device))
-    from i3d_deploy.runners.torch_runner import TorchRunner
-
-    return TorchRunner.open(path, device=device, threads=threads)
+    raise AssertionError(f"no runner for {kind}")
 
 
-def open_two_streams(rgb: Path, flow: Path, *, device: str = "auto", threads: int | None = None) -> Runner:
+def open_checkpoint(
+    read: Callable[[], Checkpoint],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision | None = None,
+) -> Runner:
+    """Run a checkpoint in PyTorch: on a GPU as fast as it allows, on a CPU as it was trained.
+
+    Args:
+        read: Reads it, once the arguments are known to fit.
+        device: As for :func:`open_runner`.
+        threads: As for :func:`open_runner`.
+        precision: "fp32": PyTorch's own network, on any device. "fp16" or "bf16", for GPUs: the fused one. None: on a
+            GPU the first of fp16, bf16 and fp32 whose logits are within its limit of float32's, elsewhere fp32.
+
+    Raises:
+        DeviceError: PyTorch has not that device, or the precision's logits are not within its limit.
+        InputError: Half precision is asked of a CPU; or as ``read`` raises.
+    """
+    from i3d_deploy.runners.torch_runner import TorchRunner, begin_computing, choose_device
+
+    begin_computing()
+    is_cuda = choose_device(device).type == "cuda"
+    if precision == "fp32" or (precision is None and not is_cuda):
+        return TorchRunner(read(), device=device, threads=threads)
+    if not is_cuda:
+        raise InputError(
+            f"precision ({precision}) needs a GPU where a checkpoint is run: give fp32, or export it "
+            "(i3d-export --to openvino)"
+        )
+    from i3d_deploy.runners.fused_runner import FusedRunner, WrongPrecisionError
+
+    source = read()
+    try:
+        return FusedRunner(source, device=device, precisions=(precision,) if precision else ("fp16", "bf16"))
+    except WrongPrecisionError as error:
+        if precision is not None:
+            raise
+        note = f"computed in fp32, since {error}"
+        return TorchRunner(replace(source, notes=(*source.notes, note)), device=device, threads=threads)
+
+
+def open_two_streams(
+    rgb: Path,
+    flow: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision | None = None,
+) -> Runner:
     """Load two files as the streams of one network.
 
     Args:
@@ -59,6 +127,7 @@ def open_two_streams(rgb: Path, flow: Path, *, device: str = "auto", threads: in
         flow: The network of optical flow.
         device: As for :func:`open_runner`.
         threads: As for :func:`open_runner`.
+        precision: As for :func:`open_runner`.
 
     Raises:
         InputError: They do not go together.
@@ -66,7 +135,10 @@ def open_two_streams(rgb: Path, flow: Path, *, device: str = "auto", threads: in
     """
     two_stream.check_single(rgb)
     with ExitStack() as opened:
-        streams = [opened.enter_context(open_runner(path, device=device, threads=threads)) for path in (rgb, flow)]
+        streams = [
+            opened.enter_context(open_runner(path, device=device, threads=threads, precision=precision))
+            for path in (rgb, flow)
+        ]
         runner = TwoStreamRunner(*streams)
         opened.pop_all()
     return runner

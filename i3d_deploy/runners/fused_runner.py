@@ -33,7 +33,7 @@ from i3d_deploy.fused.networks import FusedNetwork
 from i3d_deploy.limits import logits_limit
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
-from i3d_deploy.runners.torch_runner import choose_device, full_precision
+from i3d_deploy.runners.torch_runner import begin_computing, choose_device, full_precision
 from i3d_deploy.views import Part, Views
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -48,6 +48,10 @@ _PROOF_VIEWS = 2
 Numbers = TypeVar("Numbers", list[int], range)
 
 
+class WrongPrecisionError(DeviceError):
+    """No precision that was asked for is within its limit."""
+
+
 class FusedRunner(Runner):
     """A checkpoint on a GPU, in half precision.
 
@@ -59,20 +63,20 @@ class FusedRunner(Runner):
         precisions: What to compute in: the first whose logits are within its limit.
 
     Raises:
-        DeviceError: PyTorch has not that device, or no precision is within its limit.
+        DeviceError: PyTorch has not that device.
+        WrongPrecisionError: No precision is within its limit.
     """
 
     def __init__(
         self, source: Checkpoint, *, device: str = "cuda", precisions: Sequence[Precision] = ("fp16", "bf16")
     ) -> None:
         super().__init__()
+        begin_computing()
         self.card, self.notes = source.card, source.notes
         self.device = choose_device(device)
         self.preferred_batch = TOGETHER if self.card.has_fixed_length else 1
         self._plans: dict[tuple[int, int], Plan] = {}
-        self._fc = tuple(
-            tensor.detach().cpu().float().numpy() for tensor in (source.model.fc.weight, source.model.fc.bias)
-        )
+        self._fc = source.model.fc
         self._network, precision = _first_within(source, self.device, precisions)
         self._lanes = self._make_lanes()
         self._turns = 0
@@ -258,7 +262,7 @@ def _first_within(
         if difference <= limit:  # and not where it is no number
             return network, precision
         refused.append(f"in {precision} they differ by {difference:.2g}, allowed {limit:.2g}")
-    raise DeviceError(
+    raise WrongPrecisionError(
         f"the network's logits on {device} are not those of float32: {'; '.join(refused)}: give --precision fp32"
     )
 

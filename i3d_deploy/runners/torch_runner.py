@@ -15,7 +15,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,7 +52,7 @@ class TorchRunner(Runner):
 
     def __init__(self, source: checkpoint.Checkpoint, *, device: str = "auto", threads: int | None = None) -> None:
         super().__init__()
-        _begin_computing()
+        begin_computing()
         self.card = source.card
         self.notes = source.notes
         self.device = choose_device(device)
@@ -67,12 +66,6 @@ class TorchRunner(Runner):
             precision="fp32",
             threads=torch.get_num_threads() if self.device.type == "cpu" else 0,
         )
-
-    @classmethod
-    def open(cls, path: Path, *, device: str = "auto", threads: int | None = None) -> TorchRunner:
-        """Read a checkpoint of any supported origin and run it."""
-        _begin_computing()
-        return cls(checkpoint.load(path), device=device, threads=threads)
 
     def feature_maps(self, views: Resized) -> NDArray[np.float32]:
         """As in any runner."""
@@ -182,8 +175,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _begin_computing() -> None:
-    """Note that PyTorch computes in this process; refuse where it would hang."""
+def begin_computing() -> None:
+    """Note that PyTorch computes in this process; refuse where it would hang: Note [PyTorch in a fork].
+
+    Raises:
+        InputError: This process was forked from one in which PyTorch had computed.
+    """
     if _computing_processes - {os.getpid()}:
         raise InputError(
             "PyTorch would wait for ever: this process was forked from one in which it had computed; "
