@@ -91,6 +91,8 @@ def open_checkpoint(
     """
     from i3d_deploy.runners.torch_runner import TorchRunner, begin_computing, choose_device
 
+    if precision not in (None, "fp32", "fp16", "bf16"):
+        raise InputError(f"precision ({precision}) must be fp32, fp16 or bf16 where a checkpoint is run")
     begin_computing()
     is_cuda = choose_device(device).type == "cuda"
     if precision == "fp32" or (precision is None and not is_cuda):
