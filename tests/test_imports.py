@@ -38,7 +38,7 @@ FLOORS = [
     {"card", "images", "resizing", "stream_warnings"},
     {"fused.convolution", "fused.kernels", "limits"},
     {"fused.sampled", "fused.stacking", "fused.tiled"},
-    {"fused.algorithms", "fused.graphs", "fused.networks"},
+    {"fused.algorithms", "fused.graphs", "fused.networks", "fused.self_test"},
     {"fused", "fused.lanes", "fused.plain"},
     {"fused.choice"},
     {"model", "origins", "video_files"},

@@ -96,7 +96,7 @@ class FusedRunner(Runner):
                 yield from super().infer_parts([part])
                 continue
             with self.turn():
-                started = [self._start(_of_frames(part.views, some)) for some in _split(part.numbers, TOGETHER)]
+                started = [self._start(of_frames(part.views, some)) for some in _split(part.numbers, TOGETHER)]
             yield from self._waited(waiting)
             waiting = [(part, started)]
         yield from self._waited(waiting)
@@ -151,7 +151,7 @@ class FusedRunner(Runner):
         return self._plans[key]
 
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
-        started = [self._start(_of_cut(inputs[some.start : some.stop])) for some in _split(range(len(inputs)), COPIED)]
+        started = [self._start(of_cut(inputs[some.start : some.stop])) for some in _split(range(len(inputs)), COPIED)]
         return np.concatenate([pending.wait() for pending in started])
 
     def _start(self, upload: Upload) -> Pending:
@@ -195,7 +195,7 @@ class FusedRunner(Runner):
 
     def _transfer(self, inputs: Resized) -> None:
         for some in _split(range(len(inputs)), COPIED):
-            self._lanes[0].fill(_of_cut(inputs[some.start : some.stop]))
+            self._lanes[0].fill(of_cut(inputs[some.start : some.stop]))
 
     def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         """Each step by itself, on the views at hand; what is left of the whole is what lies between them."""
@@ -223,8 +223,12 @@ def _split(numbers: Numbers, at_most: int) -> list[Numbers]:
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
-def _of_cut(views: Resized) -> Upload:
-    """Views (N, T, H, W, C) that are cut."""
+def of_cut(views: Resized) -> Upload:
+    """Views that are cut already.
+
+    Args:
+        views: (N, T, H, W, C).
+    """
     count, frames, height, width, channels = views.shape
     numbers = np.arange(count * frames, dtype=np.int64).reshape(count, frames)
     return Upload(
@@ -232,8 +236,13 @@ def _of_cut(views: Resized) -> Upload:
     )
 
 
-def _of_frames(views: Views, numbers: Sequence[int]) -> Upload:
-    """Some views of a video, from the frames that they have."""
+def of_frames(views: Views, numbers: Sequence[int]) -> Upload:
+    """Views of a video from their frames, each of which is there once.
+
+    Args:
+        views: All of the video.
+        numbers: Which, by their place in the order.
+    """
     crops, clips = zip(*(divmod(number, len(views.indices)) for number in numbers), strict=True)
     indices = views.indices[list(clips)]  # N T
     wanted, places = np.unique(indices, return_inverse=True)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from i3d_deploy import checkpoint
 from i3d_deploy.errors import DeviceError, InputError, MissingExtraError
 from i3d_deploy.frames import Resized
+from i3d_deploy.fused import self_test
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 
@@ -46,7 +47,7 @@ class TorchRunner(Runner):
         threads: CPU threads; PyTorch has one setting for the whole process.
 
     Raises:
-        DeviceError: PyTorch has not that device.
+        DeviceError: PyTorch has not that device, or convolves wrong on it.
         InputError: This process was forked from one in which PyTorch had loaded or run a network.
     """
 
@@ -56,6 +57,8 @@ class TorchRunner(Runner):
         self.card = source.card
         self.notes = source.notes
         self.device = choose_device(device)
+        with full_precision(self.device):
+            self_test.check(self.device, torch.float32)
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = source.model.to(self.device)
