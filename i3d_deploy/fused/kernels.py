@@ -31,6 +31,14 @@ except ImportError as error:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def bits_inside(first, size):  # type: ignore[no-untyped-def]
+    """Bit i says whether position ``first + i`` lies in [0, size), for 8 positions: Note [Padding as bits]."""
+    end = tl.minimum(size - first, 8)
+    begin = tl.minimum(tl.maximum(-first, 0), end)
+    return (1 << end) - (1 << begin)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def convolve(  # type: ignore[no-untyped-def]
     x,
     weight,
@@ -45,15 +53,14 @@ def convolve(  # type: ignore[no-untyped-def]
     out_frames,
     out_height,
     out_width,
-    channels,
     out_channels,
-    weight_row,
     x_pixel,
     shortcut_pixel,
     out_pixel,
     pad_frames,
     pad_rows,
     pad_columns,
+    channels: tl.constexpr,
     kernel_frames: tl.constexpr,
     kernel_rows: tl.constexpr,
     kernel_steps: tl.constexpr,
@@ -61,73 +68,91 @@ def convolve(  # type: ignore[no-untyped-def]
     stride_frames: tl.constexpr,
     stride_rows: tl.constexpr,
     stride_columns: tl.constexpr,
-    is_padded: tl.constexpr,
-    has_scale: tl.constexpr,
-    has_shortcut: tl.constexpr,
+    has_frames_outside: tl.constexpr,
+    has_rows_outside: tl.constexpr,
+    has_columns_outside: tl.constexpr,
+    keeps_sizes: tl.constexpr,
     is_rectified: tl.constexpr,
-    are_channels_whole: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
     depth: tl.constexpr,
 ):
     """One tile of (rows positions, columns output channels). Note [Convolution as a matrix product].
 
-    ``weight`` is (K, KT, KH, steps, pixels_per_step * C), rows of ``weight_row`` elements. ``depth`` is what one step
-    sums over: ``pixels_per_step * C`` where that is more than one pixel, else a part of the channels.
+    ``weight`` is (K, KT, KH, steps, parts * depth), contiguous: :func:`i3d_deploy.fused.tiled.packed`. ``depth`` is
+    what one step sums over: ``pixels_per_step * channels`` where that is more than one pixel, else a part of the
+    channels. ``keeps_sizes``: outputs lie where inputs do. ``scale`` and ``shortcut`` may be None.
     """
     column_tiles = tl.cdiv(out_channels, columns)
     # The column tiles of one row tile follow each other, so that its rows are still in the cache.
     row = (tl.program_id(0) // column_tiles) * rows + tl.arange(0, rows)
     column = (tl.program_id(0) % column_tiles) * columns + tl.arange(0, columns)
-    is_row = row < positions
-    is_column = column < out_channels
     step = tl.arange(0, depth)
+    parts: tl.constexpr = (channels + depth - 1) // depth if pixels_per_step == 1 else 1
+    steps: tl.constexpr = kernel_frames * kernel_rows * kernel_steps * parts
 
-    left = row % out_width
-    top = (row // out_width) % out_height
-    frame = (row // (out_width * out_height)) % out_frames
-    view = row // (out_width * out_height * out_frames)
-    first_frame = frame * stride_frames - pad_frames
+    # What lies beyond the last row or column is computed from the last one, and not written.
+    place = tl.minimum(row, positions - 1)
+    left = place % out_width
+    above = place // out_width
+    top = above % out_height
+    image = above // out_height
     first_row = top * stride_rows - pad_rows
     first_column = left * stride_columns - pad_columns
-    first = ((view * frames + first_frame) * height + first_row) * width + first_column
+    if kernel_frames == 1 and stride_frames == 1:
+        first_frame = image
+        first_image = image
+    else:
+        first_frame = image % out_frames * stride_frames - pad_frames
+        first_image = image // out_frames * frames + first_frame
+    if keeps_sizes:
+        first = place - ((pad_frames * height + pad_rows) * width + pad_columns)
+    else:
+        first = (first_image * height + first_row) * width + first_column
+    inside = tl.zeros((rows,), dtype=tl.int32)
+    if has_frames_outside:
+        inside |= bits_inside(first_frame, frames)
+    if has_rows_outside:
+        inside |= bits_inside(first_row, height) << 8
+    if has_columns_outside:
+        inside |= bits_inside(first_column, width) << 16
 
-    parts = tl.cdiv(channels, depth) if pixels_per_step == 1 else 1
+    offsets = first[:, None] * x_pixel + step[None, :]
+    weights_at = tl.minimum(column, out_channels - 1)[None, :] * (steps * depth) + step[:, None]
     sums = tl.zeros((rows, columns), dtype=tl.float32)
-    for number in range(kernel_frames * kernel_rows * kernel_steps * parts):
+    for number in range(steps):
         part = number % parts
         tap = number // parts
         tap_column = (tap % kernel_steps) * pixels_per_step
         tap_row = (tap // kernel_steps) % kernel_rows
         tap_frame = tap // (kernel_steps * kernel_rows)
-        pixel = first + (tap_frame * height + tap_row) * width + tap_column
-        place = pixel[:, None] * x_pixel + (part * depth + step)[None, :]
-        is_read = is_row[:, None]
-        if is_padded:
-            is_inside = (first_frame + tap_frame >= 0) & (first_frame + tap_frame < frames)
-            is_inside &= (first_row + tap_row >= 0) & (first_row + tap_row < height)
-            is_read &= is_inside[:, None]
-            if pixels_per_step == 1:
-                at = first_column + tap_column
-                is_read &= ((at >= 0) & (at < width))[:, None]
-            else:
-                at = (first_column + tap_column)[:, None] + (step // channels)[None, :]
-                is_read = is_read & (at >= 0) & (at < width)
-        is_weight = is_column[None, :]
-        if not are_channels_whole:
-            is_read = is_read & (part * depth + step < channels)[None, :]
-            is_weight = is_weight & (part * depth + step < channels)[:, None]
-        inputs = tl.load(x + place, mask=is_read, other=0.0)
-        per_tap = channels * pixels_per_step
-        at_weight = column[None, :] * weight_row + (tap * per_tap + part * depth + step)[:, None]
-        weights = tl.load(weight + at_weight, mask=is_weight, other=0.0)
+        tap_offset = ((tap_frame * height + tap_row) * width + tap_column) * x_pixel + part * depth
+        wanted = tl.zeros((depth,), dtype=tl.int32)
+        if has_frames_outside:
+            wanted |= 1 << tap_frame
+        if has_rows_outside:
+            wanted |= 256 << tap_row
+        if has_columns_outside:
+            wanted |= 65536 << (tap_column + (step // channels if pixels_per_step > 1 else 0))
+        is_outside = has_frames_outside or has_rows_outside or has_columns_outside
+        if is_outside and channels * pixels_per_step % depth == 0:
+            is_read = (inside[:, None] & wanted[None, :]) == wanted[None, :]
+            inputs = tl.load(x + tap_offset + offsets, mask=is_read, other=0.0)
+        elif channels * pixels_per_step % depth == 0:
+            inputs = tl.load(x + tap_offset + offsets)
+        else:
+            is_read = (inside[:, None] & wanted[None, :]) == wanted[None, :]
+            is_read &= (part * depth + step < channels)[None, :]
+            inputs = tl.load(x + tap_offset + offsets, mask=is_read, other=0.0)
+        weights = tl.load(weight + number * depth + weights_at)
         sums = tl.dot(inputs, weights, sums, input_precision="ieee")
 
-    if has_scale:
+    is_column = column < out_channels
+    if scale is not None:
         sums *= tl.load(scale + column, mask=is_column, other=0.0)[None, :]
     sums += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
-    is_written = is_row[:, None] & is_column[None, :]
-    if has_shortcut:
+    is_written = (row < positions)[:, None] & is_column[None, :]
+    if shortcut is not None:
         added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
         sums += added.to(tl.float32)
     if is_rectified:
