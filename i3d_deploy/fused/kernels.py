@@ -73,6 +73,7 @@ def convolve(  # type: ignore[no-untyped-def]
     has_columns_outside: tl.constexpr,
     keeps_sizes: tl.constexpr,
     is_rectified: tl.constexpr,
+    is_transposed: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
     depth: tl.constexpr,
@@ -119,7 +120,11 @@ def convolve(  # type: ignore[no-untyped-def]
 
     offsets = first[:, None] * x_pixel + step[None, :]
     weights_at = tl.minimum(column, out_channels - 1)[None, :] * (steps * depth) + step[:, None]
-    sums = tl.zeros((rows, columns), dtype=tl.float32)
+    is_column = column < out_channels
+    is_written = (row < positions)[:, None] & is_column[None, :]
+    if shortcut is not None:
+        added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
+    sums = tl.zeros((columns, rows) if is_transposed else (rows, columns), dtype=tl.float32)
     for number in range(steps):
         part = number % parts
         tap = number // parts
@@ -145,15 +150,17 @@ def convolve(  # type: ignore[no-untyped-def]
             is_read &= (part * depth + step < channels)[None, :]
             inputs = tl.load(x + tap_offset + offsets, mask=is_read, other=0.0)
         weights = tl.load(weight + number * depth + weights_at)
-        sums = tl.dot(inputs, weights, sums, input_precision="ieee")
+        if is_transposed:
+            sums = tl.dot(weights.T, inputs.T, sums, input_precision="ieee")
+        else:
+            sums = tl.dot(inputs, weights, sums, input_precision="ieee")
 
-    is_column = column < out_channels
+    if is_transposed:
+        sums = sums.T
     if scale is not None:
         sums *= tl.load(scale + column, mask=is_column, other=0.0)[None, :]
     sums += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
-    is_written = (row < positions)[:, None] & is_column[None, :]
     if shortcut is not None:
-        added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
         sums += added.to(tl.float32)
     if is_rectified:
         sums = tl.maximum(sums, 0.0)

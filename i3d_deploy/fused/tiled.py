@@ -40,11 +40,13 @@ class Tiled:
     depth: int = 64
     warps: int = 4
     stages: int = 3
+    is_transposed: bool = False
 
     @property
     def name(self) -> str:
         """For plans and tables."""
-        return f"tiled {self.rows}x{self.columns}x{self.depth} {self.warps}w {self.stages}s"
+        turned = " transposed" if self.is_transposed else ""
+        return f"tiled {self.rows}x{self.columns}x{self.depth} {self.warps}w {self.stages}s{turned}"
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
         """Where no tensor is too large, and less than half of a tile's columns would be empty."""
@@ -60,11 +62,13 @@ class Tiled:
 
 
 ALGORITHMS = (
-    Tiled(128, 64, warps=4, stages=4),
-    Tiled(256, 64, warps=8, stages=3),
-    Tiled(128, 128, warps=8, stages=4),
+    Tiled(256, 64, warps=4, stages=2, is_transposed=True),
+    Tiled(256, 64, warps=8, stages=2, is_transposed=True),
+    Tiled(128, 64, warps=4, stages=3, is_transposed=True),
+    Tiled(256, 128, warps=8, stages=3, is_transposed=True),
     Tiled(128, 256, warps=8, stages=3),
-    Tiled(64, 128, warps=4, stages=4),
+    Tiled(128, 128, warps=8, stages=3),
+    Tiled(64, 128, warps=4, stages=3),
     Tiled(64, 64, warps=4, stages=4),
 )
 """Sizes of tile that are tried."""
@@ -120,6 +124,7 @@ def launch(convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out:
         has_columns_outside=any(pads[2]) or taps * pixels > window.kernel[2],
         keeps_sizes=sizes == results and window.stride == (1, 1, 1),
         is_rectified=convolution.is_rectified,
+        is_transposed=tile.is_transposed,
         rows=tile.rows,
         columns=tile.columns,
         depth=depth,
