@@ -8,6 +8,7 @@ Note [Launches that only compile]
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -30,6 +31,8 @@ REGISTERS = 64 * 1024
 MAX_WARPS = 64
 """On one multiprocessor."""
 
+_DEVICES = itertools.count(-1, -1)
+"""No devices' numbers: Triton keeps what it compiled by those."""
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -67,8 +70,8 @@ class Compiled:
             target = re.search(r"0x([0-9a-f]+)", operands) if name.startswith("BRA") else None
             if target and int(target[1], 16) < address:
                 loops.append([name for at, name, _ in self._lines if int(target[1], 16) <= at <= address])
-        multiplying = [loop for loop in loops if any("MMA" in name for name in loop)]
-        return Counter(min(multiplying, key=len, default=[]))
+        multiplying = sorted((loop for loop in loops if any("MMA" in name for name in loop)), key=len)
+        return Counter(multiplying[0] if multiplying else [])
 
     @cached_property
     def registers(self) -> int:
@@ -93,6 +96,10 @@ class Compiled:
         pattern = r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)([^;]*);"
         return [(int(at, 16), name, rest) for at, name, rest in re.findall(pattern, self.listing, re.MULTILINE)]
 
+    def count(self, prefix: str) -> int:
+        """How many instructions begin so."""
+        return sum(number for name, number in self.instructions.items() if name.startswith(prefix))
+
     def _used(self, what: str) -> int:
         found = re.search(rf"{what}:(\d+)", self._usage)
         assert found, f"cuobjdump lists {what}"
@@ -114,6 +121,7 @@ class _Driver:
 
     def __init__(self, arch: int) -> None:
         self._arch = arch
+        self._device = next(_DEVICES)
         self.kept: list[Compiled] = []
         self.utils = self
         self._warps = 0
@@ -122,7 +130,7 @@ class _Driver:
         return GPUTarget("cuda", self._arch, 32)
 
     def get_current_device(self) -> int:
-        return -self._arch  # no device's number: Triton keeps what it compiled by that
+        return self._device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -147,7 +155,7 @@ def instead_of_running(arch: int = 90) -> Iterator[list[Compiled]]:
         arch: Compute capability, as in 90 for 9.0.
 
     Yields:
-        What was compiled until now, without what had been compiled before in this process.
+        What was compiled until now, each specialisation once.
 
     Raises:
         OutOfResources: Triton's: a kernel needs more shared memory than a block can have.

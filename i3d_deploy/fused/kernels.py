@@ -30,7 +30,7 @@ except ImportError as error:
     raise MissingExtraError("triton", extra="export", cause=error) from error
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def bits_inside(first, size):  # type: ignore[no-untyped-def]
     """Bit i says whether position ``first + i`` lies in [0, size), for 8 positions: Note [Padding as bits]."""
     end = tl.minimum(size - first, 8)
@@ -118,11 +118,14 @@ def convolve(  # type: ignore[no-untyped-def]
     if has_columns_outside:
         inside |= bits_inside(first_column, width) << 16
 
-    offsets = first[:, None] * x_pixel + step[None, :]
+    step_offset = step // channels * x_pixel + step % channels if pixels_per_step > 1 else step
+    offsets = first[:, None] * x_pixel + step_offset[None, :]
     weights_at = tl.minimum(column, out_channels - 1)[None, :] * (steps * depth) + step[:, None]
     is_column = column < out_channels
     is_written = (row < positions)[:, None] & is_column[None, :]
-    if shortcut is not None:
+    # On its way while the sum is made, where that is one step: more of them want the registers.
+    is_short: tl.constexpr = steps == 1
+    if shortcut is not None and is_short:
         added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
     sums = tl.zeros((columns, rows) if is_transposed else (rows, columns), dtype=tl.float32)
     for number in range(steps):
@@ -161,6 +164,8 @@ def convolve(  # type: ignore[no-untyped-def]
         sums *= tl.load(scale + column, mask=is_column, other=0.0)[None, :]
     sums += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
     if shortcut is not None:
+        if not is_short:
+            added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
         sums += added.to(tl.float32)
     if is_rectified:
         sums = tl.maximum(sums, 0.0)
@@ -202,7 +207,7 @@ def max_pool(  # type: ignore[no-untyped-def]
     first_row = (row // out_width) % out_height * stride_rows - pad_rows
     first_frame = (row // (out_width * out_height)) % out_frames * stride_frames - pad_frames
     view = row // (out_width * out_height * out_frames)
-    largest = tl.full((rows, columns), float("-inf"), dtype=tl.float32)
+    largest = tl.full((rows, columns), float("-inf"), dtype=x.dtype.element_ty)
     for tap in tl.static_range(kernel_frames * kernel_rows * kernel_columns):
         at_frame = first_frame + tap // (kernel_rows * kernel_columns)
         at_row = first_row + (tap // kernel_columns) % kernel_rows
@@ -212,9 +217,8 @@ def max_pool(  # type: ignore[no-untyped-def]
         pixel = ((view * frames + at_frame) * height + at_row) * width + at_column
         place = pixel[:, None] * x_pixel + channel[None, :]
         found = tl.load(x + place, mask=is_written & is_inside[:, None], other=float("-inf"))
-        largest = tl.maximum(largest, found.to(tl.float32))
-    largest = largest.to(out.dtype.element_ty)
-    tl.store(out + row[:, None] * out_pixel + channel[None, :], largest, mask=is_written)
+        largest = tl.maximum(largest, found)
+    tl.store(out + row[:, None] * out_pixel + channel[None, :], largest.to(x.dtype.element_ty), mask=is_written)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -234,31 +238,39 @@ def stack_frames(  # type: ignore[no-untyped-def]
     kernel_frames: tl.constexpr,
     stride_frames: tl.constexpr,
     stacked: tl.constexpr,
+    rows: tl.constexpr,
     columns: tl.constexpr,
 ):
-    """Normalise a part of one row of pixels of all frames that the stem sees at once.
+    """Normalise a tile of (rows, columns) pixels of all frames that the stem sees at once.
 
     ``origins`` has, for each view and frame, where in ``pixels`` its crop begins; rows of a frame lie ``pitch[0]``
     elements apart. ``out`` is (N, T', H, W, stacked): frame after frame, then zeros.
     """
-    line = tl.program_id(0)
-    row = line % height
-    frame = (line // height) % out_frames
-    view = line // (height * out_frames)
+    row_tiles = tl.cdiv(height, rows)
+    image = tl.program_id(0) // row_tiles
+    first_row = (tl.program_id(0) % row_tiles) * rows
+    frame = image % out_frames
+    view = image // out_frames
     column = tl.program_id(1) * columns + tl.arange(0, columns)
     place = tl.arange(0, stacked)
+    color = place % channels
     at = frame * stride_frames - pad_frames + place // channels
     is_frame = (at >= 0) & (at < frames) & (place < channels * kernel_frames)
-    is_read = (column < width)[:, None] & is_frame[None, :]
     origin = tl.load(origins + view * frames + at, mask=is_frame, other=0)
-    begin = origin + row.to(tl.int64) * tl.load(pitch)
-    offset = begin[None, :] + column[:, None] * channels + (place % channels)[None, :]
-    values = tl.load(pixels + offset, mask=is_read, other=0).to(tl.float32)
-    shift = tl.load(mean + place % channels)
-    by = tl.load(factor + place % channels)
-    values = tl.where(is_read, (values - shift[None, :]) * by[None, :], 0.0)
-    target = (line.to(tl.int64) * width + column[:, None]) * stacked + place[None, :]
-    tl.store(out + target, values.to(out.dtype.element_ty), mask=(column < width)[:, None])
+    # What is not read becomes (0 - 0) * 0.
+    shift = tl.load(mean + color, mask=is_frame, other=0.0)
+    by = tl.load(factor + color, mask=is_frame, other=0.0)
+    step = tl.load(pitch)
+    is_column = (column < width)[:, None]
+    source = pixels + (origin + first_row * step)[None, :] + (column[:, None] * channels + color[None, :])
+    target = out + (image * height + first_row).to(tl.int64) * width * stacked
+    target = target + (column[:, None] * stacked + place[None, :])
+    for _row in range(first_row, tl.minimum(first_row + rows, height)):
+        values = tl.load(source, mask=is_column & is_frame[None, :], other=0).to(tl.float32)
+        values = (values - shift[None, :]) * by[None, :]
+        tl.store(target, values.to(out.dtype.element_ty), mask=is_column)
+        source += step
+        target += width * stacked
 
 
 def tiles(size: int, length: int) -> int:

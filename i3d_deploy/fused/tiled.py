@@ -66,8 +66,8 @@ ALGORITHMS = (
     Tiled(256, 64, warps=8, stages=2, is_transposed=True),
     Tiled(128, 64, warps=4, stages=3, is_transposed=True),
     Tiled(256, 128, warps=8, stages=3, is_transposed=True),
-    Tiled(128, 256, warps=8, stages=3),
-    Tiled(128, 128, warps=8, stages=3),
+    Tiled(128, 256, warps=8, stages=3, is_transposed=True),
+    Tiled(128, 128, warps=8, stages=3, is_transposed=True),
     Tiled(64, 128, warps=4, stages=3),
     Tiled(64, 64, warps=4, stages=4),
 )
@@ -91,9 +91,7 @@ def launch(convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out:
     pixels = pixels_per_step(window, channels, depth=tile.depth)
     depth = pixels * channels if pixels > 1 else min(tile.depth, max(16, kernels.power_of_two(channels)))
     taps = kernels.tiles(window.kernel[2], pixels)
-    weight = convolution.prepared(
-        f"tiled {pixels} {depth}", lambda weight: packed(weight, pixels=pixels, depth=depth)
-    )
+    weight = convolution.prepared(f"tiled {pixels} {depth}", lambda weight: packed(weight, pixels=pixels, depth=depth))
     positions = math.prod(out.shape[:4])
     grid = (kernels.tiles(positions, tile.rows) * kernels.tiles(out_channels, tile.columns),)
     kernels.convolve[grid](
