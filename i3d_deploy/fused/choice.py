@@ -75,11 +75,11 @@ class ChosenSteps(PlainSteps):
     def __init__(self, choices: Mapping[Key, Choice], device: torch.device) -> None:
         self._choices = choices
         self._of_kind = {kind: choice.way for (kind, *_), choice in choices.items()}
-        self._has_kernels = has_kernels(device)
+        self.has_kernels = has_kernels(device)
 
     def stack(self, stacking: Stacking, source: Source) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        return stacking.stack(source) if self._has_kernels else super().stack(stacking, source)
+        return stacking.stack(source) if self.has_kernels else super().stack(stacking, source)
 
     def convolve(
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
@@ -98,7 +98,7 @@ class ChosenSteps(PlainSteps):
 
     def max_pool(self, x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        if not self._has_kernels:
+        if not self.has_kernels:
             return super().max_pool(x, window, out=out)
         from i3d_deploy.fused import tiled
 
@@ -215,12 +215,28 @@ def plan(network: FusedNetwork, source: Source, *, ways: Sequence[Algorithm] | N
     device = network.device
     steps = TryingSteps(device, available(device, network.dtype) if ways is None else ways)
     seconds: dict[tuple[int, ...], float] = {}
+    tried = groups_to_try(len(source.origins), parts=len(network.parts), device=device)
+    if steps.has_kernels:
+        _compile_ahead(network, source, tried)
     with torch.inference_mode(), exact_sums():
-        for groups in groups_to_try(len(source.origins), parts=len(network.parts), device=device):
+        for groups in tried:
             network.logits(steps, source, groups=groups)
             chosen = ChosenSteps(steps.choices, device)
             seconds[groups] = seconds_of(partial(network.logits, chosen, source, groups=groups), device)
     return Plan(groups=min(seconds, key=seconds.__getitem__), choices=steps.choices, seconds=seconds)
+
+
+def _compile_ahead(network: FusedNetwork, source: Source, tried: Sequence[tuple[int, ...]]) -> None:
+    """Have the kernels that will be launched compiled by all cores."""
+    from i3d_deploy.fused.ahead import compile_ahead
+    from i3d_deploy.fused.layers import Recording
+
+    recording = Recording(network.dtype)
+    with torch.inference_mode():
+        for groups in tried:
+            network.features(recording, source, groups=groups)
+    major, minor = torch.cuda.get_device_capability(network.device)
+    compile_ahead(recording.layers, arch=10 * major + minor)
 
 
 def groups_to_try(views: int, *, parts: int, device: torch.device) -> list[tuple[int, ...]]:
