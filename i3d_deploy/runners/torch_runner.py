@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from i3d_deploy import checkpoint
 from i3d_deploy.errors import DeviceError, InputError, MissingExtraError
 from i3d_deploy.frames import Resized
 from i3d_deploy.fused import self_test
+from i3d_deploy.fused.graphs import exact_sums
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 
@@ -35,7 +35,6 @@ except ImportError as error:
 
 _computing_processes: set[int] = set()
 """This process and those it was forked from, where they have loaded a checkpoint: Note [PyTorch in a fork]."""
-_precision_lock = threading.Lock()
 
 
 class TorchRunner(Runner):
@@ -174,7 +173,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with _precision_lock, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_sums():
         yield
 
 
