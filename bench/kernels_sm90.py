@@ -8,8 +8,9 @@ Every different layer is compiled with every size of tile. ``issue`` is how long
 the main loop (of the whole kernel, in brackets, where there is no loop), as a part of the time that the matrix units
 need for the products in it: above 1 the instructions are the limit. ``waits`` is how often products are
 waited for, and ``narrow`` how many copies into shared memory are of less than 16 bytes. The last columns need no
-compiler: multiply-accumulates, bytes that must be moved if each is moved once, and the longer of the times that these
-take at the ceilings, which are to be measured on the GPU in question.
+compiler: bytes that the tiles together read of inputs and weights, mostly from caches; multiply-accumulates; bytes that
+must be moved if each is moved once; and the longer of the times that the last two take at the ceilings, which are to be
+measured on the GPU in question.
 """
 
 from __future__ import annotations
@@ -115,6 +116,10 @@ class Layer:
         if self.out_channels is None:
             return (self.x.elements + self.out.elements) * self.dtype.itemsize
         return self.convolution().moved_bytes(self.x.tensor(self.dtype), has_shortcut=self.has_shortcut)
+
+    def read_bytes(self, tile: Tiled) -> int:
+        """Of inputs and weights, by all tiles together; 0 for a pool."""
+        return 0 if self.out_channels is None else tile.read_bytes(self.convolution(), self.x.tensor(self.dtype))
 
     def compiled(self, tile: Tiled, *, arch: int) -> Compiled:
         """Its kernel."""
@@ -237,7 +242,7 @@ def lines(recording: Recording, codes: Iterator[Compiled], *, tflops: float, tby
     """The table, and the sum of its times."""
     yield (
         f"{'':27} regs spill   KiB blocks {'products':>18} {'loop':>6} {'issue':>6} waits narrow"
-        "      GMAC      MB      ms"
+        "  read MB      GMAC      MB      ms"
     )
     total = 0.0
     for layer, times in recording.layers.items():
@@ -247,9 +252,12 @@ def lines(recording: Recording, codes: Iterator[Compiled], *, tflops: float, tby
         yield f"{times} x {layer}, limited by {'arithmetic' if arithmetic > moving else 'memory'}"
         for tile in tiles_for(layer):
             name = "" if layer.out_channels is None else tile.name.removeprefix("tiled ")
-            work = f"{layer.macs / 1e9:9.1f} {layer.moved_bytes / 1e6:7.1f} {least * 1e3:7.3f}"
+            read = (
+                0 if layer.out_channels is None else tile.read_bytes(layer.convolution(), layer.x.tensor(layer.dtype))
+            )
+            work = f"{read / 1e6:8.0f} {layer.macs / 1e9:9.1f} {layer.moved_bytes / 1e6:7.1f} {least * 1e3:7.3f}"
             yield f"  {name:25} {row(next(codes))} {work}"
-    yield f"all layers at their ceilings: {total * 1e3:.2f} ms"
+    yield f"these layers at their ceilings: {total * 1e3:.2f} ms"
 
 
 @click.command()
@@ -261,6 +269,7 @@ def lines(recording: Recording, codes: Iterator[Compiled], *, tflops: float, tby
 @click.option("--arch", type=int, default=90, show_default=True, help="Compute capability, 90 for 9.0.")
 @click.option("--tflops", default=788.0, show_default=True, help="Ceiling of the arithmetic: measured on an H200.")
 @click.option("--tbytes", default=4.3, show_default=True, help="TB/s, ceiling of the memory: measured on an H200.")
+@click.option("--only", default="", metavar="TEXT", help="Of layers whose line has this in it, as in 'max pool'.")
 @click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True)
 @reports_errors
 def main(
@@ -272,10 +281,12 @@ def main(
     arch: int,
     tflops: float,
     tbytes: float,
+    only: str,
     processes: int,
 ) -> None:
     """Compile the kernels of a network and list what they became."""
     recording = recorded(network, views=views, frames=frames, side=side, dtype=DTYPES[dtype])
+    recording.layers = Counter({layer: times for layer, times in recording.layers.items() if only in str(layer)})
     click.echo(f"{network}, {views} views, {dtype}, for compute capability {arch / 10:.1f}")
     with instead_of_running(arch) as compiled:
         for stacking, source in recording.stacked:
@@ -288,7 +299,7 @@ def main(
         written = math.prod(stacking.out_shape(source)) * DTYPES[dtype].itemsize
         moved = source.pixels.numel() + written
         click.echo(f"stacking {stacking.out_shape(source)}")
-        click.echo(f"  {'':25} {row(code)} {0:9.1f} {moved / 1e6:7.1f} {moved / tbytes / 1e9:7.3f}")
+        click.echo(f"  {'':25} {row(code)} {0:8} {0:9.1f} {moved / 1e6:7.1f} {moved / tbytes / 1e9:7.3f}")
 
 
 if __name__ == "__main__":

@@ -49,12 +49,25 @@ def logits_limit(card: Card, reference: NDArray[np.float32], *, computed_in: Pre
         computed_in: What a backend that chooses by itself computes in, where that is less than the card says.
     """
     precision = precision_of(card)
-    if precision in EIGHT_BITS:
+    if precision in EIGHT_BITS or computed_in in EIGHT_BITS:
         return EIGHT_BITS_LIMIT * float(reference.std())
     limit = max(LOGITS_LIMITS[precision], LOGITS_LIMITS[computed_in])
     if isinstance(card.network, ResNet) and card.network.non_local_mode is not None:
         limit = max(limit, NON_LOCAL_LIMITS[card.network.non_local_mode])
     return limit * max(1.0, float(reference.std()))
+
+
+def smallest_cosine(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Of the views' logits to the source's, 1 where they point the same way.
+
+    Args:
+        logits: (V, K).
+        expected: (V, K), of the source.
+    """
+    ours, theirs = logits.astype(np.float64), expected.astype(np.float64)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosine = float(((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-30)).min())
+    return round(min(cosine, 1.0), 8)
 
 
 def precision_of(card: Card) -> Precision:

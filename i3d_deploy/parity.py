@@ -175,7 +175,7 @@ def compare(
         return failed(reason=f"logits: {unfinite} are not finite", max_logits_allowed=_up(limit))
     difference = float(np.abs(logits - expected).max())
     shift = max(_shift(ours, reference) for ours, reference in zip(found, references, strict=True))
-    cosine = _smallest_cosine(logits, expected)
+    cosine = limits.smallest_cosine(logits, expected)
     is_eight_bits = limits.precision_of(recognizer.card) in limits.EIGHT_BITS
     reason = None
     if difference > limit:
@@ -242,13 +242,6 @@ def _first_difference(reference: Answer, prepared: views.Views) -> str | None:
         if not np.array_equal(expected, found):
             return "views: the artifact's card cuts other pixels than the checkpoint's"
     return None
-
-
-def _smallest_cosine(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    ours, theirs = logits.astype(np.float64), expected.astype(np.float64)
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosine = float(((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-30)).min())
-    return round(min(cosine, 1.0), 8)
 
 
 def _up(number: float) -> float:

@@ -244,3 +244,17 @@ def test_many_videos_compares_actors_with_a_loop(tiny_exports: Path, clip: Path,
     assert [(row["way"], len(row["ratios"])) for row in rows] == [("loop, 1", 1), ("1 x 1", 1)]
     assert rows[0]["ratio"] == 1
     assert all(row["seconds"] > 0 and row["start_seconds"] > 0 for row in rows)
+
+
+def test_kernels_sm90_lists_what_a_network_becomes_without_a_gpu() -> None:
+    done = run("kernels_sm90.py", "--views", "2", "--only", "x2x2 8x128x128x64", "--processes", "1")
+    assert done.returncode == 0, done.stderr
+    heading, _, layer, pool, total, stacked, stacking = done.stdout.splitlines()
+    assert heading == "i3d_r50, 2 views, fp16, for compute capability 9.0"
+    assert layer == "1 x 1x3x3/1x2x2 8x128x128x64 max pool, limited by memory"
+    # 2 * 8 * 64 * (128 * 128 + 64 * 64) values of two bytes, at 4.3 TB/s.
+    assert pool.split()[-3:] == ["0.0", "41.9", "0.010"]
+    assert total == "these layers at their ceilings: 0.01 ms"
+    assert stacked == "stacking (2, 8, 256, 256, 16)"
+    # 2 * 256 * 256 * (32 * 3 + 8 * 16 * 2) bytes.
+    assert stacking.split()[-2:] == ["46.1", "0.011"]

@@ -206,4 +206,5 @@ def _computed_in(entrant: Entrant) -> Precision:
     precision = base_precision(entrant.opened.info.precision)
     if precision == "tf32":
         return "fp16"  # as many bits of mantissa
-    return next((known for known in limits.LOGITS_LIMITS if known == precision), "fp32")
+    known: tuple[Precision, ...] = (*limits.LOGITS_LIMITS, *limits.EIGHT_BITS)
+    return next((each for each in known if each == precision), "fp32")

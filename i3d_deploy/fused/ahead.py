@@ -60,7 +60,15 @@ def _compiled_alike(layer: Layer) -> Hashable:
     placed = [(*each.sizes, each.pixel, math.prod(each.sizes[:4])) for each in (layer.x, layer.out)]
     sizes = [(size % 16 == 0, size == 1) for each in placed for size in each]
     keeps_sizes = layer.x.sizes[1:4] == layer.out.sizes[1:4]
-    rest = layer.tiles, layer.x.sizes[4], layer.has_shortcut, layer.is_rectified, layer.dtype, keeps_sizes
+    rest = (
+        layer.tiles,
+        layer.x.sizes[4],
+        layer.has_shortcut,
+        layer.is_rectified,
+        layer.dtype,
+        layer.out_dtype,
+        keeps_sizes,
+    )
     return tuple(sizes), layer.window, *rest
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from i3d_deploy.fused.convolution import Convolution, Pad, Window, sizes_of
+from i3d_deploy.fused.convolution import EIGHT_BITS, Convolution, Pad, Window, sizes_of
 
 Pads = Sequence[Pad]
 
@@ -53,8 +53,8 @@ class ThreeDimensions:
     name: str = "conv3d"
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
-        """Always."""
-        return True
+        """Always, but of eight bits."""
+        return not convolution.is_in_eight_bits
 
     def run(self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out: Tensor | None) -> Tensor:
         """As of :class:`Algorithm`."""
@@ -73,7 +73,7 @@ class TwoDimensions:
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
         """Where the kernel spans time or space, not both."""
-        return _Flat.fits(convolution.window)
+        return not convolution.is_in_eight_bits and _Flat.fits(convolution.window)
 
     def run(self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out: Tensor | None) -> Tensor:
         """As of :class:`Algorithm`."""
@@ -92,7 +92,8 @@ class FusedTwoDimensions:
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
         """Where a ReLU follows and both sides are padded alike."""
         is_even = all(before == after for before, after in convolution.window.pads(sizes_of(x)))
-        return x.is_cuda and convolution.is_rectified and is_even and _Flat.fits(convolution.window)
+        is_possible = x.is_cuda and not convolution.is_in_eight_bits and convolution.is_rectified
+        return is_possible and is_even and _Flat.fits(convolution.window)
 
     def run(self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out: Tensor | None) -> Tensor:
         """As of :class:`Algorithm`."""
@@ -107,7 +108,7 @@ class FusedTwoDimensions:
             result = torch.cudnn_convolution_add_relu(
                 maps, weight, added, 1.0, bias, stride, padding, dilation, groups=1
             )
-        return _placed(flat.unflattened(result), out)
+        return _placed(narrowed(flat.unflattened(result), convolution.result_dtype or x.dtype), out)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class MatrixProduct:
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
         """Where the kernel sees one position; with a stride, those in between are left out first."""
-        return convolution.window.is_pointwise
+        return not convolution.is_in_eight_bits and convolution.window.is_pointwise
 
     def run(self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out: Tensor | None) -> Tensor:
         """As of :class:`Algorithm`."""
@@ -134,7 +135,40 @@ class MatrixProduct:
                 product += shortcut.reshape(product.shape)
             if convolution.is_rectified:
                 product.relu_()
-        return _placed(product.view(convolution.out_shape(x)), out)
+        return _placed(narrowed(product.view(convolution.out_shape(x)), convolution.result_dtype or x.dtype), out)
+
+
+@dataclass(frozen=True)
+class Widened:
+    """Eight bits as float32 through PyTorch's 3D convolution: slow, for where nothing else computes them."""
+
+    name: str = "widened"
+
+    def fits(self, convolution: Convolution, x: Tensor) -> bool:
+        """Where what comes in and the weights have eight bits."""
+        return convolution.is_in_eight_bits
+
+    def run(self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out: Tensor | None) -> Tensor:
+        """As of :class:`Algorithm`."""
+        window = convolution.window
+        weight = convolution.prepared(self.name, lambda weight: weight.float().permute(0, 4, 1, 2, 3))
+        maps, padding = _padded(x.float().permute(0, 4, 1, 2, 3), window.pads(sizes_of(x)))
+        sums = functional.conv3d(maps, weight, stride=window.stride, padding=padding).permute(0, 2, 3, 4, 1)
+        if convolution.scale is not None:
+            sums = sums * convolution.scale
+        sums = sums + convolution.bias
+        if shortcut is not None:
+            sums += shortcut
+        if convolution.is_rectified:
+            sums.relu_()
+        return _placed(narrowed(sums, convolution.result_dtype or x.dtype), out)
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in another type; what is beyond the range of eight bits is the end of the range."""
+    if dtype == EIGHT_BITS:
+        values = values.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
+    return values.to(dtype)
 
 
 def available(device: torch.device, dtype: torch.dtype) -> tuple[Algorithm, ...]:
@@ -144,7 +178,7 @@ def available(device: torch.device, dtype: torch.dtype) -> tuple[Algorithm, ...]
         device: What computes.
         dtype: In what.
     """
-    plain: tuple[Algorithm, ...] = (ThreeDimensions(), TwoDimensions(), MatrixProduct())
+    plain: tuple[Algorithm, ...] = (ThreeDimensions(), TwoDimensions(), MatrixProduct(), Widened())
     if device.type != "cuda":
         return plain
     if dtype not in (torch.float16, torch.bfloat16):
@@ -231,11 +265,14 @@ def _padded(maps: Tensor, pads: Pads) -> tuple[Tensor, list[int]]:
 
 def _finish(convolution: Convolution, result: Tensor, shortcut: Tensor | None, out: Tensor | None) -> Tensor:
     """Bias, shortcut and ReLU."""
-    finished = torch.add(result, convolution.bias.to(result.dtype), out=out)
+    wanted = convolution.result_dtype or result.dtype
+    finished = torch.add(result, convolution.bias.to(result.dtype), out=out if wanted == result.dtype else None)
     if shortcut is not None:
         finished += shortcut
     if convolution.is_rectified:
         finished.relu_()
+    if wanted != result.dtype:
+        return _placed(narrowed(finished, wanted), out)
     return finished if out is not None else finished.contiguous()
 
 

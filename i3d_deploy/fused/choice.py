@@ -278,7 +278,7 @@ def groups_to_try(views: int, *, parts: int, device: torch.device) -> list[tuple
 
 def _poison(convolution: Convolution, x: Tensor, out: Tensor | None) -> None:
     """Leave no right result of before where the next one is written: memory that was freed is the next to be used."""
-    memory = x.new_empty(convolution.out_shape(x)) if out is None else out
+    memory = convolution.new_result(x) if out is None else out
     memory.fill_(float("nan"))
 
 

@@ -20,9 +20,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
+from i3d_deploy.errors import MissingExtraError
+
+try:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+except ImportError as error:
+    raise MissingExtraError("triton", extra="kernels", cause=error) from error
 
 SHARED_BYTES = 227 * 1024
 """What a block can have of an H100's or H200's shared memory."""

@@ -66,8 +66,11 @@ class Window:
         return self.kernel == (1, 1, 1) and self.padding in ((0, 0, 0), "same")
 
 
-Kind = tuple[tuple[int, ...], Window, bool, bool]
-"""Sizes of the weights, what is spanned, whether a ReLU follows, whether sums are scaled."""
+EIGHT_BITS = torch.float8_e4m3fn
+"""Four bits of exponent, three of mantissa: up to 448, in steps of a sixteenth to an eighth of the value."""
+
+Kind = tuple[tuple[int, ...], Window, bool, torch.dtype, torch.dtype | None]
+"""Sizes of the weights, what is spanned, whether a ReLU follows, types of weights and result."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,6 +85,7 @@ class Convolution:
         is_rectified: Whether a ReLU follows.
         scale: (K,) float32 by which sums are multiplied before the bias, where weights or inputs are scaled to fit
             into few bits; None: by nothing.
+        result_dtype: Type of the result; None: of what comes in.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Convolution:
     window: Window
     is_rectified: bool
     scale: Tensor | None = None
+    result_dtype: torch.dtype | None = None
     _prepared: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -100,7 +105,7 @@ class Convolution:
     @property
     def kind(self) -> Kind:
         """What is the same of convolutions that take the same time."""
-        return tuple(self.weight.shape), self.window, self.is_rectified, self.scale is not None
+        return tuple(self.weight.shape), self.window, self.is_rectified, self.weight.dtype, self.result_dtype
 
     def out_shape(self, x: Tensor) -> tuple[int, int, int, int, int]:
         """(N, T', H', W', K) of the result.
@@ -110,6 +115,19 @@ class Convolution:
         """
         frames, height, width = self.window.out(sizes_of(x))
         return len(x), frames, height, width, self.out_channels
+
+    def new_result(self, x: Tensor) -> Tensor:
+        """Memory for the result, uninitialised.
+
+        Args:
+            x: (N, T, H, W, C).
+        """
+        return x.new_empty(self.out_shape(x), dtype=self.result_dtype or x.dtype)
+
+    @property
+    def is_in_eight_bits(self) -> bool:
+        """Whether what comes in and the weights have eight bits."""
+        return self.weight.dtype == EIGHT_BITS
 
     def prepared(self, name: str, arrange: Callable[[Tensor], Tensor]) -> Tensor:
         """Something made of the weights, once.
@@ -137,8 +155,8 @@ class Convolution:
             x: (N, T, H, W, C).
             has_shortcut: Whether one is added.
         """
-        results = math.prod(self.out_shape(x)) * (2 if has_shortcut else 1)
-        return (x.numel() + self.weight.numel() + results) * x.element_size()
+        result_bytes = (self.result_dtype or x.dtype).itemsize * (2 if has_shortcut else 1)
+        return (x.numel() + self.weight.numel()) * x.element_size() + math.prod(self.out_shape(x)) * result_bytes
 
 
 def sizes_of(x: Tensor) -> Triple:

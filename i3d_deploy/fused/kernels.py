@@ -13,6 +13,10 @@ Note [Convolution as a matrix product]
     Sums are float32 whatever the operands are. Scale, bias, shortcut and ReLU are applied to the sums before anything
     is rounded or written.
 
+Note [Padding as bits]
+    Whether a tap lies inside is asked anew in every step, for every row. So it is worked out before: a row has 8 bits
+    for each axis, one for each position along it that is inside, and a step compares them with the bits of its tap.
+
 Note [Checked without a GPU]
     With TRITON_INTERPRET=1 in the environment when this module is imported, Triton runs the kernels on the CPU.
 """
@@ -27,7 +31,7 @@ try:
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise MissingExtraError("triton", extra="export", cause=error) from error
+    raise MissingExtraError("triton", extra="kernels", cause=error) from error
 
 
 @triton.jit
@@ -80,7 +84,7 @@ def convolve(  # type: ignore[no-untyped-def]
 ):
     """One tile of (rows positions, columns output channels). Note [Convolution as a matrix product].
 
-    ``weight`` is (K, KT, KH, steps, parts * depth), contiguous: :func:`i3d_deploy.fused.tiled.packed`. ``depth`` is
+    ``weight`` is (K, parts, KT, KH, steps, depth), contiguous: :func:`i3d_deploy.fused.tiled.packed`. ``depth`` is
     what one step sums over: ``pixels_per_step * channels`` where that is more than one pixel, else a part of the
     channels. ``keeps_sizes``: outputs lie where inputs do. ``scale`` and ``shortcut`` may be None.
     """
@@ -129,8 +133,9 @@ def convolve(  # type: ignore[no-untyped-def]
         added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
     sums = tl.zeros((columns, rows) if is_transposed else (rows, columns), dtype=tl.float32)
     for number in range(steps):
-        part = number % parts
-        tap = number // parts
+        # Taps see mostly the same pixels: one after the other, these are found in a cache.
+        tap = number % (steps // parts)
+        part = number // (steps // parts)
         tap_column = (tap % kernel_steps) * pixels_per_step
         tap_row = (tap // kernel_steps) % kernel_rows
         tap_frame = tap // (kernel_steps * kernel_rows)

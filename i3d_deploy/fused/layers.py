@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from i3d_deploy.fused import tiled
-from i3d_deploy.fused.convolution import Convolution, Window
+from i3d_deploy.fused.convolution import EIGHT_BITS, Convolution, Window
 from i3d_deploy.fused.stacking import Source, Stacking
 from i3d_deploy.fused.tiled import Tiled
 
@@ -57,6 +57,7 @@ class Layer:
         has_shortcut: Whether one is added.
         is_rectified: Whether a ReLU follows.
         dtype: What it is computed with.
+        out_dtype: Of what comes out.
     """
 
     x: Placed
@@ -66,18 +67,20 @@ class Layer:
     has_shortcut: bool
     is_rectified: bool
     dtype: torch.dtype
+    out_dtype: torch.dtype
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Read what :meth:`to_json` wrote."""
         x, out = (Placed(sizes=tuple(document[name]["sizes"]), pixel=document[name]["pixel"]) for name in ("x", "out"))
         sides = {name: tuple(side) if isinstance(side, list) else side for name, side in document["window"].items()}
-        dtype = getattr(torch, document["dtype"])
-        return cls(**{**document, "x": x, "out": out, "window": Window(**sides), "dtype": dtype})
+        dtypes = {name: getattr(torch, document[name]) for name in ("dtype", "out_dtype")}
+        return cls(**{**document, "x": x, "out": out, "window": Window(**sides), **dtypes})
 
     def to_json(self) -> dict[str, Any]:
         """As values that JSON holds."""
-        return {**asdict(self), "dtype": str(self.dtype).removeprefix("torch.")}
+        dtypes = {name: str(getattr(self, name)).removeprefix("torch.") for name in ("dtype", "out_dtype")}
+        return {**asdict(self), **dtypes}
 
     def convolution(self) -> Convolution:
         """Without weights."""
@@ -89,6 +92,8 @@ class Layer:
             bias=torch.empty(self.out_channels, device=META),
             window=self.window,
             is_rectified=self.is_rectified,
+            scale=torch.empty(self.out_channels, device=META) if self.dtype == EIGHT_BITS else None,
+            result_dtype=self.out_dtype,
         )
 
     @property
@@ -113,11 +118,11 @@ class Layer:
 
     def launch(self, tile: Tiled) -> None:
         """Start its kernel on no values: within :func:`i3d_deploy.fused.compiling.instead_of_running`."""
-        x, out = self.x.tensor(self.dtype), self.out.tensor(self.dtype)
+        x, out = self.x.tensor(self.dtype), self.out.tensor(self.out_dtype)
         if self.out_channels is None:
             tiled.max_pool(x, self.window, out=out)
             return
-        shortcut = torch.empty(self.out.sizes, dtype=self.dtype, device=META) if self.has_shortcut else None
+        shortcut = torch.empty(self.out.sizes, dtype=self.out_dtype, device=META) if self.has_shortcut else None
         tiled.launch(self.convolution(), x, shortcut=shortcut, out=out, tile=tile)
 
     def __str__(self) -> str:
@@ -154,7 +159,7 @@ class Recording:
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        out = x.new_empty(convolution.out_shape(x)) if out is None else out
+        out = convolution.new_result(x) if out is None else out
         self._add(x, out, convolution.window, convolution, has_shortcut=shortcut is not None)
         return out
 
@@ -176,5 +181,6 @@ class Recording:
             has_shortcut=has_shortcut,
             is_rectified=convolution is not None and convolution.is_rectified,
             dtype=x.dtype,
+            out_dtype=out.dtype,
         )
         self.layers[layer] += 1

@@ -10,6 +10,16 @@ Note [Parts]
     Early maps are large and have few channels: reading and writing them takes longer than the arithmetic. So views go
     through the network's parts in groups whose maps still are in the GPU's cache when the next layer reads them, a few
     at a time at the beginning, and all together at the end, where the maps of one would not keep the GPU busy.
+
+Note [Eight bits inside]
+    Of a block, the maps between its first and last convolution are read by one convolution each. In eight bits of
+    floating point (e4m3) they are half the bytes, and the convolutions that read them, two thirds of a ResNet's
+    multiplications after the stem, are done at twice the rate. Maps that are added or read twice stay as they are.
+
+    Such numbers have steps of an eighth to a sixteenth at any size, from 1/512 to 448, so that scales matter little
+    and need no calibration: normalisation says how large a channel becomes, its shift plus eight times its scale, and
+    the largest such is put at half of the range. Scales are folded into weights and biases, which a ReLU lets through.
+    Weights have a scale for each output, which the sums are multiplied by.
 """
 
 from __future__ import annotations
@@ -23,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from i3d_deploy.errors import InputError
-from i3d_deploy.fused.convolution import Convolution, Window, fold
+from i3d_deploy.fused.convolution import EIGHT_BITS, Convolution, Window, fold
 from i3d_deploy.fused.stacking import Source, Stacking
 from i3d_deploy.head import I3D
 from i3d_deploy.inception import I3DInception, MaxPool, MixedBlock, Unit
@@ -32,6 +42,9 @@ from i3d_deploy.resnet import Bottleneck, I3DResNet, NonLocalBlock
 
 Folded = tuple[Tensor, Tensor]
 """(K, KT, KH, KW, C) weights and (K,) biases, float64."""
+
+_DEVIATIONS = 8
+"""How many standard deviations a normalised channel may be from its mean: Note [Eight bits inside]."""
 
 CHANNEL_UNIT = 16
 """Channels that stay inside the network are filled up to a multiple of this, which the kernels read whole."""
@@ -70,17 +83,20 @@ class FusedNetwork:
         pixels: How values of 0 to 255 are scaled.
         dtype: What convolutions are computed with; their sums are float32 (float64 for float64).
         device: Where.
+        has_eight_bits: Whether maps inside of blocks have eight bits: Note [Eight bits inside].
 
     Attributes:
-        dtype: Of all maps.
+        dtype: Of all maps, or of all but those.
         device: Where they are.
         stacking: Makes the stem's input.
         parts: The network up to its last maps: Note [Parts].
     """
 
-    def __init__(self, net: I3D, pixels: Pixels, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, net: I3D, pixels: Pixels, *, dtype: torch.dtype, device: torch.device, has_eight_bits: bool = False
+    ) -> None:
         self.dtype, self.device = dtype, device
-        make = _Making(dtype=dtype, device=device)
+        make = _Making(dtype=dtype, device=device, has_eight_bits=has_eight_bits)
         window: Window
         if isinstance(net, I3DInception):
             window, self.parts = _inception(net, make)
@@ -130,20 +146,59 @@ class FusedNetwork:
 class _Making:
     """Makes convolutions on a device."""
 
-    def __init__(self, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, *, dtype: torch.dtype, device: torch.device, has_eight_bits: bool) -> None:
         self._dtype, self._device = dtype, device
+        self.has_eight_bits = has_eight_bits
 
     def convolution(
-        self, name: str, folded: Folded, *, window: Window | None = None, is_rectified: bool = True
+        self,
+        name: str,
+        folded: Folded,
+        *,
+        window: Window | None = None,
+        is_rectified: bool = True,
+        takes: float | None = None,
+        gives: float | None = None,
     ) -> Convolution:
+        """One convolution.
+
+        Args:
+            name: Its name in the network.
+            folded: Its weights and biases.
+            window: What it spans; None: one position.
+            is_rectified: Whether a ReLU follows.
+            takes: What the maps that come in were multiplied by to fit into eight bits; None: they have more.
+            gives: What those that come out are multiplied by; None: they have more bits.
+        """
         weight, bias = folded
+        sums = torch.promote_types(self._dtype, torch.float32)
+        scale = None
+        if takes is not None:
+            largest = weight.abs().amax((1, 2, 3, 4), keepdim=True).clamp(min=1e-30)
+            by = torch.finfo(EIGHT_BITS).max / largest
+            scale = (gives or 1.0) / (by.flatten() * takes)
+            weight, bias = weight * by, bias * (gives or 1.0)
+        elif gives is not None:
+            weight, bias = weight * gives, bias * gives
         return Convolution(
             name=name,
-            weight=weight.to(self._device, self._dtype).contiguous(),
-            bias=bias.to(self._device, torch.promote_types(self._dtype, torch.float32)),
+            weight=weight.to(self._device, self._dtype if takes is None else EIGHT_BITS).contiguous(),
+            bias=bias.to(self._device, sums),
             window=window or Window(kernel=(1, 1, 1)),
             is_rectified=is_rectified,
+            scale=None if scale is None else scale.to(self._device, sums),
+            result_dtype=EIGHT_BITS if gives is not None else self._dtype if takes is not None else None,
         )
+
+    def factor(self, *norms: nn.BatchNorm3d) -> float | None:
+        """What maps after normalisation and ReLU are multiplied by to fit into eight bits; None: they have more."""
+        if not self.has_eight_bits:
+            return None
+        largest = 0.0
+        for norm in norms:
+            shift, scale = norm.bias.detach().abs(), norm.weight.detach().abs()
+            largest = max(largest, (shift + _DEVIATIONS * scale).max().item())
+        return torch.finfo(EIGHT_BITS).max / 2 / max(largest, 1e-30)
 
     def stem(self, name: str, folded: Folded, window: Window) -> Convolution:
         """The convolution of stacked frames: Note [Stacked frames] in :mod:`i3d_deploy.fused.stacking`."""
@@ -208,9 +263,12 @@ class _Bottleneck:
         stride = _triple(block.conv2.stride)
         in_time = Window(kernel=(length, 1, 1), padding=(length // 2, 0, 0))
         in_space = Window(kernel=(1, 3, 3), stride=stride, padding=(0, 1, 1))
-        self._first = make.convolution(f"{name}.conv1", fold(block.conv1, block.bn1), window=in_time)
-        self._second = make.convolution(f"{name}.conv2", fold(block.conv2, block.bn2), window=in_space)
-        self._third = make.convolution(f"{name}.conv3", fold(block.conv3, block.bn3))
+        one, two = make.factor(block.bn1), make.factor(block.bn2)
+        self._first = make.convolution(f"{name}.conv1", fold(block.conv1, block.bn1), window=in_time, gives=one)
+        self._second = make.convolution(
+            f"{name}.conv2", fold(block.conv2, block.bn2), window=in_space, takes=one, gives=two
+        )
+        self._third = make.convolution(f"{name}.conv3", fold(block.conv3, block.bn3), takes=two)
         self._shortcut = None
         if block.downsample is not None:
             convolution, norm = block.downsample
@@ -282,11 +340,12 @@ class _Mixed:
     def __init__(self, name: str, block: MixedBlock, make: _Making) -> None:
         first, second = (_filled_outputs(_unit(unit)) for unit in (block.b1a, block.b2a))
         self._widths = [len(bias) for _, bias in (first, second)]
-        self._inner = make.convolution(f"{name}.b1a+b2a", _joined([first, second]))
+        factor = make.factor(block.b1a.bn, block.b2a.bn)
+        self._inner = make.convolution(f"{name}.b1a+b2a", _joined([first, second]), gives=factor)
         self._plain = make.convolution(f"{name}.b0", _unit(block.b0))
         cube = Window(kernel=(3, 3, 3), padding=(1, 1, 1))
         self._cubes = [
-            make.convolution(f"{name}.{branch}", (_filled(weight, axis=4), bias), window=cube)
+            make.convolution(f"{name}.{branch}", (_filled(weight, axis=4), bias), window=cube, takes=factor)
             for branch, (weight, bias) in (("b1b", _unit(block.b1b)), ("b2b", _unit(block.b2b)))
         ]
         self._pool = _pool_window(block.b3a)
@@ -314,9 +373,10 @@ class _InceptionStem:
     def __init__(self, net: I3DInception, make: _Making) -> None:
         self.window = Window(kernel=(7, 7, 7), stride=(2, 2, 2), padding="same")
         self._first = make.stem("conv1a", _unit(net.conv1a), self.window)
-        self._second = make.convolution("conv2b", _unit(net.conv2b))
+        factor = make.factor(net.conv2b.bn)
+        self._second = make.convolution("conv2b", _unit(net.conv2b), gives=factor)
         cube = Window(kernel=(3, 3, 3), padding=(1, 1, 1))
-        self._third = make.convolution("conv2c", _unit(net.conv2c), window=cube)
+        self._third = make.convolution("conv2c", _unit(net.conv2c), window=cube, takes=factor)
         self._pools = _pool_window(net.pool2a), _pool_window(net.pool3a)
 
     def run(self, steps: Steps, x: Tensor, out: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from i3d_deploy.fused.algorithms import Algorithm, MatrixProduct, ThreeDimensions, TwoDimensions
+from i3d_deploy.fused.algorithms import Algorithm, MatrixProduct, ThreeDimensions, TwoDimensions, Widened
 from i3d_deploy.fused.convolution import Convolution, Window, sizes_of
 from i3d_deploy.fused.stacking import Source, Stacking
 
@@ -21,7 +21,7 @@ class PlainSteps:
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        ways: tuple[Algorithm, ...] = (MatrixProduct(), TwoDimensions(), ThreeDimensions())
+        ways: tuple[Algorithm, ...] = (Widened(), MatrixProduct(), TwoDimensions(), ThreeDimensions())
         way = next(way for way in ways if way.fits(convolution, x))
         return way.run(convolution, x, shortcut=shortcut, out=out)
 

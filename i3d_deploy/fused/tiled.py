@@ -1,9 +1,17 @@
 """The project's own convolution, one way per size of tile; and its other kernels, called with tensors.
 
 Note [Tiles]
-    The size of a tile decides how often inputs and weights are read again, and how many of the GPU's processors have
-    one. Large maps with few channels (layer1) want tall tiles of 64 columns; small maps with many channels (layer4)
-    want tiles small enough to give every processor one. All of them are tried where the network will run.
+    A tile of (rows positions, columns channels) reads rows + columns numbers for rows * columns products: the larger it
+    is, the less is read again, and the fewer of the GPU's processors have one. So the early maps, of many positions and
+    64 channels, have tall tiles, small maps with many channels the square ones, and those of 64 rows are for single
+    views. Hopper's matrix instructions take 64 rows and up to 256 columns; the wider they are, the less shared memory
+    is read for a product. Transposed, channels are the rows of the product, and a tall tile is one wide instruction.
+
+    Two stages or more copy into shared memory past the first cache, while products are made. One stage loads through
+    that cache, which has what neighbouring taps have seen already, and leaves the waiting to other tiles beside it.
+
+    Sizes are such that nothing is spilled and, with 64 columns or 128 x 128, two tiles or more fit on a processor:
+    bench/kernels_sm90.py. All of them are tried where the network will run.
 """
 
 from __future__ import annotations
@@ -19,6 +27,8 @@ from i3d_deploy.fused.convolution import Convolution, Window, sizes_of
 
 MAX_ELEMENTS = 2**31 - 1
 """The kernels count elements of a tensor in 32 bits."""
+MAX_KERNEL = 8
+"""Positions along one axis: Note [Padding as bits] in :mod:`i3d_deploy.fused.kernels`."""
 
 _POOL_ROWS = 32
 
@@ -33,6 +43,7 @@ class Tiled:
         depth: What one step sums over, at most.
         warps: Of 32 threads each, for one tile.
         stages: Steps whose inputs are under way at a time.
+        is_transposed: Whether channels are the rows of the product.
     """
 
     rows: int
@@ -49,25 +60,42 @@ class Tiled:
         return f"tiled {self.rows}x{self.columns}x{self.depth} {self.warps}w {self.stages}s{turned}"
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
-        """Where no tensor is too large, and less than half of a tile's columns would be empty."""
-        elements = max(x.numel(), math.prod(convolution.out_shape(x)))
+        """Where no tensor or kernel is too large, less than half of a tile's columns would be empty, and, with one
+        stage, taps see the same pixels."""
+        window = convolution.window
+        is_counted = max(x.numel(), math.prod(convolution.out_shape(x))) <= MAX_ELEMENTS
         fills = self.columns < 2 * kernels.power_of_two(convolution.out_channels)
-        return elements <= MAX_ELEMENTS and fills
+        reads_again = math.prod(window.kernel) > 1
+        return is_counted and max(window.kernel) <= MAX_KERNEL and fills and (self.stages > 1 or reads_again)
 
     def run(self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out: Tensor | None) -> Tensor:
         """As of :class:`i3d_deploy.fused.algorithms.Algorithm`."""
-        out = x.new_empty(convolution.out_shape(x)) if out is None else out
+        out = convolution.new_result(x) if out is None else out
         launch(convolution, x, shortcut=shortcut, out=out, tile=self)
         return out
+
+    def read_bytes(self, convolution: Convolution, x: Tensor) -> int:
+        """What all tiles together read of inputs and weights, from memory or caches.
+
+        Args:
+            convolution: What.
+            x: (N, T, H, W, C).
+        """
+        *positions, out_channels = convolution.out_shape(x)
+        summing = Summing.of(convolution.window, x.shape[-1], depth=self.depth)
+        tiles = kernels.tiles(math.prod(positions), self.rows) * kernels.tiles(out_channels, self.columns)
+        return tiles * summing.steps * (self.rows + self.columns) * summing.depth * x.element_size()
 
 
 ALGORITHMS = (
     Tiled(256, 64, warps=4, stages=2, is_transposed=True),
     Tiled(256, 64, warps=8, stages=2, is_transposed=True),
     Tiled(128, 64, warps=4, stages=3, is_transposed=True),
+    Tiled(128, 64, warps=4, stages=1, is_transposed=True),
     Tiled(256, 128, warps=8, stages=3, is_transposed=True),
     Tiled(128, 256, warps=8, stages=3, is_transposed=True),
     Tiled(128, 128, warps=8, stages=3, is_transposed=True),
+    Tiled(128, 128, warps=8, stages=1, is_transposed=True),
     Tiled(64, 128, warps=4, stages=3),
     Tiled(64, 64, warps=4, stages=4),
 )
@@ -88,10 +116,8 @@ def launch(convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out:
     sizes, results = sizes_of(x), sizes_of(out)
     channels, out_channels = x.shape[-1], out.shape[-1]
     pads = window.pads(sizes)
-    pixels = pixels_per_step(window, channels, depth=tile.depth)
-    depth = pixels * channels if pixels > 1 else min(tile.depth, max(16, kernels.power_of_two(channels)))
-    taps = kernels.tiles(window.kernel[2], pixels)
-    weight = convolution.prepared(f"tiled {pixels} {depth}", lambda weight: packed(weight, pixels=pixels, depth=depth))
+    summing = Summing.of(window, channels, depth=tile.depth)
+    weight = convolution.prepared(f"tiled {summing}", lambda weight: packed(weight, summing))
     positions = math.prod(out.shape[:4])
     grid = (kernels.tiles(positions, tile.rows) * kernels.tiles(out_channels, tile.columns),)
     kernels.convolve[grid](
@@ -112,46 +138,71 @@ def launch(convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out:
         channels=channels,
         kernel_frames=window.kernel[0],
         kernel_rows=window.kernel[1],
-        kernel_steps=taps,
-        pixels_per_step=pixels,
+        kernel_steps=summing.column_steps,
+        pixels_per_step=summing.pixels,
         stride_frames=window.stride[0],
         stride_rows=window.stride[1],
         stride_columns=window.stride[2],
         has_frames_outside=any(pads[0]),
         has_rows_outside=any(pads[1]),
-        has_columns_outside=any(pads[2]) or taps * pixels > window.kernel[2],
+        has_columns_outside=any(pads[2]) or summing.column_steps * summing.pixels > window.kernel[2],
         keeps_sizes=sizes == results and window.stride == (1, 1, 1),
         is_rectified=convolution.is_rectified,
         is_transposed=tile.is_transposed,
         rows=tile.rows,
         columns=tile.columns,
-        depth=depth,
+        depth=summing.depth,
         num_warps=tile.warps,
-        num_stages=min(tile.stages, math.prod(window.kernel[:2]) * taps * kernels.tiles(pixels * channels, depth)),
+        num_stages=min(tile.stages, summing.steps),
     )
 
 
-def pixels_per_step(window: Window, channels: int, *, depth: int) -> int:
-    """Columns of the kernel that one step of the sum takes: several where pixels have 16 or 32 channels."""
-    if window.kernel[2] == 1 or channels not in (16, 32):
-        return 1
-    return min(depth // channels, kernels.power_of_two(window.kernel[2]))
+@dataclass(frozen=True, kw_only=True)
+class Summing:
+    """How a sum is made in steps: Note [Convolution as a matrix product] in :mod:`i3d_deploy.fused.kernels`.
+
+    Attributes:
+        pixels: Columns of the kernel in one step.
+        depth: What one step sums over.
+        column_steps: Steps that the columns of the kernel need.
+        parts: Of the channels of a pixel.
+        steps: In all.
+    """
+
+    pixels: int
+    depth: int
+    column_steps: int
+    parts: int
+    steps: int
+
+    @classmethod
+    def of(cls, window: Window, channels: int, *, depth: int) -> Summing:
+        """Several pixels in one step where they have 16 or 32 channels, else a part of the channels of one."""
+        pixels = 1
+        if window.kernel[2] > 1 and channels in (16, 32):
+            pixels = min(depth // channels, kernels.power_of_two(window.kernel[2]))
+        depth = pixels * channels if pixels > 1 else min(depth, max(16, kernels.power_of_two(channels)))
+        column_steps = kernels.tiles(window.kernel[2], pixels)
+        parts = kernels.tiles(pixels * channels, depth)
+        steps = window.kernel[0] * window.kernel[1] * column_steps * parts
+        return cls(pixels=pixels, depth=depth, column_steps=column_steps, parts=parts, steps=steps)
 
 
-def packed(weight: Tensor, *, pixels: int, depth: int) -> Tensor:
+def packed(weight: Tensor, summing: Summing) -> Tensor:
     """Weights as the kernel reads them.
 
     Args:
         weight: (K, KT, KH, KW, C).
-        pixels: Columns of the kernel in one step.
-        depth: What one step sums over.
+        summing: In what steps.
 
     Returns:
-        (K, KT * KH * KW' * C'), where KW' is KW and, of single pixels, C' is C, filled up with zeros to whole steps.
+        (K, parts * KT * KH * column steps * depth): columns of the kernel, and the channels of single pixels, are
+        filled up with zeros to whole steps.
     """
-    missing_columns = -weight.shape[3] % pixels
-    missing_channels = -weight.shape[4] % depth if pixels == 1 else 0
-    return functional.pad(weight, (0, missing_channels, 0, missing_columns)).flatten(1).contiguous()
+    missing_columns = -weight.shape[3] % summing.pixels
+    missing_channels = -weight.shape[4] % summing.depth if summing.pixels == 1 else 0
+    filled = functional.pad(weight, (0, missing_channels, 0, missing_columns))
+    return filled.reshape(len(weight), -1, summing.parts, summing.depth).transpose(1, 2).flatten(1).contiguous()
 
 
 def max_pool(x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:

@@ -82,17 +82,18 @@ def open_checkpoint(
         read: Reads it, once the arguments are known to fit.
         device: As for :func:`open_runner`.
         threads: As for :func:`open_runner`.
-        precision: "fp32": PyTorch's own network, on any device. "fp16" or "bf16", for GPUs: the fused one. None: on a
-            GPU the first of fp16, bf16 and fp32 whose logits are within its limit of float32's, elsewhere fp32.
+        precision: "fp32": PyTorch's own network, on any device. "fp16", "bf16" or "fp8", for GPUs: the fused one.
+            None: on a GPU the first of fp16, bf16 and fp32 whose logits are within its limit of float32's, elsewhere
+            fp32.
 
     Raises:
         DeviceError: PyTorch has not that device, or the precision's logits are not within its limit.
-        InputError: Half precision is asked of a CPU; or as ``read`` raises.
+        InputError: Less than fp32 is asked of a CPU; or as ``read`` raises.
     """
     from i3d_deploy.runners.torch_runner import TorchRunner, begin_computing, choose_device
 
-    if precision not in (None, "fp32", "fp16", "bf16"):
-        raise InputError(f"precision ({precision}) must be fp32, fp16 or bf16 where a checkpoint is run")
+    if precision not in (None, "fp32", "fp16", "bf16", "fp8"):
+        raise InputError(f"precision ({precision}) must be fp32, fp16, bf16 or fp8 where a checkpoint is run")
     begin_computing()
     is_cuda = choose_device(device).type == "cuda"
     if precision == "fp32" or (precision is None and not is_cuda):

@@ -33,13 +33,19 @@ from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps
 from i3d_deploy.fused.graphs import on
 from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Streams, Upload
 from i3d_deploy.fused.networks import FusedNetwork
-from i3d_deploy.limits import logits_limit
+from i3d_deploy.limits import EIGHT_BITS, EIGHT_BITS_COSINE, logits_limit, smallest_cosine
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 from i3d_deploy.runners.torch_runner import begin_computing, choose_device, full_precision
 from i3d_deploy.views import Part, Views
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float16,
+}
+"""Of maps; with fp8, of those that are not inside of a block."""
 
 TOGETHER = 30
 """Views that are computed at a time at most: Note [Views at a time]."""
@@ -56,7 +62,7 @@ class WrongPrecisionError(DeviceError):
 
 
 class FusedRunner(Runner):
-    """A checkpoint on a GPU, in half precision.
+    """A checkpoint on a GPU, in half precision or less.
 
     The first run of a number of views takes seconds: what is fastest for it is found out then.
 
@@ -82,6 +88,13 @@ class FusedRunner(Runner):
         self._fc = source.model.fc
         if self.device.type == "cuda" and (reason := why_no_kernels(self.device)) is not None:
             self.notes = (*self.notes, f"slower than it could be, without kernels of our own: {reason}")
+        if (
+            self.device.type == "cuda"
+            and "fp8" in precisions
+            and torch.cuda.get_device_capability(self.device) < (8, 9)
+        ):
+            name = torch.cuda.get_device_name(self.device)
+            raise DeviceError(f"{name} does not multiply in fp8, GPUs from compute capability 8.9 on do: give fp16")
         self._network, precision = _first_within(source, self.device, precisions)
         self._lanes = self._make_lanes()
         self._turns = 0
@@ -89,7 +102,7 @@ class FusedRunner(Runner):
             backend=f"torch {torch.__version__}",
             device=str(self.device),
             provider="fused",
-            precision=precision,
+            precision=f"{precision} with fp16" if precision in EIGHT_BITS else precision,
         )
 
     def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
@@ -278,14 +291,23 @@ def _first_within(
     expected = _reference(source, views, device)
     refused = []
     for precision in precisions:
-        network = FusedNetwork(source.model, source.card.pixels, dtype=DTYPES[precision], device=device)
+        network = FusedNetwork(
+            source.model,
+            source.card.pixels,
+            dtype=DTYPES[precision],
+            device=device,
+            has_eight_bits=precision in EIGHT_BITS,
+        )
         with on(device):
             logits = network.logits(ChosenSteps({}, device), stacking.of_views(views)).float().cpu().numpy()
         limit = logits_limit(source.card, expected, computed_in=precision)
         difference = float(np.abs(logits - expected).max())
-        if difference <= limit:  # and not where it is no number
+        if not difference <= limit:  # also where it is no number
+            refused.append(f"in {precision} they differ by {difference:.2g}, allowed {limit:.2g}")
+        elif precision in EIGHT_BITS and (cosine := smallest_cosine(logits, expected)) < EIGHT_BITS_COSINE:
+            refused.append(f"in {precision} their cosine is {cosine:.3f}, at least {EIGHT_BITS_COSINE} is needed")
+        else:
             return network, precision
-        refused.append(f"in {precision} they differ by {difference:.2g}, allowed {limit:.2g}")
     raise WrongPrecisionError(
         f"the network's logits on {device} are not those of float32: {'; '.join(refused)}: give --precision fp32"
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
 from i3d_deploy.fused import sampled
-from i3d_deploy.fused.algorithms import Algorithm, MatrixProduct, ThreeDimensions, TwoDimensions, available
-from i3d_deploy.fused.convolution import Window
+from i3d_deploy.fused.algorithms import Algorithm, MatrixProduct, ThreeDimensions, TwoDimensions, Widened, available
+from i3d_deploy.fused.convolution import EIGHT_BITS, Convolution, Window
 from tests.fused.cases import CASES, expected, made
 
 PLAIN: list[Algorithm] = [ThreeDimensions(), TwoDimensions(), MatrixProduct()]
@@ -43,7 +45,9 @@ def test_slices_of_channels_are_read_and_written_in_place(way: Algorithm) -> Non
 
 
 def test_a_cpu_has_the_plain_ways() -> None:
-    assert [way.name for way in available(torch.device("cpu"), torch.bfloat16)] == ["conv3d", "conv2d", "matmul"]
+    assert [way.name for way in available(torch.device("cpu"), torch.bfloat16)] == [
+        *("conv3d", "conv2d", "matmul", "widened")
+    ]
 
 
 @pytest.mark.gpu
@@ -63,8 +67,6 @@ def test_ways_of_a_gpu_agree_with_the_definition(name: str, dtype: torch.dtype) 
 
 def made_on(device: torch.device, name: str, dtype: torch.dtype) -> tuple:  # type: ignore[type-arg]
     """A case on a GPU."""
-    import dataclasses
-
     convolution, x, shortcut = made(CASES[name], dtype=dtype)
     moved = dataclasses.replace(convolution, weight=convolution.weight.to(device), bias=convolution.bias.to(device))
     return moved, x.to(device), None if shortcut is None else shortcut.to(device)
@@ -107,6 +109,50 @@ def test_samples_are_the_definition(name: str) -> None:
     right = expected(convolution, x, shortcut).flatten(0, 3)
     found = sampled.compute(convolution, x, torch.arange(len(right)), shortcut=shortcut)
     torch.testing.assert_close(found.expected, right, rtol=0, atol=1e-12)
+
+
+def in_eight_bits(name: str) -> tuple[Convolution, Tensor, Tensor | None]:
+    """A case with inputs and weights of eight bits and a scale for each output."""
+    convolution, x, shortcut = made(CASES[name], dtype=torch.float16)
+    scale = torch.linspace(0.01, 0.03, len(convolution.weight))
+    weight, x = (100 * convolution.weight).to(EIGHT_BITS), x.to(EIGHT_BITS)
+    return dataclasses.replace(convolution, weight=weight, scale=scale, result_dtype=torch.float16), x, shortcut
+
+
+def scaled(convolution: Convolution, x: Tensor, shortcut: Tensor | None) -> Tensor:
+    """What comes out of eight bits, in float64."""
+    assert convolution.scale is not None
+    weight = convolution.weight.double() * convolution.scale.double()[:, None, None, None, None]
+    return expected(dataclasses.replace(convolution, weight=weight), x, shortcut)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_eight_bits_are_widened_and_scaled(name: str) -> None:
+    convolution, x, shortcut = in_eight_bits(name)
+    assert [way.name for way in available(torch.device("cpu"), torch.float16) if way.fits(convolution, x)] == [
+        "widened"
+    ]
+    result = Widened().run(convolution, x, shortcut=shortcut, out=None)
+    right = scaled(convolution, x, shortcut)
+    assert result.dtype == torch.float16
+    torch.testing.assert_close(result.double(), right, rtol=0, atol=1e-3 * right.abs().max().item())
+    assert sampled.agrees(convolution, x, result, shortcut=shortcut)
+    assert not sampled.agrees(convolution, x, result.roll(1, dims=3), shortcut=shortcut)
+
+
+@pytest.mark.parametrize("way", [*PLAIN, Widened()], ids=lambda way: way.name)
+def test_results_of_eight_bits_end_at_their_range(way: Algorithm) -> None:
+    is_widened = isinstance(way, Widened)
+    convolution, x, shortcut = (in_eight_bits if is_widened else _in_half)("1x1x1")
+    convolution = dataclasses.replace(convolution, bias=1000 * convolution.bias, result_dtype=EIGHT_BITS)
+    result = way.run(convolution, x, shortcut=shortcut, out=None).float()
+    right = (scaled if is_widened else expected)(convolution, x, shortcut)
+    assert result.max() == 448
+    torch.testing.assert_close(result.double(), right.clamp(max=448), rtol=0.07, atol=0.1)
+
+
+def _in_half(name: str) -> tuple[Convolution, Tensor, Tensor | None]:
+    return made(CASES[name], dtype=torch.float16)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from i3d_deploy import model, network
 from i3d_deploy.errors import InputError
+from i3d_deploy.fused.convolution import EIGHT_BITS, Convolution
 from i3d_deploy.fused.networks import FusedNetwork
 from i3d_deploy.fused.plain import PlainSteps
 from i3d_deploy.fused.stacking import Source, of_views
@@ -98,3 +100,49 @@ def test_a_pool_that_drops_frames_halves_the_stem() -> None:
 def test_another_network_is_an_error() -> None:
     with pytest.raises(InputError, match="I3D is neither an I3DResNet nor an I3DInception"):
         FusedNetwork(I3D(network.i3d_r50()), Pixels(), dtype=torch.float32, device=CPU)
+
+
+@pytest.mark.parametrize("name", ["i3d_r50", "i3d_inception_rgb"])
+def test_eight_bits_inside_of_blocks_change_little(name: str) -> None:
+    net = FusedNetwork(net_of(name), pixels_of(name), dtype=torch.float16, device=CPU, has_eight_bits=True)
+    with torch.inference_mode():
+        logits = net.logits(PlainSteps(), source_of(name)).double()
+    right = expected(name)
+    spread = right.std().item()
+    assert (logits - right).abs().max().item() < 0.25 * spread
+    assert functional.cosine_similarity(logits, right).min().item() > 0.99
+
+
+def convolved_in_eight_bits(name: str) -> list[Convolution]:
+    """Convolutions whose inputs and weights have eight bits."""
+    found = []
+
+    class Watching(PlainSteps):
+        def convolve(
+            self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
+        ) -> Tensor:
+            assert (x.dtype == EIGHT_BITS) == (convolution.weight.dtype == EIGHT_BITS)
+            if convolution.is_in_eight_bits:
+                found.append(convolution)
+                assert x.float().abs().max() <= 448
+            return super().convolve(convolution, x, shortcut=shortcut, out=out)
+
+    net = FusedNetwork(net_of(name), pixels_of(name), dtype=torch.float16, device=CPU, has_eight_bits=True)
+    with torch.inference_mode():
+        net.logits(Watching(), source_of(name))
+    return found
+
+
+def test_the_large_products_have_eight_bits() -> None:
+    names = [convolution.name for convolution in convolved_in_eight_bits("i3d_r50")]
+    assert len(names) == 2 * (3 + 4 + 6 + 3)
+    assert all(name.endswith((".conv2", ".conv3")) for name in names)
+    names = [convolution.name for convolution in convolved_in_eight_bits("i3d_inception_rgb")]
+    assert names[0] == "conv2c"
+    assert all(name.endswith((".b1b", ".b2b")) for name in names[1:])
+
+
+def test_weights_of_eight_bits_use_the_whole_range() -> None:
+    for convolution in convolved_in_eight_bits("i3d_r50"):
+        largest = convolution.weight.float().flatten(1).abs().amax(1)
+        assert (largest == 448).all()

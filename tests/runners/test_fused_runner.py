@@ -161,14 +161,27 @@ def test_a_precision_off_its_limit_is_not_used(large: Checkpoint) -> None:
         FusedRunner(large, device="cpu", precisions=["fp16"])
 
 
-@pytest.mark.parametrize("precision", HALVES)
+def test_eight_bits_are_told_and_proven() -> None:
+    made = checkpoint_of("i3d_r50")
+    with FusedRunner(made, device="cpu", precisions=["fp8"]) as runner:
+        assert runner.info.precision == "fp8 with fp16"
+        found, expected = runner.infer(some_views(2)), reference().infer(some_views(2))
+    assert limits.smallest_cosine(found, expected) > 0.99
+    limit = limits.logits_limit(made.card, expected, computed_in="fp8")
+    assert limit == pytest.approx(expected.std())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit / 4)
+
+
+@pytest.mark.parametrize("precision", [*HALVES, "fp8"])
 def test_half_precision_is_for_gpus(tiny_exports: Path, precision: Precision) -> None:
     with pytest.raises(InputError, match=rf"precision \({precision}\) needs a GPU .*i3d-export --to openvino"):
         load(tiny_exports / "tiny.safetensors", device="cpu", precision=precision)
 
 
 def test_eight_bits_are_for_engines(tiny_exports: Path) -> None:
-    with pytest.raises(InputError, match=r"precision \(int8\) must be fp32, fp16 or bf16 where a checkpoint is run"):
+    with pytest.raises(
+        InputError, match=r"precision \(int8\) must be fp32, fp16, bf16 or fp8 where a checkpoint is run"
+    ):
         open_runner(tiny_exports / "tiny.safetensors", precision="int8")
 
 
@@ -185,12 +198,12 @@ def test_a_cpu_runs_checkpoints_as_they_were_trained(tiny_exports: Path) -> None
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("precision", [*HALVES, "fp8"])
 @pytest.mark.parametrize("name", DISTINCT)
 def test_logits_on_a_gpu(name: str, precision: Precision) -> None:
     made = checkpoint_of(name)
     with FusedRunner(made, device="cuda", precisions=[precision]) as runner:
-        assert runner.info.precision == precision
+        assert runner.info.precision.partition(" ")[0] == precision
         found = Recognizer(runner).predict(FRAMES, clips=3).logits
     expected = Recognizer(reference(name)).predict(FRAMES, clips=3).logits
     limit = limits.logits_limit(made.card, expected, computed_in=precision)
