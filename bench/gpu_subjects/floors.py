@@ -1,0 +1,201 @@
+"""What the network's arithmetic and memory traffic take at the least: counted, not timed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpu_subjects.rates import Rates, measured
+from gpu_subjects.setting import R50, Setting
+from gpu_subjects.sheet import Sheet
+from i3d_deploy import torch_work
+from i3d_deploy.checkpoint import Checkpoint
+from i3d_deploy.fused import stacking
+from i3d_deploy.fused.convolution import Convolution, Window, sizes_of
+from i3d_deploy.fused.networks import FusedNetwork
+from i3d_deploy.fused.stacking import Source, Stacking
+
+HALF_BYTES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One step of the network over all views.
+
+    Attributes:
+        part: "stem", "layer1" and so on.
+        kind: In words.
+        macs: Multiply-accumulates, those with channels of zeros included.
+        moved_bytes: Inputs, weights, shortcut and result, each once.
+    """
+
+    part: str
+    kind: str
+    macs: int
+    moved_bytes: int
+
+    def product_seconds(self, rates: Rates) -> float:
+        """Its arithmetic at the rate of a large product."""
+        return 2 * self.macs / rates.operations
+
+    def copy_seconds(self, rates: Rates) -> float:
+        """Its traffic at the rate of a copy."""
+        return self.moved_bytes / rates.moved_bytes
+
+    def floor_seconds(self, rates: Rates) -> float:
+        """The longer of the two."""
+        return max(self.product_seconds(rates), self.copy_seconds(rates))
+
+
+class ListedSteps:
+    """Computes shapes alone, and lists what would be done.
+
+    Attributes:
+        layers: All steps so far.
+        part: Of the network, for the next ones.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.part = "stem"
+
+    def stack(self, stacking: Stacking, source: Source) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        out = _half(stacking.out_shape(source))
+        self._add("frames to stacked images", 0, source.pixels.numel() + HALF_BYTES * out.numel())
+        return out
+
+    def convolve(
+        self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        moved = convolution.moved_bytes(x, has_shortcut=shortcut is not None)
+        kind = kind_of(convolution, has_shortcut=shortcut is not None)
+        self._add(kind, convolution.work(x), moved)
+        return _half(convolution.out_shape(x)) if out is None else out
+
+    def max_pool(self, x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:
+        """As of :class:`i3d_deploy.fused.networks.Steps`."""
+        result = _half((len(x), *window.out(sizes_of(x)), x.shape[-1])) if out is None else out
+        kernel = "x".join(map(str, window.kernel))
+        self._add(f"max pool {kernel}", 0, HALF_BYTES * (x.numel() + result.numel()))
+        return result
+
+    def _add(self, kind: str, macs: int, moved_bytes: int) -> None:
+        self.layers.append(Layer(part=self.part, kind=kind, macs=macs, moved_bytes=moved_bytes))
+
+
+def kind_of(convolution: Convolution, *, has_shortcut: bool) -> str:
+    """A convolution in words, without its sizes.
+
+    Args:
+        convolution: Which.
+        has_shortcut: Whether one is added.
+    """
+    window = convolution.window
+    words = "x".join(map(str, window.kernel))
+    if window.kernel[1] == 7:
+        return f"stem {words}"
+    words += " + shortcut" if has_shortcut else ""
+    words += "" if convolution.is_rectified else ", no ReLU"
+    return words + (f", stride {window.stride[1]}" if window.stride[1] > 1 else "")
+
+
+def layers_of(source: Checkpoint, views: int) -> list[Layer]:
+    """Every step of a fused network in half precision.
+
+    Args:
+        source: The network; its weights do not matter.
+        views: N.
+    """
+    nowhere = torch.device("meta")
+    network = FusedNetwork(source.model, source.card.pixels, dtype=torch.float16, device=nowhere)
+    pixels = torch.empty((views, *source.card.view_shape), dtype=torch.uint8, device=nowhere)
+    steps = ListedSteps()
+    x = steps.stack(network.stacking, stacking.of_views(pixels))
+    for number, part in enumerate(network.parts):
+        steps.part = f"layer{number}" if number else "stem"
+        x = part.run(steps, x, None)
+    return steps.layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Multiply-accumulates of one view.
+
+    Attributes:
+        plain: As the network was trained.
+        stem4: Without the frames of the stem that the pool after it drops: :mod:`i3d_deploy.rewrites`.
+    """
+
+    plain: int
+    stem4: int
+
+
+def work_of(source: Checkpoint) -> Work:
+    """Count an R50's work.
+
+    Args:
+        source: The network.
+    """
+    network, (_, height, width, _) = source.card.network, source.card.view_shape
+    plain = torch_work.work_of_network(network, source.card.view_shape).macs
+    stem = source.model.get_submodule("conv1")
+    assert isinstance(stem, torch.nn.Conv3d), "a ResNet begins with a convolution"
+    frames = source.card.view_shape[0] // (stem.stride[0] * 2)
+    dropped = frames * math.ceil(height / 2) * math.ceil(width / 2) * stem.weight.numel()
+    return Work(plain=plain, stem4=plain - dropped)
+
+
+def run(setting: Setting, sheet: Sheet) -> None:
+    """Floors of a video of an R50 from its work alone."""
+    source, views, rates = setting.checkpoint(R50), setting.sizes.views, measured(setting)
+    sheet.note(f"{rates.source}; {views} views of {'x'.join(map(str, source.card.view_shape[:3]))}, half precision")
+    work = work_of(source)
+    table = sheet.table("arithmetic alone")
+    for name, macs in (("plain", work.plain), ("stem4", work.stem4)):
+        seconds = 2 * macs * views / rates.operations
+        table.row(
+            network=name,
+            GMAC_per_view=round(macs / 1e9, 2),
+            TFLOP_per_video=round(2 * macs * views / 1e12, 2),
+            ms_per_video=round(seconds * 1e3, 2),
+            videos_per_s=1 / seconds,
+        )
+    layers = layers_of(source, views)
+    _show(sheet, "each layer by itself, by part", layers, rates, lambda layer: layer.part)
+    _show(sheet, "each layer by itself, by kind", layers, rates, lambda layer: layer.kind)
+    _show(sheet, "each layer by itself, by part and kind", layers, rates, lambda layer: f"{layer.part}: {layer.kind}")
+    sheet.note(
+        "at least: the longer of arithmetic and traffic of each layer, added up. Maps that the next layer finds in the "
+        "cache cost less, so groups of views can go below it."
+    )
+
+
+def _show(sheet: Sheet, title: str, layers: Sequence[Layer], rates: Rates, name: Callable[[Layer], str]) -> None:
+    grouped: dict[str, list[Layer]] = defaultdict(list)
+    for layer in layers:
+        grouped[name(layer)].append(layer)
+    table = sheet.table(title)
+    total = sum(layer.floor_seconds(rates) for layer in layers)
+    for words, some in [*grouped.items(), ("all", list(layers))]:
+        least = sum(layer.floor_seconds(rates) for layer in some)
+        table.row(
+            layer=words,
+            count=len(some),
+            GMAC=round(sum(layer.macs for layer in some) / 1e9, 1),
+            GB=round(sum(layer.moved_bytes for layer in some) / 1e9, 2),
+            arithmetic_ms=round(sum(layer.product_seconds(rates) for layer in some) * 1e3, 3),
+            traffic_ms=round(sum(layer.copy_seconds(rates) for layer in some) * 1e3, 3),
+            at_least_ms=round(least * 1e3, 3),
+            share=least / total,
+        )
+
+
+def _half(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.float16, device="meta")
