@@ -41,6 +41,9 @@ from i3d_deploy.runners.torch_runner import choose_device
 PATIENCE_SECONDS = 60
 """Beyond its time that a subject may take to stop by itself."""
 
+START_SECONDS = 120
+"""That the process which measures may take until its first subject."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -174,7 +177,7 @@ def _wait(process: subprocess.Popen[bytes], progress: Path, *, minutes: float | 
             begun = progress.read_text().split()
             if begun and begun[-1] != current:
                 current, since = begun[-1], time.monotonic()
-            allowed = PATIENCE_SECONDS + 60 * (minutes or (SUBJECTS[current].minutes if current else 1))
+            allowed = PATIENCE_SECONDS + 60 * (minutes or SUBJECTS[current].minutes) if current else START_SECONDS
             if time.monotonic() - since > allowed:
                 return f"stopped after {allowed:.0f} s"
     finally:
@@ -239,7 +242,7 @@ def _gpu(device: torch.device) -> dict[str, Any] | None:
         "name": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "processors": properties.multi_processor_count,
-        "l2_bytes": properties.L2_cache_size,
+        "l2_bytes": getattr(properties, "L2_cache_size", None),
         "memory_bytes": properties.total_memory,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),

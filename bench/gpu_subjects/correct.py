@@ -18,13 +18,13 @@ from i3d_deploy.runners import fused_runner
 from i3d_deploy.runners.torch_runner import TorchRunner
 
 NAMES = (
-    R50,
     "i3d_r50_nl_embedded_gaussian",
     "i3d_r50_nl_gaussian",
     "i3d_r50_nl_dot_product",
     "i3d_inception_rgb",
     "i3d_inception_flow",
 )
+SMALL_NAMES = ("i3d_r50_nl_gaussian", "i3d_inception_flow")
 COMPARED = 2
 
 
@@ -46,14 +46,15 @@ def run(setting: Setting, sheet: Sheet) -> None:
 
 
 def _order(setting: Setting) -> Iterator[tuple[str, Precision]]:
-    """The main precision of all networks first."""
+    """The R50, then the main precision of all other networks, then the rest."""
+    others = SMALL_NAMES if setting.is_small else NAMES
     yield from ((R50, precision) for precision in setting.precisions)
-    yield from ((name, precision) for precision in setting.precisions for name in NAMES[1:])
+    yield from ((name, precision) for precision in setting.precisions for name in others)
 
 
 def _compare(setting: Setting, table: Table, name: str, precision: Precision) -> Plan | None:
     """One row for each reference; how it was run, where it was."""
-    card = setting.checkpoint(name).card
+    card = setting.card(name)
     # As many as are computed at a time when a video's views are, so that its plan serves here.
     views = setting.views(card, min(fused_runner.COPIED, setting.sizes.views))
     devices = [str(setting.device)] + (["cpu"] if name == R50 and setting.device.type == "cuda" else [])

@@ -13,6 +13,7 @@ from torch import Tensor
 from gpu_subjects.rates import Rates, measured
 from gpu_subjects.setting import R50, Setting
 from gpu_subjects.sheet import Sheet
+from gpu_subjects.throughput import NETWORKS, SMALL_NETWORKS
 from i3d_deploy import torch_work
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.fused import stacking
@@ -170,7 +171,7 @@ def run(setting: Setting, sheet: Sheet) -> None:
     layers = layers_of(source, views)
     _show(sheet, "each layer by itself, by part", layers, rates, lambda layer: layer.part)
     _show(sheet, "each layer by itself, by kind", layers, rates, lambda layer: layer.kind)
-    _show(sheet, "each layer by itself, by part and kind", layers, rates, lambda layer: f"{layer.part}: {layer.kind}")
+    _show_others(setting, sheet, rates)
     sheet.note(
         "at least: the longer of arithmetic and traffic of each layer, added up. Maps that the next layer finds in the "
         "cache cost less, so groups of views can go below it."
@@ -194,6 +195,21 @@ def _show(sheet: Sheet, title: str, layers: Sequence[Layer], rates: Rates, name:
             traffic_ms=round(sum(layer.copy_seconds(rates) for layer in some) * 1e3, 3),
             at_least_ms=round(least * 1e3, 3),
             share=least / total,
+        )
+
+
+def _show_others(setting: Setting, sheet: Sheet, rates: Rates) -> None:
+    table = sheet.table(f"arithmetic alone, other networks as they were trained, {setting.sizes.views} views")
+    for name in SMALL_NETWORKS if setting.is_small else NETWORKS:
+        card = setting.card(name)
+        macs = torch_work.work_of_network(card.network, card.view_shape).macs
+        seconds = 2 * macs * setting.sizes.views / rates.operations
+        table.row(
+            network=name,
+            view="x".join(map(str, card.view_shape)),
+            GMAC_per_view=round(macs / 1e9, 2),
+            TFLOP=round(2 * macs * setting.sizes.views / 1e12, 2),
+            ms=round(seconds * 1e3, 2),
         )
 
 

@@ -1,9 +1,8 @@
 """The same network as others would run it on this device, beside ours: one process, in turns.
 
-mmaction2 itself is not among them: its packages have no release for a PyTorch of these GPUs. Its network is the
-project's ``i3d_r50``, which the golden tests hold against it, and whose weights everybody gets here. Each takes the
-uint8 views of a video from page-locked memory, normalises them on the device, and gives averaged probabilities in host
-memory.
+mmaction2 itself is not among them: its packages need an environment of their own. Its network is the project's
+``i3d_r50``, which the golden tests hold against it, and whose weights everybody gets here. Each takes the uint8 views
+of a video from page-locked memory, normalises them on the device, and gives averaged probabilities in host memory.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Contestant:
 
 def run(setting: Setting, sheet: Sheet) -> None:
     """Prepare all, compare their answers, let them take turns."""
-    card, views = setting.checkpoint(R50).card, setting.sizes.views
+    card, views = setting.card(R50), setting.sizes.views
     given = setting.runner(R50, setting.precisions[0]).allocate((views, *card.view_shape), np.uint8)
     given[:] = setting.views(card, views)
     sheet.protocol(
@@ -202,7 +201,7 @@ def _compiled_fused(setting: Setting) -> Run:
 
     is_compiled = False
     made = _by(setting, module, is_benchmarked=True)
-    made(setting.views(setting.checkpoint(R50).card, 1))  # arranges the weights
+    made(setting.views(setting.card(R50), 1))  # arranges the weights
     compiled: Any = torch.compile(logits, **_how(setting))
     is_compiled = True
     return made

@@ -116,6 +116,11 @@ class Setting:
         """A network with seeded random weights, made anew."""
         return _small(name) if self.is_small else checkpoint.random(name, seed=0)
 
+    def card(self, name: str) -> Card:
+        """The card of such a network."""
+        found: Card = self.keep(("card", name), lambda: self.checkpoint(name).card)
+        return found
+
     def views(self, card: Card, count: int) -> Resized:
         """Views of a generated clip, each beginning at another of its frames.
 
@@ -159,7 +164,7 @@ class Setting:
 
     def source(self, name: str, views: int) -> Source:
         """Views of a network, on the device."""
-        card = self.checkpoint(name).card
+        card = self.card(name)
         return stacking.of_views(torch.from_numpy(self.views(card, views)).to(self.device))
 
     def keep(self, name: Any, make: Callable[[], Any]) -> Any:

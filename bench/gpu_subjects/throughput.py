@@ -82,7 +82,7 @@ def run_batch(setting: Setting, sheet: Sheet) -> None:
     fastest = {chosen.way.name: chosen.way for chosen in found.plan.choices.values()}
     ways = list({**fastest, ThreeDimensions().name: ThreeDimensions()}.values())
     sheet.protocol(precision=precision, ways=[way.name for way in ways], clock="views and logits on the device")
-    card = setting.checkpoint(R50).card
+    card = setting.card(R50)
     table = sheet.table(f"views together, {precision}")
     for count in SMALL_BATCHES if setting.is_small else BATCHES:
         if setting.seconds_left < 0:
@@ -110,7 +110,7 @@ def run_networks(setting: Setting, sheet: Sheet) -> None:
     for name in SMALL_NETWORKS if setting.is_small else NETWORKS:
         if setting.seconds_left < 0:
             raise NotHereError(f"out of time before {name}")
-        card = setting.checkpoint(name).card
+        card = setting.card(name)
         per_video = card.sampling.num_clips * card.spatial.num_crops
         try:
             with watched(setting.device) as memory:
