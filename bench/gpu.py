@@ -13,6 +13,7 @@ that a run that is cut off loses none. What each subject measures, and what is s
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import os
 import signal
@@ -24,19 +25,18 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from gpu_subjects import correct, floors, from_files, headline, layers, others, rates, throughput, training
-from gpu_subjects.setting import Setting
 from gpu_subjects.sheet import NotHereError, Sheet
 
 from i3d_deploy import __version__, doctor
 from i3d_deploy.benchmark import meters
 from i3d_deploy.commands.options import reports_errors
 from i3d_deploy.errors import I3DError
-from i3d_deploy.runners.torch_runner import choose_device
+
+if TYPE_CHECKING:
+    from gpu_subjects.setting import Setting
 
 PATIENCE_SECONDS = 60
 """Beyond its time that a subject may take to stop by itself."""
@@ -50,26 +50,32 @@ class Subject:
     """One thing to measure.
 
     Attributes:
-        run: Measures it.
+        module: Of ``gpu_subjects``; imported by the process that measures.
         minutes: That it may take.
+        function: Measures it.
     """
 
-    run: Callable[[Setting, Sheet], None]
+    module: str
     minutes: float
+    function: str = "run"
+
+    def run(self, setting: Setting, sheet: Sheet) -> None:
+        """Measure it."""
+        getattr(importlib.import_module(f"gpu_subjects.{self.module}"), self.function)(setting, sheet)
 
 
 SUBJECTS = {
-    "ceilings": Subject(run=rates.run, minutes=0.5),
-    "correct": Subject(run=correct.run, minutes=3),
-    "headline": Subject(run=headline.run, minutes=5),
-    "layers": Subject(run=layers.run_layers, minutes=1.5),
-    "groups": Subject(run=layers.run_groups, minutes=1.5),
-    "peers": Subject(run=others.run, minutes=4),
-    "batch": Subject(run=throughput.run_batch, minutes=1.5),
-    "networks": Subject(run=throughput.run_networks, minutes=2),
-    "end_to_end": Subject(run=from_files.run, minutes=1),
-    "training": Subject(run=training.run, minutes=1),
-    "floors": Subject(run=floors.run, minutes=0.5),
+    "ceilings": Subject(module="rates", minutes=0.5),
+    "correct": Subject(module="correct", minutes=3),
+    "headline": Subject(module="headline", minutes=5),
+    "layers": Subject(module="layers", minutes=1.5, function="run_layers"),
+    "groups": Subject(module="layers", minutes=1.5, function="run_groups"),
+    "peers": Subject(module="others", minutes=4),
+    "batch": Subject(module="throughput", minutes=1.5, function="run_batch"),
+    "networks": Subject(module="throughput", minutes=2, function="run_networks"),
+    "end_to_end": Subject(module="from_files", minutes=1),
+    "training": Subject(module="training", minutes=1),
+    "floors": Subject(module="floors", minutes=0.5),
 }
 
 
@@ -101,9 +107,12 @@ def main(
     names = [name for name in SUBJECTS if name in only or not only]
     folder.mkdir(parents=True, exist_ok=True)
     if progress is None:
-        choose_device(device)
         _watch(names, folder=folder, minutes=minutes)
         return
+    from gpu_subjects.setting import Setting
+
+    from i3d_deploy.runners.torch_runner import choose_device
+
     setting = Setting(
         device=choose_device(device),
         is_small=is_small,
@@ -122,6 +131,7 @@ def _today() -> str:
 
 def _watch(names: Sequence[str], *, folder: Path, minutes: float | None) -> None:
     """Let another process measure; start it again without the subject at which it was lost."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and the other process ends as well
     given, remaining = _without_only(sys.argv[1:]), list(names)
     lost: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -131,7 +141,7 @@ def _watch(names: Sequence[str], *, folder: Path, minutes: float | None) -> None
             warnings = [f"-W{option}" for option in sys.warnoptions]
             only = [part for name in remaining for part in ("--only", name)]
             command = [sys.executable, *warnings, __file__, *given, *only, "--progress", str(progress)]
-            reason = _wait(subprocess.Popen(command, start_new_session=True), progress, minutes=minutes)
+            reason = _wait(subprocess.Popen(command, process_group=0), progress, minutes=minutes)
             begun = progress.read_text().split()
             if reason is not None:
                 if not begun:
@@ -209,6 +219,8 @@ def _measure(name: str, setting: Setting, *, minutes: float, progress: Path) -> 
 def _require_device(setting: Setting) -> None:
     """End this process where a kernel has left the GPU unusable to it."""
     if setting.device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(setting.device)
         torch.cuda.empty_cache()
 
@@ -219,13 +231,16 @@ def _head(setting: Setting) -> dict[str, Any]:
         "date": setting.date,
         "device": str(setting.device),
         "machine": meters.machine().model_dump(mode="json"),
-        "gpu": _gpu(setting.device),
+        "gpu": _gpu(setting),
         "versions": doctor.installed_versions(),
     }
 
 
-def _gpu(device: torch.device) -> dict[str, Any] | None:
+def _gpu(setting: Setting) -> dict[str, Any] | None:
     """What the GPU is and how it is clocked; None of a CPU."""
+    import torch
+
+    device = setting.device
     if device.type != "cuda":
         return None
     properties, name = torch.cuda.get_device_properties(device), str(device)

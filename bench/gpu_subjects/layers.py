@@ -12,7 +12,7 @@ from gpu_subjects.floors import kind_of
 from gpu_subjects.rates import Rates, measured
 from gpu_subjects.setting import R50, Setting
 from gpu_subjects.sheet import Sheet
-from i3d_deploy.fused.choice import Choice, Key, TimedSteps
+from i3d_deploy.fused.choice import Choice, ChosenSteps, Key, TimedSteps
 from i3d_deploy.fused.convolution import Convolution
 from i3d_deploy.fused.graphs import exact_sums
 
@@ -34,12 +34,12 @@ class Spent:
     first: str
     words: str
     way: str
-    count: int = 0
-    seconds: float = 0.0
+    count: int
+    seconds: float
 
 
 class KeyedSteps(TimedSteps):
-    """Times each step, and adds up convolutions of the same kind and size.
+    """Times each step, of convolutions of the same kind and size the first.
 
     Args:
         choices: What was found.
@@ -58,14 +58,19 @@ class KeyedSteps(TimedSteps):
     ) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
         key = convolution.kind, tuple(x.shape), x.stride(3), shortcut is not None
-        way = self.way(convolution, x, shortcut)
-        before = sum(self.seconds.values())
+        if key in self.spent:
+            spent = self.spent[key]
+            spent.count, spent.seconds = spent.count + 1, spent.seconds * (spent.count + 1) / spent.count
+            return ChosenSteps.convolve(self, convolution, x, shortcut=shortcut, out=out)
+        way, before = self.way(convolution, x, shortcut), sum(self.seconds.values())
         result = super().convolve(convolution, x, shortcut=shortcut, out=out)
-        if key not in self.spent:
-            words = kind_of(convolution, has_shortcut=shortcut is not None)
-            self.spent[key] = Spent(first=convolution.name, words=words, way="plain" if way is None else way.name)
-        self.spent[key].count += 1
-        self.spent[key].seconds += sum(self.seconds.values()) - before
+        self.spent[key] = Spent(
+            first=convolution.name,
+            words=kind_of(convolution, has_shortcut=shortcut is not None),
+            way="plain" if way is None else way.name,
+            count=1,
+            seconds=sum(self.seconds.values()) - before,
+        )
         return result
 
 

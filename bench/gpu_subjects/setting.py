@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from i3d_deploy import checkpoint, generated, model, origins
+from i3d_deploy import generated, model, origins
 from i3d_deploy.card import Card, Precision, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.frames import Resized
@@ -19,7 +19,7 @@ from i3d_deploy.fused import stacking
 from i3d_deploy.fused.choice import Plan
 from i3d_deploy.fused.networks import FusedNetwork
 from i3d_deploy.fused.stacking import Source
-from i3d_deploy.network import NETWORKS, Inception
+from i3d_deploy.network import NETWORKS, Inception, ResNet
 from i3d_deploy.preprocessing import Sampling, Spatial
 from i3d_deploy.runners.fused_runner import DTYPES, FusedRunner
 
@@ -114,12 +114,26 @@ class Setting:
 
     def checkpoint(self, name: str = R50) -> Checkpoint:
         """A network with seeded random weights, made anew."""
-        return _small(name) if self.is_small else checkpoint.random(name, seed=0)
+        card = self.card(name)
+        assert isinstance(card.network, ResNet | Inception), "pairs of networks are not measured"
+        net = model.build(card.network)
+        model.randomize(net, seed=0)
+        return Checkpoint(model=net, card=card)
 
     def card(self, name: str) -> Card:
-        """The card of such a network."""
-        found: Card = self.keep(("card", name), lambda: self.checkpoint(name).card)
-        return found
+        """The card of such a network, as its origin tests it."""
+        numbers = _numbers(name, is_small=self.is_small)
+        small = {
+            "sampling": Sampling(clip_len=8, frame_interval=1, num_clips=2),
+            "spatial": Spatial(short_side=32, crop_size=32, num_crops=1),
+        }
+        return Card(
+            network=numbers,
+            label_set="numbered",
+            labels=tuple(str(index) for index in range(numbers.num_classes)),
+            provenance=Provenance(origin="random weights, seed 0"),
+            **{**origins.usual_conventions(numbers).parts, **(small if self.is_small else {})},
+        )
 
     def views(self, card: Card, count: int) -> Resized:
         """Views of a generated clip, each beginning at another of its frames.
@@ -199,27 +213,14 @@ class Found:
         return self.plan.seconds[self.plan.groups]
 
 
-def _small(name: str) -> Checkpoint:
-    """A network of the same kinds of layers with few channels and blocks, for views of 8x32x32."""
+def _numbers(name: str, *, is_small: bool) -> ResNet | Inception:
+    """A network, or one of the same kinds of layers with few channels and blocks, for views of 8x32x32."""
+    if not is_small:
+        return NETWORKS[name](400)
     numbers = NETWORKS[name](8)
     if isinstance(numbers, Inception):
         mixed = ((_BLOCK,), (_BLOCK,), (_BLOCK,))
-        numbers = numbers.model_copy(update={"stem": (4, 4, 6), "mixed": mixed, "head_window": (1, 1, 1)})
-    else:
-        blocks = ((), (1,), (1,), ()) if numbers.non_local_mode else ()
-        few = {"width": 4, "temporal_kernels": ((3,), (3, 1), (3, 1), (1,)), "non_local_blocks": blocks}
-        numbers = numbers.model_copy(update={**few, "head_window": (4, 1, 1) if numbers.head_window else None})
-    sizes = {
-        "sampling": Sampling(clip_len=8, frame_interval=1, num_clips=2),
-        "spatial": Spatial(short_side=32, crop_size=32, num_crops=1),
-    }
-    net = model.build(numbers)
-    model.randomize(net, seed=0)
-    card = Card(
-        network=numbers,
-        label_set="numbered",
-        labels=tuple(str(index) for index in range(numbers.num_classes)),
-        provenance=Provenance(origin="random weights, seed 0"),
-        **{**origins.usual_conventions(numbers).parts, **sizes},
-    )
-    return Checkpoint(model=net, card=card)
+        return numbers.model_copy(update={"stem": (4, 4, 6), "mixed": mixed, "head_window": (1, 1, 1)})
+    blocks = ((), (1,), (1,), ()) if numbers.non_local_mode else ()
+    few = {"width": 4, "temporal_kernels": ((3,), (3, 1), (3, 1), (1,)), "non_local_blocks": blocks}
+    return numbers.model_copy(update={**few, "head_window": (4, 1, 1) if numbers.head_window else None})
