@@ -10,6 +10,8 @@ import pytest
 from i3d_deploy.errors import DeviceError
 from i3d_deploy.runners.device_memory import find_gpu
 
+IS_DEMANDED = os.environ.get("FAIL_WITHOUT_GPU") == "1"
+
 
 @functools.cache
 def has_gpu() -> bool:
@@ -23,7 +25,7 @@ def has_gpu() -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked ``gpu``; conftest.py imports this hook by its name."""
-    if os.environ.get("FAIL_WITHOUT_GPU") == "1" or has_gpu():
+    if IS_DEMANDED or has_gpu():
         return
     for item in items:
         if item.get_closest_marker("gpu") is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +11,23 @@ import torch
 from i3d_deploy import checkpoint, labels, network, origins, resizing, views
 from i3d_deploy.card import Card, Provenance
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.head import I3D
 from i3d_deploy.predictions import average_views
 from i3d_deploy.preprocessing import Sampling, Spatial, normalize
 from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners import TwoStreamRunner
 from i3d_deploy.runners.torch_runner import TorchRunner
-from tests import goldens
+from tests import filled, goldens
 
 PIPELINE = goldens.load_npz("slowfast_pipeline.npz")
 WHOLE = goldens.load_npz("inception_pipeline.npz")
-
-
-@lru_cache(maxsize=2)
-def filled_state(keys: str) -> dict[str, torch.Tensor]:
-    """The goldens' weights, kept for the next tests of the same networks."""
-    gain = 2.0 if "inception" in keys else 1.0
-    state = goldens.filled_state(goldens.load_json(f"keys_{keys}.json"), gain=gain)
-    return {entry: torch.from_numpy(value) for entry, value in state.items()}
-
-
-def filled(keys: str, origin: str, name: str) -> I3D:
-    """A network with the goldens' weights."""
-    return checkpoint.build_from(filled_state(keys), network.NETWORKS[name](400), origins.ORIGINS[origin])
-
-
-def inputs_of(golden: dict[str, goldens.Array], case: str) -> torch.Tensor:
-    """The golden's input, checked against its first values."""
-    inputs = goldens.standard_input(int(golden[f"{case}/seed"]), tuple(golden[f"{case}/input_shape"]))
-    np.testing.assert_array_equal(inputs.ravel()[:8], golden[f"{case}/input_first8"])
-    return torch.from_numpy(inputs)
 
 
 # Case c is 64 frames; the flow of 40 frames is added to a pair below.
 @pytest.mark.parametrize(("kind", "case"), [("rgb", "b"), ("rgb", "c"), ("flow", "a"), ("flow", "b")])
 def test_inception_equals_the_original(kind: str, case: str) -> None:
     golden = goldens.load_npz(f"inception_i3d_{kind}.npz")
-    net = filled(f"inception_i3d_{kind}", "pytorch-i3d", f"i3d_inception_{kind}")
-    x = inputs_of(golden, case)
+    net = filled.network(f"inception_i3d_{kind}", f"i3d_inception_{kind}")
+    x = filled.inputs_of(golden, case)
     with torch.no_grad():
         maps = net.features(x)
         windows, logits = net.windows(maps), net.classify(maps)
@@ -62,15 +40,15 @@ def test_inception_equals_the_original(kind: str, case: str) -> None:
 def test_inception_equals_the_original_in_float64() -> None:
     # Odd sizes: every axis is padded otherwise than the even sizes of the other cases.
     golden = goldens.load_npz("inception_i3d_rgb.npz")
-    net = filled("inception_i3d_rgb", "pytorch-i3d", "i3d_inception_rgb").double()
+    net = filled.network("inception_i3d_rgb", "i3d_inception_rgb").double()
     with torch.no_grad():
-        logits = net(inputs_of(golden, "b").double())
+        logits = net(filled.inputs_of(golden, "b").double())
     np.testing.assert_allclose(logits.numpy(), golden["b/logits_f64"], rtol=0, atol=1e-9)
 
 
 def runner_of_clips(kind: str, clip_len: int) -> TorchRunner:
     """A filled stream of clips of 224 pixels."""
-    net = filled(f"inception_i3d_{kind}", "pytorch-i3d", f"i3d_inception_{kind}")
+    net = filled.network(f"inception_i3d_{kind}", f"i3d_inception_{kind}")
     conventions = origins.usual_conventions(net.network)
     card = Card(
         network=net.network,
@@ -96,7 +74,7 @@ def test_two_streams_with_the_goldens_weights_add_up_their_logits() -> None:
     rgb, flow = runner_of_clips("rgb", 40), runner_of_clips("flow", 40)
     with torch.no_grad():
         inputs = torch.from_numpy(frames.astype(np.float32)).permute(0, 4, 1, 2, 3) / 255 * 2 - 1
-        of_rgb = filled("inception_i3d_rgb", "pytorch-i3d", "i3d_inception_rgb")(inputs).numpy()
+        of_rgb = filled.network("inception_i3d_rgb", "i3d_inception_rgb")(inputs).numpy()
     with TwoStreamRunner(rgb, flow) as pair:
         logits = pair.infer(np.concatenate([frames, motion], axis=4))
     np.testing.assert_allclose(logits, of_rgb + WHOLE[f"{key}/logits_f32"], rtol=0, atol=1e-4)
@@ -105,9 +83,9 @@ def test_two_streams_with_the_goldens_weights_add_up_their_logits() -> None:
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_pytorchvideo_equals_the_original(case: str) -> None:
     golden = goldens.load_npz("pytorchvideo_i3d_r50.npz")
-    net = filled("pytorchvideo_i3d_r50", "pytorchvideo", "i3d_r50_8x8_pytorchvideo")
+    net = filled.network("pytorchvideo_i3d_r50", "i3d_r50_8x8_pytorchvideo")
     with torch.no_grad():
-        logits = net(inputs_of(golden, case))
+        logits = net(filled.inputs_of(golden, case))
     np.testing.assert_allclose(logits.numpy(), golden[f"{case}/logits_f32"], rtol=0, atol=1e-5)
 
 
@@ -124,9 +102,9 @@ SLOWFAST = [
 def test_slowfast_equals_the_original(file: str, name: str, case: str) -> None:
     # Its networks give probabilities, ours their logarithms. The dot product's logits are of the order of 50.
     golden = goldens.load_npz(f"{file}.npz")
-    net = filled(file, "slowfast", name)
+    net = filled.network(file, name)
     with torch.no_grad():
-        maps = net.features(inputs_of(golden, case))
+        maps = net.features(filled.inputs_of(golden, case))
         logits = net.classify(maps)
         places = net.fc(net.windows(maps).permute(0, 2, 3, 4, 1))
     atol = 1e-3 if "dot" in case else 1e-4
@@ -181,7 +159,7 @@ def test_slowfast_pixels_equal_the_original(case: str) -> None:
 
 def at_home(keys: str, origin: str, name: str, folder: Path) -> Recognizer:
     """A recognizer of a filled file, with nothing said about it."""
-    tensors = filled_state(keys)
+    tensors = filled.state(keys)
     path = folder / ("a.pt" if origin == "pytorch-i3d" else "a.pyth")
     torch.save(tensors if origin == "pytorch-i3d" else {"model_state": tensors}, path)
     found = checkpoint.load(path)

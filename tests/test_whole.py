@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import i3d_deploy as i3d
-from i3d_deploy import checkpoint, export, model, origins, sampling, video_files, views
+from i3d_deploy import checkpoint, export, limits, model, origins, sampling, video_files, views
 from i3d_deploy.card import Card, Engine, Provenance
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import CardError, InputError, VideoError
@@ -18,6 +18,7 @@ from i3d_deploy.recognizer import Recognizer
 from i3d_deploy.runners.openvino_runner import OpenVINORunner
 from i3d_deploy.runners.torch_runner import TorchRunner
 from tests import narrowed
+from tests.on_cuda import on_cuda
 
 RandomState = np.random.RandomState
 
@@ -60,14 +61,25 @@ def engines(whole: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".safetensors"])
-def test_engines_take_any_length(engines: Path, whole: Checkpoint, suffix: str) -> None:
-    with Recognizer(TorchRunner(whole, device="cpu")) as reference, i3d.load(engines / f"whole{suffix}") as engine:
+ON_DEVICES = [
+    *((suffix, "cpu") for suffix in (".onnx", ".xml", ".safetensors")),
+    on_cuda(".onnx", "cuda", by="ONNX Runtime"),
+    on_cuda(".safetensors", "cuda", by="PyTorch"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "device"), ON_DEVICES)
+def test_engines_take_any_length(engines: Path, whole: Checkpoint, suffix: str, device: str) -> None:
+    limit = 1e-5 if device == "cpu" else limits.LOGITS_LIMITS["fp32"]
+    with (
+        Recognizer(TorchRunner(whole, device="cpu")) as reference,
+        i3d.load(engines / f"whole{suffix}", device=device) as engine,
+    ):
         for num_frames in (9, 10, 11, 12, 13, 14, 15, 16, 31, 64):
             frames = noise(num_frames)
             expected, found = reference.predict(frames), engine.predict(frames)
             assert expected.logits.shape == (1, 5)
-            np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=limit)
 
 
 def test_a_whole_video_is_one_view_of_all_frames(whole: Checkpoint) -> None:

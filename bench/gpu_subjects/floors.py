@@ -8,19 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from gpu_subjects.rates import Rates, measured
 from gpu_subjects.setting import R50, Setting
 from gpu_subjects.sheet import Sheet
 from i3d_deploy import torch_work
 from i3d_deploy.checkpoint import Checkpoint
-from i3d_deploy.fused import stacking
-from i3d_deploy.fused.convolution import Convolution, Window, sizes_of
+from i3d_deploy.fused import layers, stacking
+from i3d_deploy.fused.convolution import Window
+from i3d_deploy.fused.layers import Recording
 from i3d_deploy.fused.networks import FusedNetwork
-from i3d_deploy.fused.stacking import Source, Stacking
-
-HALF_BYTES = 2
 
 OTHERS = (
     "i3d_r50_heavy",
@@ -63,57 +60,19 @@ class Layer:
         return max(self.product_seconds(rates), self.copy_seconds(rates))
 
 
-class ListedSteps:
-    """Computes shapes alone, and lists what would be done.
-
-    Attributes:
-        layers: All steps so far.
-        part: Of the network, for the next ones.
-    """
-
-    def __init__(self) -> None:
-        self.layers: list[Layer] = []
-        self.part = "stem"
-
-    def stack(self, stacking: Stacking, source: Source) -> Tensor:
-        """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        out = _half(stacking.out_shape(source))
-        self._add("frames to stacked images", 0, source.pixels.numel() + HALF_BYTES * out.numel())
-        return out
-
-    def convolve(
-        self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
-    ) -> Tensor:
-        """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        moved = convolution.moved_bytes(x, has_shortcut=shortcut is not None)
-        kind = kind_of(convolution, has_shortcut=shortcut is not None)
-        self._add(kind, convolution.work(x), moved)
-        return _half(convolution.out_shape(x)) if out is None else out
-
-    def max_pool(self, x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:
-        """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        result = _half((len(x), *window.out(sizes_of(x)), x.shape[-1])) if out is None else out
-        kernel = "x".join(map(str, window.kernel))
-        self._add(f"max pool {kernel}", 0, HALF_BYTES * (x.numel() + result.numel()))
-        return result
-
-    def _add(self, kind: str, macs: int, moved_bytes: int) -> None:
-        self.layers.append(Layer(part=self.part, kind=kind, macs=macs, moved_bytes=moved_bytes))
-
-
-def kind_of(convolution: Convolution, *, has_shortcut: bool) -> str:
+def kind_of(window: Window, *, has_shortcut: bool, is_rectified: bool) -> str:
     """A convolution in words, without its sizes.
 
     Args:
-        convolution: Which.
+        window: What it spans.
         has_shortcut: Whether one is added.
+        is_rectified: Whether a ReLU follows.
     """
-    window = convolution.window
     words = "x".join(map(str, window.kernel))
     if window.kernel[1] == 7:
         return f"stem {words}"
     words += " + shortcut" if has_shortcut else ""
-    words += "" if convolution.is_rectified else ", no ReLU"
+    words += "" if is_rectified else ", no ReLU"
     return words + (f", stride {window.stride[1]}" if window.stride[1] > 1 else "")
 
 
@@ -124,15 +83,26 @@ def layers_of(source: Checkpoint, views: int) -> list[Layer]:
         source: The network; its weights do not matter.
         views: N.
     """
-    nowhere = torch.device("meta")
-    network = FusedNetwork(source.model, source.card.pixels, dtype=torch.float16, device=nowhere)
+    nowhere, dtype = torch.device("meta"), torch.float16
+    network = FusedNetwork(source.model, source.card.pixels, dtype=dtype, device=nowhere)
     pixels = torch.empty((views, *source.card.view_shape), dtype=torch.uint8, device=nowhere)
-    steps = ListedSteps()
-    x = steps.stack(network.stacking, stacking.of_views(pixels))
+    x = Recording(dtype).stack(network.stacking, stacking.of_views(pixels))
+    moved = pixels.numel() + x.numel() * dtype.itemsize
+    found = [Layer(part="stem", kind="frames to stacked images", macs=0, moved_bytes=moved)]
     for number, part in enumerate(network.parts):
-        steps.part = f"layer{number}" if number else "stem"
+        steps = Recording(dtype)
         x = part.run(steps, x, None)
-    return steps.layers
+        name = f"layer{number}" if number else "stem"
+        found += [_layer(name, recorded) for recorded in steps.layers.elements()]
+    return found
+
+
+def _layer(part: str, recorded: layers.Layer) -> Layer:
+    kernel = "x".join(map(str, recorded.window.kernel))
+    kind = f"max pool {kernel}"
+    if recorded.out_channels is not None:
+        kind = kind_of(recorded.window, has_shortcut=recorded.has_shortcut, is_rectified=recorded.is_rectified)
+    return Layer(part=part, kind=kind, macs=recorded.macs, moved_bytes=recorded.moved_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +148,9 @@ def run(setting: Setting, sheet: Sheet) -> None:
             ms_per_video=round(seconds * 1e3, 2),
             videos_per_s=1 / seconds,
         )
-    layers = layers_of(source, views)
-    _show(sheet, "each layer by itself, by part", layers, rates, lambda layer: layer.part)
-    _show(sheet, "each layer by itself, by kind", layers, rates, lambda layer: layer.kind)
+    listed = layers_of(source, views)
+    _show(sheet, "each layer by itself, by part", listed, rates, lambda layer: layer.part)
+    _show(sheet, "each layer by itself, by kind", listed, rates, lambda layer: layer.kind)
     _show_others(setting, sheet, rates)
     sheet.note(
         "at least: the longer of arithmetic and traffic of each layer, added up. Maps that the next layer finds in the "
@@ -188,13 +158,13 @@ def run(setting: Setting, sheet: Sheet) -> None:
     )
 
 
-def _show(sheet: Sheet, title: str, layers: Sequence[Layer], rates: Rates, name: Callable[[Layer], str]) -> None:
+def _show(sheet: Sheet, title: str, listed: Sequence[Layer], rates: Rates, name: Callable[[Layer], str]) -> None:
     grouped: dict[str, list[Layer]] = defaultdict(list)
-    for layer in layers:
+    for layer in listed:
         grouped[name(layer)].append(layer)
     table = sheet.table(title)
-    total = sum(layer.floor_seconds(rates) for layer in layers)
-    for words, some in [*grouped.items(), ("all", list(layers))]:
+    total = sum(layer.floor_seconds(rates) for layer in listed)
+    for words, some in [*grouped.items(), ("all", list(listed))]:
         least = sum(layer.floor_seconds(rates) for layer in some)
         table.row(
             layer=words,
@@ -221,7 +191,3 @@ def _show_others(setting: Setting, sheet: Sheet, rates: Rates) -> None:
             TFLOP=round(2 * macs * setting.sizes.views / 1e12, 2),
             ms=round(seconds * 1e3, 2),
         )
-
-
-def _half(shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=torch.float16, device="meta")

@@ -14,7 +14,7 @@ from gpu_subjects.setting import R50, Setting
 from gpu_subjects.sheet import Sheet
 from i3d_deploy.fused.choice import Choice, ChosenSteps, Key, TimedSteps
 from i3d_deploy.fused.convolution import Convolution
-from i3d_deploy.fused.graphs import exact_sums
+from i3d_deploy.fused.graphs import on
 
 RUNNERS_UP = 3
 
@@ -66,7 +66,7 @@ class KeyedSteps(TimedSteps):
         result = super().convolve(convolution, x, shortcut=shortcut, out=out)
         self.spent[key] = Spent(
             first=convolution.name,
-            words=kind_of(convolution, has_shortcut=shortcut is not None),
+            words=kind_of(convolution.window, has_shortcut=shortcut is not None, is_rectified=convolution.is_rectified),
             way="plain" if way is None else way.name,
             count=1,
             seconds=sum(self.seconds.values()) - before,
@@ -81,7 +81,7 @@ def run_layers(setting: Setting, sheet: Sheet) -> None:
     plan = found.plan
     sheet.protocol(precision=precision, views=views, groups=list(plan.groups), rates=rates.source)
     steps = KeyedSteps(plan.choices, setting.device)
-    with torch.inference_mode(), exact_sums():
+    with on(setting.device):
         setting.network(R50, precision).logits(steps, setting.source(R50, views), groups=plan.groups)
     table = sheet.table(f"layers of the chosen plan, {precision}, {views} views in groups {_text(plan.groups)}")
     of_convolutions, least = 0.0, 0.0

@@ -8,7 +8,7 @@ Note [Two dimensions for three]
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -157,10 +157,28 @@ def available(device: torch.device, dtype: torch.dtype) -> tuple[Algorithm, ...]
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether the project's own kernels run: on GPUs since Ampere, where Triton is installed (PyTorch brings it)."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    return importlib.util.find_spec("triton") is not None
+    """Whether the project's own kernels run."""
+    return device.type == "cuda" and why_no_kernels(device) is None
+
+
+@functools.cache
+def why_no_kernels(device: torch.device) -> str | None:
+    """Why the project's own kernels do not run on a GPU; None where they do.
+
+    They need Triton, which PyTorch brings along on Linux, a GPU since Ampere, and a C compiler, with which Triton
+    builds what starts them.
+    """
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"compute capability {major}.{minor} is below 8.0"
+    try:
+        from i3d_deploy.fused import tiled
+
+        with torch.cuda.device(device):
+            tiled.max_pool(torch.zeros((1, 1, 2, 2, 16), dtype=torch.float16, device=device), Window(kernel=(1, 2, 2)))
+    except Exception as error:  # whatever goes wrong while Triton builds
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return None
 
 
 class _Flat:

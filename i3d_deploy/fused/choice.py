@@ -4,11 +4,13 @@ Note [Trying]
     No rule says which of cuDNN's 2D and 3D convolutions, cuBLAS and the project's own kernels is the fastest for a size
     on a GPU: it changes with their versions. So each is run on the network's own data, checked
     (Note [Wrong convolutions] in :mod:`i3d_deploy.fused.sampled`), timed, and the fastest that is right is kept. How
-    many views go through a part of the network at a time is tried likewise.
+    many views go through a part of the network at a time is tried likewise. For about as many views the same is taken,
+    checked on their sizes again.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from i3d_deploy.errors import DeviceError
 from i3d_deploy.fused import sampled
 from i3d_deploy.fused.algorithms import Algorithm, available, has_kernels
 from i3d_deploy.fused.convolution import Convolution, Kind, Window
-from i3d_deploy.fused.graphs import exact_sums, seconds_of
+from i3d_deploy.fused.graphs import exact_sums, on, seconds_of
 from i3d_deploy.fused.networks import FusedNetwork
 from i3d_deploy.fused.plain import PlainSteps
 from i3d_deploy.fused.stacking import Source, Stacking
@@ -75,11 +77,11 @@ class ChosenSteps(PlainSteps):
     def __init__(self, choices: Mapping[Key, Choice], device: torch.device) -> None:
         self._choices = choices
         self._of_kind = {kind: choice.way for (kind, *_), choice in choices.items()}
-        self._has_kernels = has_kernels(device)
+        self.has_kernels = has_kernels(device)
 
     def stack(self, stacking: Stacking, source: Source) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        return stacking.stack(source) if self._has_kernels else super().stack(stacking, source)
+        return stacking.stack(source) if self.has_kernels else super().stack(stacking, source)
 
     def convolve(
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
@@ -98,7 +100,7 @@ class ChosenSteps(PlainSteps):
 
     def max_pool(self, x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        if not self._has_kernels:
+        if not self.has_kernels:
             return super().max_pool(x, window, out=out)
         from i3d_deploy.fused import tiled
 
@@ -111,15 +113,19 @@ class TryingSteps(ChosenSteps):
     Args:
         device: What computes.
         ways: What is tried.
+        known: What was found for other sizes: of the same kind, the same way is only checked.
 
     Attributes:
         choices: What was found.
     """
 
-    def __init__(self, device: torch.device, ways: Sequence[Algorithm]) -> None:
+    def __init__(
+        self, device: torch.device, ways: Sequence[Algorithm], *, known: Mapping[Key, Choice] | None = None
+    ) -> None:
         self.choices: dict[Key, Choice] = {}
         super().__init__(self.choices, device)
         self._device, self._ways = device, ways
+        self._known = {kind: choice.way for (kind, *_), choice in (known or {}).items()}
 
     def convolve(
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
@@ -134,19 +140,26 @@ class TryingSteps(ChosenSteps):
         seconds: dict[str, float] = {}
         refused: dict[str, str] = {}
         right: dict[str, Algorithm] = {}
-        for way in self._ways:
-            if not way.fits(convolution, x):
+        known = self._known.get(convolution.kind)
+        for way in self._ways if known is None else (known, *self._ways):
+            if way.name in seconds or way.name in refused or not way.fits(convolution, x):
                 continue
             run = partial(way.run, convolution, x, shortcut=shortcut, out=out)
+            _poison(convolution, x, out)
             try:
                 if not sampled.agrees(convolution, x, run(), shortcut=shortcut):
                     refused[way.name] = "its result is wrong"
                     continue
-                seconds[way.name] = seconds_of(run, self._device)
+                than = min(seconds.values(), default=math.inf)
+                seconds[way.name] = seconds_of(run, self._device, than=than)
+            except torch.AcceleratorError:
+                raise  # after which the GPU computes nothing any more in this process
             except Exception as error:  # whatever a library raises for sizes that it has no kernel for
                 refused[way.name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 continue
             right[way.name] = way
+            if way == known:
+                break
         if not seconds:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise DeviceError(
@@ -201,26 +214,47 @@ class TimedSteps(ChosenSteps):
         return run()
 
 
-def plan(network: FusedNetwork, source: Source, *, ways: Sequence[Algorithm] | None = None) -> Plan:
+def plan(
+    network: FusedNetwork, source: Source, *, ways: Sequence[Algorithm] | None = None, near: Plan | None = None
+) -> Plan:
     """Find the fastest way to run a network over as many views as a source has.
 
     Args:
         network: The network.
         source: Views such as those that will come.
         ways: What is tried for convolutions; None: all that the device has.
+        near: What was found for about as many views: it is taken as far as it is right for these.
 
     Raises:
         DeviceError: A convolution comes out right in no way.
     """
-    device = network.device
-    steps = TryingSteps(device, available(device, network.dtype) if ways is None else ways)
+    device, views = network.device, len(source.origins)
+    known = None if near is None else near.choices
+    steps = TryingSteps(device, available(device, network.dtype) if ways is None else ways, known=known)
     seconds: dict[tuple[int, ...], float] = {}
-    with torch.inference_mode(), exact_sums():
-        for groups in groups_to_try(len(source.origins), parts=len(network.parts), device=device):
+    parts = len(network.parts)
+    tried = groups_to_try(views, parts=parts, device=device) if near is None else [(views,) * parts]
+    if steps.has_kernels and near is None:
+        _compile_ahead(network, source, tried)
+    with on(device), exact_sums(chooses=True):
+        for groups in tried:
             network.logits(steps, source, groups=groups)
             chosen = ChosenSteps(steps.choices, device)
             seconds[groups] = seconds_of(partial(network.logits, chosen, source, groups=groups), device)
     return Plan(groups=min(seconds, key=seconds.__getitem__), choices=steps.choices, seconds=seconds)
+
+
+def _compile_ahead(network: FusedNetwork, source: Source, tried: Sequence[tuple[int, ...]]) -> None:
+    """Have the kernels that will be launched compiled by all cores."""
+    from i3d_deploy.fused.ahead import compile_ahead
+    from i3d_deploy.fused.layers import Recording
+
+    recording = Recording(network.dtype)
+    with on(network.device):
+        for groups in tried:
+            network.features(recording, source, groups=groups)
+    major, minor = torch.cuda.get_device_capability(network.device)
+    compile_ahead(recording.layers, arch=10 * major + minor)
 
 
 def groups_to_try(views: int, *, parts: int, device: torch.device) -> list[tuple[int, ...]]:
@@ -240,6 +274,12 @@ def groups_to_try(views: int, *, parts: int, device: torch.device) -> list[tuple
     last = (views,) * (parts - 2)
     tried = [whole, (small, small, *last), few, (middle, middle, *last), (middle,) * parts]
     return list(dict.fromkeys(tried))
+
+
+def _poison(convolution: Convolution, x: Tensor, out: Tensor | None) -> None:
+    """Leave no right result of before where the next one is written: memory that was freed is the next to be used."""
+    memory = x.new_empty(convolution.out_shape(x)) if out is None else out
+    memory.fill_(float("nan"))
 
 
 def _key(convolution: Convolution, x: Tensor, shortcut: Tensor | None) -> Key:

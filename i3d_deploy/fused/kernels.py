@@ -30,6 +30,14 @@ except ImportError as error:
     raise MissingExtraError("triton", extra="export", cause=error) from error
 
 
+@triton.jit
+def bits_inside(first, size):  # type: ignore[no-untyped-def]
+    """Bit i says whether position ``first + i`` lies in [0, size), for 8 positions: Note [Padding as bits]."""
+    end = tl.minimum(size - first, 8)
+    begin = tl.minimum(tl.maximum(-first, 0), end)
+    return (1 << end) - (1 << begin)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def convolve(  # type: ignore[no-untyped-def]
     x,
@@ -45,15 +53,14 @@ def convolve(  # type: ignore[no-untyped-def]
     out_frames,
     out_height,
     out_width,
-    channels,
     out_channels,
-    weight_row,
     x_pixel,
     shortcut_pixel,
     out_pixel,
     pad_frames,
     pad_rows,
     pad_columns,
+    channels: tl.constexpr,
     kernel_frames: tl.constexpr,
     kernel_rows: tl.constexpr,
     kernel_steps: tl.constexpr,
@@ -61,74 +68,104 @@ def convolve(  # type: ignore[no-untyped-def]
     stride_frames: tl.constexpr,
     stride_rows: tl.constexpr,
     stride_columns: tl.constexpr,
-    is_padded: tl.constexpr,
-    has_scale: tl.constexpr,
-    has_shortcut: tl.constexpr,
+    has_frames_outside: tl.constexpr,
+    has_rows_outside: tl.constexpr,
+    has_columns_outside: tl.constexpr,
+    keeps_sizes: tl.constexpr,
     is_rectified: tl.constexpr,
-    are_channels_whole: tl.constexpr,
+    is_transposed: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
     depth: tl.constexpr,
 ):
     """One tile of (rows positions, columns output channels). Note [Convolution as a matrix product].
 
-    ``weight`` is (K, KT, KH, steps, pixels_per_step * C), rows of ``weight_row`` elements. ``depth`` is what one step
-    sums over: ``pixels_per_step * C`` where that is more than one pixel, else a part of the channels.
+    ``weight`` is (K, KT, KH, steps, parts * depth), contiguous: :func:`i3d_deploy.fused.tiled.packed`. ``depth`` is
+    what one step sums over: ``pixels_per_step * channels`` where that is more than one pixel, else a part of the
+    channels. ``keeps_sizes``: outputs lie where inputs do. ``scale`` and ``shortcut`` may be None.
     """
     column_tiles = tl.cdiv(out_channels, columns)
     # The column tiles of one row tile follow each other, so that its rows are still in the cache.
     row = (tl.program_id(0) // column_tiles) * rows + tl.arange(0, rows)
     column = (tl.program_id(0) % column_tiles) * columns + tl.arange(0, columns)
-    is_row = row < positions
-    is_column = column < out_channels
     step = tl.arange(0, depth)
+    parts: tl.constexpr = (channels + depth - 1) // depth if pixels_per_step == 1 else 1
+    steps: tl.constexpr = kernel_frames * kernel_rows * kernel_steps * parts
 
-    left = row % out_width
-    top = (row // out_width) % out_height
-    frame = (row // (out_width * out_height)) % out_frames
-    view = row // (out_width * out_height * out_frames)
-    first_frame = frame * stride_frames - pad_frames
+    # What lies beyond the last row or column is computed from the last one, and not written.
+    place = tl.minimum(row, positions - 1)
+    left = place % out_width
+    above = place // out_width
+    top = above % out_height
+    image = above // out_height
     first_row = top * stride_rows - pad_rows
     first_column = left * stride_columns - pad_columns
-    first = ((view * frames + first_frame) * height + first_row) * width + first_column
+    if kernel_frames == 1 and stride_frames == 1:
+        first_frame = image
+        first_image = image
+    else:
+        first_frame = image % out_frames * stride_frames - pad_frames
+        first_image = image // out_frames * frames + first_frame
+    if keeps_sizes:
+        first = place - ((pad_frames * height + pad_rows) * width + pad_columns)
+    else:
+        first = (first_image * height + first_row) * width + first_column
+    inside = tl.zeros((rows,), dtype=tl.int32)
+    if has_frames_outside:
+        inside |= bits_inside(first_frame, frames)
+    if has_rows_outside:
+        inside |= bits_inside(first_row, height) << 8
+    if has_columns_outside:
+        inside |= bits_inside(first_column, width) << 16
 
-    parts = tl.cdiv(channels, depth) if pixels_per_step == 1 else 1
-    sums = tl.zeros((rows, columns), dtype=tl.float32)
-    for number in range(kernel_frames * kernel_rows * kernel_steps * parts):
+    step_offset = step // channels * x_pixel + step % channels if pixels_per_step > 1 else step
+    offsets = first[:, None] * x_pixel + step_offset[None, :]
+    weights_at = tl.minimum(column, out_channels - 1)[None, :] * (steps * depth) + step[:, None]
+    is_column = column < out_channels
+    is_written = (row < positions)[:, None] & is_column[None, :]
+    # On its way while the sum is made, where that is one step: more of them want the registers.
+    is_short: tl.constexpr = steps == 1
+    if shortcut is not None and is_short:
+        added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
+    sums = tl.zeros((columns, rows) if is_transposed else (rows, columns), dtype=tl.float32)
+    for number in range(steps):
         part = number % parts
         tap = number // parts
         tap_column = (tap % kernel_steps) * pixels_per_step
         tap_row = (tap // kernel_steps) % kernel_rows
         tap_frame = tap // (kernel_steps * kernel_rows)
-        pixel = first + (tap_frame * height + tap_row) * width + tap_column
-        place = pixel[:, None] * x_pixel + (part * depth + step)[None, :]
-        is_read = is_row[:, None]
-        if is_padded:
-            is_inside = (first_frame + tap_frame >= 0) & (first_frame + tap_frame < frames)
-            is_inside &= (first_row + tap_row >= 0) & (first_row + tap_row < height)
-            is_read &= is_inside[:, None]
-            if pixels_per_step == 1:
-                at = first_column + tap_column
-                is_read &= ((at >= 0) & (at < width))[:, None]
-            else:
-                at = (first_column + tap_column)[:, None] + (step // channels)[None, :]
-                is_read = is_read & (at >= 0) & (at < width)
-        is_weight = is_column[None, :]
-        if not are_channels_whole:
-            is_read = is_read & (part * depth + step < channels)[None, :]
-            is_weight = is_weight & (part * depth + step < channels)[:, None]
-        inputs = tl.load(x + place, mask=is_read, other=0.0)
-        per_tap = channels * pixels_per_step
-        at_weight = column[None, :] * weight_row + (tap * per_tap + part * depth + step)[:, None]
-        weights = tl.load(weight + at_weight, mask=is_weight, other=0.0)
-        sums = tl.dot(inputs, weights, sums, input_precision="ieee")
+        tap_offset = ((tap_frame * height + tap_row) * width + tap_column) * x_pixel + part * depth
+        wanted = tl.zeros((depth,), dtype=tl.int32)
+        if has_frames_outside:
+            wanted |= 1 << tap_frame
+        if has_rows_outside:
+            wanted |= 256 << tap_row
+        if has_columns_outside:
+            wanted |= 65536 << (tap_column + (step // channels if pixels_per_step > 1 else 0))
+        is_outside = has_frames_outside or has_rows_outside or has_columns_outside
+        if is_outside and channels * pixels_per_step % depth == 0:
+            is_read = (inside[:, None] & wanted[None, :]) == wanted[None, :]
+            inputs = tl.load(x + tap_offset + offsets, mask=is_read, other=0.0)
+        elif channels * pixels_per_step % depth == 0:
+            inputs = tl.load(x + tap_offset + offsets)
+        else:
+            is_read = (inside[:, None] & wanted[None, :]) == wanted[None, :]
+            is_read &= (part * depth + step < channels)[None, :]
+            inputs = tl.load(x + tap_offset + offsets, mask=is_read, other=0.0)
+        weights = tl.load(weight + number * depth + weights_at)
+        if is_transposed:
+            sums = tl.dot(weights.T, inputs.T, sums, input_precision="ieee")
+        else:
+            sums = tl.dot(inputs, weights, sums, input_precision="ieee")
 
-    if has_scale:
+    if is_transposed:
+        sums = sums.T
+    if scale is not None:
         sums *= tl.load(scale + column, mask=is_column, other=0.0)[None, :]
     sums += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
-    is_written = is_row[:, None] & is_column[None, :]
-    if has_shortcut:
-        added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
+    if shortcut is not None:
+        if not is_short:
+            added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
         sums += added.to(tl.float32)
     if is_rectified:
         sums = tl.maximum(sums, 0.0)
@@ -170,7 +207,7 @@ def max_pool(  # type: ignore[no-untyped-def]
     first_row = (row // out_width) % out_height * stride_rows - pad_rows
     first_frame = (row // (out_width * out_height)) % out_frames * stride_frames - pad_frames
     view = row // (out_width * out_height * out_frames)
-    largest = tl.full((rows, columns), float("-inf"), dtype=tl.float32)
+    largest = tl.full((rows, columns), float("-inf"), dtype=x.dtype.element_ty)
     for tap in tl.static_range(kernel_frames * kernel_rows * kernel_columns):
         at_frame = first_frame + tap // (kernel_rows * kernel_columns)
         at_row = first_row + (tap // kernel_columns) % kernel_rows
@@ -180,9 +217,8 @@ def max_pool(  # type: ignore[no-untyped-def]
         pixel = ((view * frames + at_frame) * height + at_row) * width + at_column
         place = pixel[:, None] * x_pixel + channel[None, :]
         found = tl.load(x + place, mask=is_written & is_inside[:, None], other=float("-inf"))
-        largest = tl.maximum(largest, found.to(tl.float32))
-    largest = largest.to(out.dtype.element_ty)
-    tl.store(out + row[:, None] * out_pixel + channel[None, :], largest, mask=is_written)
+        largest = tl.maximum(largest, found)
+    tl.store(out + row[:, None] * out_pixel + channel[None, :], largest.to(x.dtype.element_ty), mask=is_written)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -202,31 +238,39 @@ def stack_frames(  # type: ignore[no-untyped-def]
     kernel_frames: tl.constexpr,
     stride_frames: tl.constexpr,
     stacked: tl.constexpr,
+    rows: tl.constexpr,
     columns: tl.constexpr,
 ):
-    """Normalise a part of one row of pixels of all frames that the stem sees at once.
+    """Normalise a tile of (rows, columns) pixels of all frames that the stem sees at once.
 
     ``origins`` has, for each view and frame, where in ``pixels`` its crop begins; rows of a frame lie ``pitch[0]``
     elements apart. ``out`` is (N, T', H, W, stacked): frame after frame, then zeros.
     """
-    line = tl.program_id(0)
-    row = line % height
-    frame = (line // height) % out_frames
-    view = line // (height * out_frames)
+    row_tiles = tl.cdiv(height, rows)
+    image = tl.program_id(0) // row_tiles
+    first_row = (tl.program_id(0) % row_tiles) * rows
+    frame = image % out_frames
+    view = image // out_frames
     column = tl.program_id(1) * columns + tl.arange(0, columns)
     place = tl.arange(0, stacked)
+    color = place % channels
     at = frame * stride_frames - pad_frames + place // channels
     is_frame = (at >= 0) & (at < frames) & (place < channels * kernel_frames)
-    is_read = (column < width)[:, None] & is_frame[None, :]
     origin = tl.load(origins + view * frames + at, mask=is_frame, other=0)
-    begin = origin + row.to(tl.int64) * tl.load(pitch)
-    offset = begin[None, :] + column[:, None] * channels + (place % channels)[None, :]
-    values = tl.load(pixels + offset, mask=is_read, other=0).to(tl.float32)
-    shift = tl.load(mean + place % channels)
-    by = tl.load(factor + place % channels)
-    values = tl.where(is_read, (values - shift[None, :]) * by[None, :], 0.0)
-    target = (line.to(tl.int64) * width + column[:, None]) * stacked + place[None, :]
-    tl.store(out + target, values.to(out.dtype.element_ty), mask=(column < width)[:, None])
+    # What is not read becomes (0 - 0) * 0.
+    shift = tl.load(mean + color, mask=is_frame, other=0.0)
+    by = tl.load(factor + color, mask=is_frame, other=0.0)
+    step = tl.load(pitch)
+    is_column = (column < width)[:, None]
+    source = pixels + (origin + first_row * step)[None, :] + (column[:, None] * channels + color[None, :])
+    target = out + (image * height + first_row).to(tl.int64) * width * stacked
+    target = target + (column[:, None] * stacked + place[None, :])
+    for _row in range(first_row, tl.minimum(first_row + rows, height)):
+        values = tl.load(source, mask=is_column & is_frame[None, :], other=0).to(tl.float32)
+        values = (values - shift[None, :]) * by[None, :]
+        tl.store(target, values.to(out.dtype.element_ty), mask=is_column)
+        source += step
+        target += width * stacked
 
 
 def tiles(size: int, length: int) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i3d_deploy.frames import Resized
-from i3d_deploy.fused.graphs import Recorded
+from i3d_deploy.fused.graphs import Recorded, on
 from i3d_deploy.fused.stacking import Source
 
 Logits = Callable[[Source], Tensor]
@@ -89,7 +88,6 @@ class CudaLane(Lane):
         device: The GPU.
         dtype: Of pixels.
         streams: Of copies and of computing, which all lanes share.
-        pool: Memory of recorded networks, which all lanes share.
         is_recorded: Whether the network is recorded, once for each number of views.
     """
 
@@ -100,12 +98,11 @@ class CudaLane(Lane):
         device: torch.device,
         dtype: torch.dtype,
         streams: Streams,
-        pool: Any,
         is_recorded: bool,
     ) -> None:
         super().__init__(size)
         self._device, self._dtype, self._is_recorded = device, dtype, is_recorded
-        self._streams, self._pool = streams, pool
+        self._streams, self._own_stream = streams, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copied, self._read = streams.event(), streams.event()
         self._recorded: dict[tuple[int, int], Recorded[Tensor]] = {}
         self._allocate(elements=0, places=0)
@@ -132,9 +129,10 @@ class CudaLane(Lane):
     def _compute(self, views: int, length: int, compute: Logits) -> Tensor:
         source = replace(self._source, origins=self._source.origins[: views * length].view(views, length))
         if not self._is_recorded:
-            return compute(source)
+            with on(self._device):
+                return compute(source)
         if (views, length) not in self._recorded:
-            self._recorded[views, length] = Recorded(lambda: compute(source), device=self._device, pool=self._pool)
+            self._recorded[views, length] = Recorded(lambda: compute(source), stream=self._own_stream)
         recorded = self._recorded[views, length]
         recorded.start()
         return recorded.result
@@ -169,10 +167,16 @@ class CudaLane(Lane):
 
     def _reserve(self, *, elements: int, places: int) -> None:
         """Make memory, larger than any before; what was recorded reads the old one and is recorded again."""
-        elements, places = max(elements, len(self._host_pixels)), max(places, len(self._host_places))
-        if (elements, places) != (len(self._host_pixels), len(self._host_places)):
-            torch.cuda.synchronize(self._device)
-            self._allocate(elements=elements, places=places)
+        if elements <= len(self._host_pixels) and places <= len(self._host_places):
+            return
+        self._streams.copies.synchronize()
+        self._streams.compute.synchronize()
+        # A little more, for the next video that has a little more.
+        elements, places = (
+            max(size * 5 // 4, now)
+            for size, now in ((elements, len(self._host_pixels)), (places, len(self._host_places)))
+        )
+        self._allocate(elements=elements, places=places)
 
     def _allocate(self, *, elements: int, places: int) -> None:
         self._recorded.clear()
@@ -181,8 +185,8 @@ class CudaLane(Lane):
         self._host_pitch = torch.zeros(1, dtype=torch.int64, pin_memory=True)
         self._source = Source(
             pixels=torch.empty(elements, dtype=self._dtype, device=self._device),
-            origins=torch.zeros(places, dtype=torch.int64, device=self._device),
-            pitch=torch.zeros(1, dtype=torch.int64, device=self._device),
+            origins=torch.empty(places, dtype=torch.int64, device=self._device),
+            pitch=torch.empty(1, dtype=torch.int64, device=self._device),
             size=self._size,
         )
 

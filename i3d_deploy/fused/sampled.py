@@ -41,7 +41,7 @@ class Sampled:
 
 
 def agrees(convolution: Convolution, x: Tensor, result: Tensor, *, shortcut: Tensor | None = None) -> bool:
-    """Whether a result is right where it is looked at, up to rounding: Note [Wrong convolutions].
+    """Whether a result is finite, and right where it is looked at, up to rounding: Note [Wrong convolutions].
 
     Args:
         convolution: What was computed.
@@ -54,7 +54,7 @@ def agrees(convolution: Convolution, x: Tensor, result: Tensor, *, shortcut: Ten
     sums = torch.promote_types(result.dtype, torch.float32)
     allowed = _ROUNDINGS * torch.finfo(result.dtype).eps * right.largest + _ORDER * torch.finfo(sums).eps * right.terms
     difference = (result.flatten(0, 3)[places].double() - right.expected).abs().max().item()
-    return difference <= allowed  # and not where it is no number
+    return difference <= allowed and bool(torch.isfinite(result).all())
 
 
 def compute(convolution: Convolution, x: Tensor, places: Tensor, *, shortcut: Tensor | None = None) -> Sampled:

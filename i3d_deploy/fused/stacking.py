@@ -82,8 +82,8 @@ class Stacking:
 
         out = torch.empty(self.out_shape(source), dtype=self._dtype, device=source.pixels.device)
         views, frames, height, width, channels = out.shape
-        columns = min(64, kernels.power_of_two(width))
-        kernels.stack_frames[views * frames * height, kernels.tiles(width, columns)](
+        rows, columns = 16, min(64, kernels.power_of_two(width))
+        kernels.stack_frames[views * frames * kernels.tiles(height, rows), kernels.tiles(width, columns)](
             source.pixels,
             source.origins,
             source.pitch,
@@ -99,6 +99,7 @@ class Stacking:
             kernel_frames=self._window.kernel[0],
             stride_frames=self._window.stride[0],
             stacked=channels,
+            rows=rows,
             columns=columns,
             num_warps=4,
         )

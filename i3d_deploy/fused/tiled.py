@@ -40,11 +40,13 @@ class Tiled:
     depth: int = 64
     warps: int = 4
     stages: int = 3
+    is_transposed: bool = False
 
     @property
     def name(self) -> str:
         """For plans and tables."""
-        return f"tiled {self.rows}x{self.columns}x{self.depth} {self.warps}w {self.stages}s"
+        turned = " transposed" if self.is_transposed else ""
+        return f"tiled {self.rows}x{self.columns}x{self.depth} {self.warps}w {self.stages}s{turned}"
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
         """Where no tensor is too large, and less than half of a tile's columns would be empty."""
@@ -60,11 +62,13 @@ class Tiled:
 
 
 ALGORITHMS = (
-    Tiled(128, 64, warps=4, stages=4),
-    Tiled(256, 64, warps=8, stages=3),
-    Tiled(128, 128, warps=8, stages=4),
-    Tiled(128, 256, warps=8, stages=3),
-    Tiled(64, 128, warps=4, stages=4),
+    Tiled(256, 64, warps=4, stages=2, is_transposed=True),
+    Tiled(256, 64, warps=8, stages=2, is_transposed=True),
+    Tiled(128, 64, warps=4, stages=3, is_transposed=True),
+    Tiled(256, 128, warps=8, stages=3, is_transposed=True),
+    Tiled(128, 256, warps=8, stages=3, is_transposed=True),
+    Tiled(128, 128, warps=8, stages=3, is_transposed=True),
+    Tiled(64, 128, warps=4, stages=3),
     Tiled(64, 64, warps=4, stages=4),
 )
 """Sizes of tile that are tried."""
@@ -81,14 +85,14 @@ def launch(convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out:
         tile: How.
     """
     window = convolution.window
-    sizes, results = sizes_of(x), out.shape
+    sizes, results = sizes_of(x), sizes_of(out)
     channels, out_channels = x.shape[-1], out.shape[-1]
     pads = window.pads(sizes)
     pixels = pixels_per_step(window, channels, depth=tile.depth)
     depth = pixels * channels if pixels > 1 else min(tile.depth, max(16, kernels.power_of_two(channels)))
-    steps = kernels.tiles(window.kernel[2], pixels)
-    weight = convolution.prepared(f"tiled {pixels}", lambda weight: packed(weight, pixels=pixels))
-    positions = math.prod(results[:4])
+    taps = kernels.tiles(window.kernel[2], pixels)
+    weight = convolution.prepared(f"tiled {pixels} {depth}", lambda weight: packed(weight, pixels=pixels, depth=depth))
+    positions = math.prod(out.shape[:4])
     grid = (kernels.tiles(positions, tile.rows) * kernels.tiles(out_channels, tile.columns),)
     kernels.convolve[grid](
         x,
@@ -99,31 +103,31 @@ def launch(convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out:
         out,
         positions,
         *sizes,
-        *results[1:4],
-        channels,
+        *results,
         out_channels,
-        weight.shape[1],
         x.stride(3),
         0 if shortcut is None else shortcut.stride(3),
         out.stride(3),
         *(before for before, _ in pads),
+        channels=channels,
         kernel_frames=window.kernel[0],
         kernel_rows=window.kernel[1],
-        kernel_steps=steps,
+        kernel_steps=taps,
         pixels_per_step=pixels,
         stride_frames=window.stride[0],
         stride_rows=window.stride[1],
         stride_columns=window.stride[2],
-        is_padded=any(size for pad in pads for size in pad) or steps * pixels > window.kernel[2],
-        has_scale=convolution.scale is not None,
-        has_shortcut=shortcut is not None,
+        has_frames_outside=any(pads[0]),
+        has_rows_outside=any(pads[1]),
+        has_columns_outside=any(pads[2]) or taps * pixels > window.kernel[2],
+        keeps_sizes=sizes == results and window.stride == (1, 1, 1),
         is_rectified=convolution.is_rectified,
-        are_channels_whole=pixels > 1 or channels % depth == 0,
+        is_transposed=tile.is_transposed,
         rows=tile.rows,
         columns=tile.columns,
         depth=depth,
         num_warps=tile.warps,
-        num_stages=tile.stages,
+        num_stages=min(tile.stages, math.prod(window.kernel[:2]) * taps * kernels.tiles(pixels * channels, depth)),
     )
 
 
@@ -134,18 +138,20 @@ def pixels_per_step(window: Window, channels: int, *, depth: int) -> int:
     return min(depth // channels, kernels.power_of_two(window.kernel[2]))
 
 
-def packed(weight: Tensor, *, pixels: int) -> Tensor:
+def packed(weight: Tensor, *, pixels: int, depth: int) -> Tensor:
     """Weights as the kernel reads them.
 
     Args:
         weight: (K, KT, KH, KW, C).
         pixels: Columns of the kernel in one step.
+        depth: What one step sums over.
 
     Returns:
-        (K, KT * KH * KW' * C), where KW' is KW filled up with zeros to whole steps.
+        (K, KT * KH * KW' * C'), where KW' is KW and, of single pixels, C' is C, filled up with zeros to whole steps.
     """
-    missing = -weight.shape[3] % pixels
-    return functional.pad(weight, (0, 0, 0, missing)).flatten(1).contiguous()
+    missing_columns = -weight.shape[3] % pixels
+    missing_channels = -weight.shape[4] % depth if pixels == 1 else 0
+    return functional.pad(weight, (0, missing_channels, 0, missing_columns)).flatten(1).contiguous()
 
 
 def max_pool(x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from i3d_deploy.card import Card, Precision
@@ -26,8 +28,9 @@ from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import DeviceError
 from i3d_deploy.frames import Resized
 from i3d_deploy.fused import choice, stacking
+from i3d_deploy.fused.algorithms import why_no_kernels
 from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps
-from i3d_deploy.fused.graphs import exact_sums
+from i3d_deploy.fused.graphs import on
 from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Streams, Upload
 from i3d_deploy.fused.networks import FusedNetwork
 from i3d_deploy.limits import logits_limit
@@ -77,6 +80,8 @@ class FusedRunner(Runner):
         self.preferred_batch = TOGETHER if self.card.has_fixed_length else 1
         self._plans: dict[tuple[int, int], Plan] = {}
         self._fc = source.model.fc
+        if self.device.type == "cuda" and (reason := why_no_kernels(self.device)) is not None:
+            self.notes = (*self.notes, f"slower than it could be, without kernels of our own: {reason}")
         self._network, precision = _first_within(source, self.device, precisions)
         self._lanes = self._make_lanes()
         self._turns = 0
@@ -96,7 +101,7 @@ class FusedRunner(Runner):
                 yield from super().infer_parts([part])
                 continue
             with self.turn():
-                started = [self._start(_of_frames(part.views, some)) for some in _split(part.numbers, TOGETHER)]
+                started = [self._start(of_frames(part.views, some)) for some in _split(part.numbers, TOGETHER)]
             yield from self._waited(waiting)
             waiting = [(part, started)]
         yield from self._waited(waiting)
@@ -124,7 +129,7 @@ class FusedRunner(Runner):
             chosen = self._plans.values()
             choices = {key: found for plan in chosen for key, found in plan.choices.items()}
             source = stacking.of_views(torch.from_numpy(np.require(views, requirements=["C", "W"])).to(self.device))
-            with torch.inference_mode(), exact_sums():
+            with on(self.device):
                 maps = self._network.features(ChosenSteps(choices, self.device), source)
             return np.ascontiguousarray(maps.permute(0, 4, 1, 2, 3).float().cpu().numpy())
 
@@ -140,28 +145,37 @@ class FusedRunner(Runner):
         Args:
             views: N.
             length: T; None: of the card.
+
+        Raises:
+            DeviceError: A convolution comes out right in no way, or the device has not the memory.
         """
-        frames, height, width, channels = self.card.view_shape
-        key = views, length or frames
+        key = views, length or self.card.view_shape[0]
         if key not in self._plans:
-            generator = torch.Generator().manual_seed(0)
-            shape = (views, key[1], height, width, channels)
-            noise = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-            self._plans[key] = choice.plan(self._network, stacking.of_views(noise.to(self.device, self._pixels)))
+            near = [
+                plan for (other, frames), plan in self._plans.items() if frames == key[1] and _is_near(views, other)
+            ]
+            with self.turn(), _memory_errors(self.device):
+                source = stacking.of_views(_blobs(self.card, views, frames=key[1], device=self.device))
+                self._plans[key] = choice.plan(self._network, source, near=near[0] if near else None)
         return self._plans[key]
 
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
-        started = [self._start(_of_cut(inputs[some.start : some.stop])) for some in _split(range(len(inputs)), COPIED)]
-        return np.concatenate([pending.wait() for pending in started])
+        started: list[Pending] = []
+        try:
+            for some in _split(range(len(inputs)), COPIED):
+                started.append(self._start(of_cut(inputs[some.start : some.stop])))
+        finally:
+            rows = [pending.wait() for pending in started]  # the caller's memory is being read
+        return np.concatenate(rows)
 
     def _start(self, upload: Upload) -> Pending:
         views, length = upload.origins.shape
         # Whole videos come in every length: what is found for the usual one serves all.
-        plan = self.plan(views, None if not self.card.has_fixed_length else length)
+        plan = self.plan(views, length if self.card.has_fixed_length else None)
         steps = ChosenSteps(plan.choices, self.device)
         self._turns += 1
         lane = self._lanes[self._turns % len(self._lanes)]
-        with torch.inference_mode(), exact_sums():
+        with torch.inference_mode(), _memory_errors(self.device):
             return lane.start(upload, partial(self._network.logits, steps, groups=plan.groups))
 
     def _is_usual(self, views: Views) -> bool:
@@ -177,14 +191,13 @@ class FusedRunner(Runner):
         size = height, width
         if self.device.type != "cuda":
             return [Lane(size)]
-        streams, pool = Streams(self.device), torch.cuda.graph_pool_handle()
+        streams = Streams(self.device)
         return [
             CudaLane(
                 size,
                 device=self.device,
                 dtype=self._pixels,
                 streams=streams,
-                pool=pool,
                 is_recorded=self.card.has_fixed_length,
             )
             for _ in range(2)
@@ -194,21 +207,24 @@ class FusedRunner(Runner):
         return views
 
     def _transfer(self, inputs: Resized) -> None:
-        for some in _split(range(len(inputs)), COPIED):
-            self._lanes[0].fill(_of_cut(inputs[some.start : some.stop]))
+        with on(self.device):
+            for some in _split(range(len(inputs)), COPIED):
+                self._lanes[0].fill(of_cut(inputs[some.start : some.stop]))
 
     def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         """Each step by itself, on the views at hand; what is left of the whole is what lies between them."""
         source = stacking.of_views(torch.from_numpy(inputs.copy()).to(self.device))
         plan = self.plan(*source.origins.shape)
         steps = TimedSteps(plan.choices, self.device)
-        with torch.inference_mode(), exact_sums():
+        with on(self.device):
             self._network.logits(steps, source, groups=plan.groups)
         seconds = {key: of_one * runs for key, of_one in steps.seconds.items()}
         rest = plan.seconds[plan.groups] * runs - sum(seconds.values())
         return {**seconds, ("between the steps", "rest"): max(rest, 0.0)}
 
     def _free(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self._plans.clear()
         for name in ("_lanes", "_network"):
             self.__dict__.pop(name, None)
@@ -223,8 +239,12 @@ def _split(numbers: Numbers, at_most: int) -> list[Numbers]:
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
-def _of_cut(views: Resized) -> Upload:
-    """Views (N, T, H, W, C) that are cut."""
+def of_cut(views: Resized) -> Upload:
+    """Views that are cut already.
+
+    Args:
+        views: (N, T, H, W, C).
+    """
     count, frames, height, width, channels = views.shape
     numbers = np.arange(count * frames, dtype=np.int64).reshape(count, frames)
     return Upload(
@@ -232,8 +252,13 @@ def _of_cut(views: Resized) -> Upload:
     )
 
 
-def _of_frames(views: Views, numbers: Sequence[int]) -> Upload:
-    """Some views of a video, from the frames that they have."""
+def of_frames(views: Views, numbers: Sequence[int]) -> Upload:
+    """Views of a video from their frames, each of which is there once.
+
+    Args:
+        views: All of the video.
+        numbers: Which, by their place in the order.
+    """
     crops, clips = zip(*(divmod(number, len(views.indices)) for number in numbers), strict=True)
     indices = views.indices[list(clips)]  # N T
     wanted, places = np.unique(indices, return_inverse=True)
@@ -249,14 +274,13 @@ def _first_within(
     source: Checkpoint, device: torch.device, precisions: Sequence[Precision]
 ) -> tuple[FusedNetwork, Precision]:
     """The network in the first precision whose logits are within its limit."""
-    views = _views_to_prove(source.card)
+    views = _blobs(source.card, _PROOF_VIEWS, frames=source.card.view_shape[0], device=device)
     expected = _reference(source, views, device)
     refused = []
     for precision in precisions:
         network = FusedNetwork(source.model, source.card.pixels, dtype=DTYPES[precision], device=device)
-        with torch.inference_mode(), exact_sums():
-            cut = stacking.of_views(torch.from_numpy(views).to(device))
-            logits = network.logits(ChosenSteps({}, device), cut).float().cpu().numpy()
+        with on(device):
+            logits = network.logits(ChosenSteps({}, device), stacking.of_views(views)).float().cpu().numpy()
         limit = logits_limit(source.card, expected, computed_in=precision)
         difference = float(np.abs(logits - expected).max())
         if difference <= limit:  # and not where it is no number
@@ -267,19 +291,31 @@ def _first_within(
     )
 
 
-def _reference(source: Checkpoint, views: Resized, device: torch.device) -> NDArray[np.float32]:
+def _reference(source: Checkpoint, views: Tensor, device: torch.device) -> NDArray[np.float32]:
     """Logits of PyTorch's own network in float32."""
     model = copy.deepcopy(source.model).to(device)
     with torch.inference_mode(), full_precision(device):
-        logits = model(torch.from_numpy(normalize(views, source.card.pixels)).to(device))
+        logits = model(torch.from_numpy(normalize(views.cpu().numpy(), source.card.pixels)).to(device))
     return np.asarray(logits.cpu().numpy())
 
 
-def _views_to_prove(card: Card) -> Resized:
-    """Blobs that move: (N, T, H, W, C) of the card's views."""
-    frames, height, width, channels = card.view_shape
+def _blobs(card: Card, count: int, *, frames: int, device: torch.device) -> Tensor:
+    """Blobs that move: (N, T, H, W, C) like the card's views, each another one."""
+    _, height, width, channels = card.view_shape
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(_PROOF_VIEWS, channels, 4, 8, 8, generator=generator)
+    coarse = torch.rand(count, channels, 4, 8, 8, generator=generator).to(device)
     fine = functional.interpolate(coarse, (frames, height, width), mode="trilinear") * 255
-    views: Resized = fine.permute(0, 2, 3, 4, 1).contiguous().numpy()
-    return np.ascontiguousarray(views.round().astype(card.spatial.dtype))
+    dtype = torch.uint8 if card.spatial.dtype == "uint8" else torch.float32
+    return fine.round().permute(0, 2, 3, 4, 1).to(dtype).contiguous()
+
+
+def _is_near(views: int, other: int) -> bool:
+    return max(views, other) <= 2 * min(views, other)
+
+
+@contextmanager
+def _memory_errors(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"{device} has not the memory: give fewer views at a time (--batch)") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +31,7 @@ except ImportError as error:
 Providers = list[str | tuple[str, dict[str, str]]]
 
 _LOG_FATAL = 4
-_CPU = "CPUExecutionProvider"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _KERNEL_TIME = "_kernel_time"
 _NOT_IMPLEMENTED = getattr(onnxruntime.capi.onnxruntime_pybind11_state, "NotImplemented")  # noqa: B009
 
@@ -53,26 +55,23 @@ class OnnxRunner(Runner):
         self.card, engine = read_engine_card(path)
         threads = threads or len(os.sched_getaffinity(0))
         self._path, self._providers, self._is_fp8 = path, _providers(device), engine.precision == "fp8"
+        self._device = device
         # On a CPU, where this many views run at a time, a fixed number is faster; it is given up once another comes.
         self._fixed_views = engine.profile[0] if self._providers == [_CPU] else None
         session = self._open(threads, num_views=self._fixed_views)
         _check_fit(path, self.card, session)
         provider = session.get_providers()[0]
-        if device.startswith("cuda") and provider != "CUDAExecutionProvider":
-            raise DeviceError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot use {device}, only "
-                f"{', '.join(session.get_providers())}: pip install 'i3d-deploy[gpu]' on a machine with a GPU"
-            )
         is_cpu = provider == _CPU
         if is_cpu and self._fixed_views is None:  # CUDA is installed and does not work here
             self._providers = [_CPU]
             self._fixed_views = engine.profile[0]
             session = self._open(threads, num_views=self._fixed_views)
+        self._device = "cpu" if is_cpu else _cuda_name(device)
         self._session: onnxruntime.InferenceSession | None = session
         self.preferred_batch = engine.profile[0] if is_cpu else engine.profile[1]
         self.info = RunnerInfo(
             backend=f"onnxruntime {onnxruntime.__version__}",
-            device="cpu" if is_cpu else _cuda_name(device),
+            device=self._device,
             provider=provider,
             # The CPU has no fp16 convolutions: ONNX Runtime casts them, so the weights alone are rounded.
             precision="fp32 with fp16 weights" if is_cpu and engine.precision == "fp16" else engine.precision,
@@ -120,7 +119,10 @@ class OnnxRunner(Runner):
             options.add_free_dimension_override_by_name("N", num_views)
         if trace is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
-        return _load(self._path, options, providers=self._providers)
+        session = _load(self._path, options, providers=self._providers)
+        if self._device.startswith("cuda") and session.get_providers()[0] != _CUDA:
+            raise DeviceError(_why_no_cuda(self._device))
+        return session
 
     def _free(self) -> None:
         self._session = None
@@ -190,14 +192,24 @@ def _cuda_name(device: str) -> str:
 
 
 def _providers(device: str) -> Providers:
-    if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()):
+    if device == "cpu" or (device == "auto" and _CUDA not in onnxruntime.get_available_providers()):
         return [_CPU]
     if device != "auto" and not device.startswith("cuda"):
         raise DeviceError(f"device {device!r} is not one ONNX Runtime is used with here: auto, cpu, cuda, cuda:N")
     number = _cuda_name(device).partition(":")[2] if device != "auto" else "0"
     # TF32 has ten bits of mantissa: an fp32 engine must not use it.
-    cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"})
+    cuda = (_CUDA, {"device_id": number, "use_tf32": "0"})
     return [cuda, _CPU]
+
+
+def _why_no_cuda(device: str) -> str:
+    what = f"ONNX Runtime {onnxruntime.__version__} cannot use {device}"
+    if _CUDA not in onnxruntime.get_available_providers():
+        return f"{what}, it is a build for CPUs: pip install 'i3d-deploy[gpu]' on a machine with a GPU"
+    return (
+        f"{what}: there is no such GPU or no driver for it, or CUDA's libraries are missing, which "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]' brings"
+    )
 
 
 def _load(path: Path, options: onnxruntime.SessionOptions, *, providers: Providers) -> onnxruntime.InferenceSession:
@@ -206,11 +218,22 @@ def _load(path: Path, options: onnxruntime.SessionOptions, *, providers: Provide
     installed = onnxruntime.get_available_providers()
     usable = [provider for provider, name in zip(providers, names, strict=True) if name in installed]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=usable)
+        session = _start(path, options, usable)
     except _NOT_IMPLEMENTED as error:
         raise DeviceError(f"ONNX Runtime {onnxruntime.__version__} cannot run {path} here: {_reason(error)}") from error
     except Exception as error:  # the bindings' exceptions share no narrower base
         raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_reason(error)}") from error
+    session.disable_fallback()  # a run that fails on a GPU would be repeated on the CPU, then and from then on
+    return session
+
+
+def _start(path: Path, options: onnxruntime.SessionOptions, providers: Providers) -> onnxruntime.InferenceSession:
+    if providers == [_CPU]:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    # Both print what they miss to stdout, where commands print their results.
+    with contextlib.redirect_stdout(sys.stderr):
+        onnxruntime.preload_dlls()  # pip puts CUDA's libraries where the loader does not look
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,8 @@ from numpy.typing import NDArray
 from i3d_deploy import checkpoint
 from i3d_deploy.errors import DeviceError, InputError, MissingExtraError
 from i3d_deploy.frames import Resized
+from i3d_deploy.fused import self_test
+from i3d_deploy.fused.graphs import exact_sums
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
 
@@ -34,7 +35,6 @@ except ImportError as error:
 
 _computing_processes: set[int] = set()
 """This process and those it was forked from, where they have loaded a checkpoint: Note [PyTorch in a fork]."""
-_precision_lock = threading.Lock()
 
 
 class TorchRunner(Runner):
@@ -46,7 +46,7 @@ class TorchRunner(Runner):
         threads: CPU threads; PyTorch has one setting for the whole process.
 
     Raises:
-        DeviceError: PyTorch has not that device.
+        DeviceError: PyTorch has not that device, or convolves wrong on it.
         InputError: This process was forked from one in which PyTorch had loaded or run a network.
     """
 
@@ -56,6 +56,8 @@ class TorchRunner(Runner):
         self.card = source.card
         self.notes = source.notes
         self.device = choose_device(device)
+        with full_precision(self.device):
+            self_test.check(self.device, torch.float32)
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = source.model.to(self.device)
@@ -171,7 +173,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with _precision_lock, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_sums():
         yield
 
 

@@ -12,8 +12,10 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from i3d_deploy.fused import self_test
 from i3d_deploy.head import I3D
 from i3d_deploy.preprocessing import Pixels
+from i3d_deploy.runners.torch_runner import full_precision
 from i3d_deploy.training import distributed, optimization
 from i3d_deploy.training.clips import seed_of
 from i3d_deploy.training.dataset import ClipBatch
@@ -80,6 +82,9 @@ class Learner:
         recipe: How to train it.
         process: This process.
         seed: Of the run; the dropout of a step is a function of it.
+
+    Raises:
+        DeviceError: PyTorch convolves wrong on the GPU.
     """
 
     def __init__(self, network: I3D, recipe: Recipe, *, process: Process, seed: int) -> None:
@@ -94,6 +99,8 @@ class Learner:
         self._network = ClipsToLogits(
             network, recipe.pixels, autocast=recipe.compute.autocast, channels_last=recipe.compute.channels_last
         ).to(process.device)
+        with full_precision(process.device):
+            self_test.check(process.device, self._network.dtype or torch.float32)
         self._average = None
         if recipe.ema is not None:
             mean = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -82,6 +84,43 @@ def test_this_machine_is_examined_without_naming_places() -> None:
     assert (states["numpy"], states["cv2"]) == ("installed", "installed")
     for place in (sys.prefix, str(Path.cwd())):
         assert place not in result.output
+
+
+NVIDIA_SMI = """#!/bin/sh
+echo "NVIDIA H200, 9.0, 143771, 580.95.05"
+echo "NVIDIA L4, 8.9, 23034, 580.95.05"
+"""
+
+
+@pytest.mark.parametrize("driver", ["stand-in", pytest.param("real", marks=pytest.mark.gpu)])
+def test_every_gpu_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: str) -> None:
+    if driver == "stand-in":
+        program = tmp_path / "nvidia-smi"
+        program.write_text(NVIDIA_SMI)
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        expected = [("NVIDIA H200", "9.0", "580.95.05"), ("NVIDIA L4", "8.9", "580.95.05")]
+    else:
+        expected = gpus_of_nvml()
+    report = Report(machine=doctor.look_at_machine(), packages=(), problems=(), abilities=())
+    _, text = run(monkeypatch, report)
+    found = re.findall(r"GPU +(.+), \d+\.\d GiB, compute capability (.+), driver (.+?) *$", text, re.MULTILINE)
+    assert found == expected
+
+
+def gpus_of_nvml() -> list[tuple[str, str, str]]:
+    """Name, compute capability and driver of this machine's GPUs, from NVIDIA's library rather than its program."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        version = pynvml.nvmlSystemGetDriverVersion()
+        capabilities = [pynvml.nvmlDeviceGetCudaComputeCapability(handle) for handle in handles]
+        names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+    return [(name, f"{major}.{minor}", version) for name, (major, minor) in zip(names, capabilities, strict=True)]
 
 
 def test_help_ends_with_an_example() -> None:

@@ -2,12 +2,14 @@
  *
  * Environment: STAND_IN_INIT is what cuInit returns, STAND_IN_GPUS the number of devices, STAND_IN_MEMORY their bytes.
  */
+#include <malloc.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
   SUCCESS = 0,
+  INVALID_VALUE = 1,
   OUT_OF_MEMORY = 2,
   INVALID_DEVICE = 101,
   INVALID_CONTEXT = 201,
@@ -16,8 +18,12 @@ enum {
 };
 
 static void *const stream = (void *)0x1234;
-static int context, depth, live;
-static void *stack[16];
+static const size_t HOST_MEMORY = 1 << 30;
+static int context, live;
+static size_t used;
+static const void *pinned;
+static _Thread_local int depth;
+static _Thread_local void *stack[16];
 
 static long setting(const char *name, long otherwise) { return getenv(name) ? atol(getenv(name)) : otherwise; }
 
@@ -38,11 +44,16 @@ int cuCtxPopCurrent_v2(void **popped) {
   *popped = stack[--depth];
   return SUCCESS;
 }
+int cuCtxGetCurrent(void **current) {
+  *current = depth > 0 ? stack[depth - 1] : NULL;
+  return SUCCESS;
+}
 
 static int in_context(void) { return depth > 0 && stack[depth - 1] == &context; }
-static int allocate(void **result, size_t size) {
+static size_t memory(void) { return (size_t)setting("STAND_IN_MEMORY", 1 << 30); }
+static int allocate(void **result, size_t size, size_t most) {
   if (!in_context()) return INVALID_CONTEXT;
-  if (size > (size_t)setting("STAND_IN_MEMORY", 1 << 30)) return OUT_OF_MEMORY;
+  if (size > most) return OUT_OF_MEMORY;
   *result = malloc(size);
   live++;
   return SUCCESS;
@@ -60,12 +71,28 @@ static int copy(void *target, const void *source, size_t size, void *on) {
   return SUCCESS;
 }
 
-int cuMemAlloc_v2(uintptr_t *address, size_t size) { return allocate((void **)address, size); }
-int cuMemFree_v2(uintptr_t address) { return release((void *)address); }
-int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
-  *address = malloc(size);
-  live++;
+int cuMemAlloc_v2(uintptr_t *address, size_t size) {
+  int status = allocate((void **)address, size, memory() - used);
+  if (status == SUCCESS) used += malloc_usable_size((void *)*address);
+  return status;
+}
+int cuMemFree_v2(uintptr_t address) {
+  used -= malloc_usable_size((void *)address);
+  return release((void *)address);
+}
+int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
+  *total = memory();
+  *free_bytes = memory() - used;
   return in_context() ? SUCCESS : INVALID_CONTEXT;
+}
+int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
+  int status = allocate(address, size, HOST_MEMORY);
+  pinned = *address;
+  return status;
+}
+int cuMemHostGetFlags(unsigned *flags, const void *address) {
+  *flags = 0;
+  return address == pinned ? SUCCESS : INVALID_VALUE;
 }
 int cuMemFreeHost(void *address) { return release(address); }
 int cuMemcpyHtoDAsync_v2(uintptr_t target, const void *source, size_t size, void *on) {

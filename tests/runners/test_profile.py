@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -23,6 +21,7 @@ from i3d_deploy.frames import Resized
 from i3d_deploy.runners import LayerTime, Runner, RunnerInfo, open_runner
 from i3d_deploy.runners.onnx_runner import sum_layers
 from i3d_deploy.runners.torch_runner import ModuleTimer
+from tests.on_cuda import on_cuda
 
 CONVOLUTIONS = {
     "tiny.safetensors": {"Conv3d"},
@@ -31,27 +30,7 @@ CONVOLUTIONS = {
 }
 NAMES = list(CONVOLUTIONS)
 
-MAY_SKIP = os.environ.get("FAIL_WITHOUT_GPU") != "1"
-
-on_cuda = [
-    pytest.param(
-        "tiny.safetensors",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(MAY_SKIP and not torch.cuda.is_available(), reason="PyTorch without CUDA"),
-        ],
-    ),
-    pytest.param(
-        "tiny.onnx",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(
-                MAY_SKIP and "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
-                reason="ONNX Runtime without CUDA",
-            ),
-        ],
-    ),
-]
+CUDA_NAMES = [on_cuda("tiny.safetensors", by="PyTorch"), on_cuda("tiny.onnx", by="ONNX Runtime")]
 
 
 def some_views(count: int) -> NDArray[np.uint8]:
@@ -313,7 +292,7 @@ def test_what_is_copied_is_like_the_engines_input(
     assert np.shares_memory(first, third)  # a later call times no allocation
 
 
-@pytest.mark.parametrize("name", on_cuda)
+@pytest.mark.parametrize("name", CUDA_NAMES)
 def test_views_reach_the_gpu(tiny_exports: Path, name: str) -> None:
     views = some_views(2)
     with open_runner(tiny_exports / name, device="cuda") as runner:
@@ -322,7 +301,7 @@ def test_views_reach_the_gpu(tiny_exports: Path, name: str) -> None:
         np.testing.assert_array_equal(runner.infer(views), before)
 
 
-@pytest.mark.parametrize("name", on_cuda)
+@pytest.mark.parametrize("name", CUDA_NAMES)
 def test_layers_on_a_gpu(tiny_exports: Path, num_convolutions: int, name: str) -> None:
     views = some_views(2)
     with open_runner(tiny_exports / name, device="cuda") as runner:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import importlib
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,19 +18,21 @@ import numpy as np
 import pytest
 from numpy.typing import DTypeLike, NDArray
 
+from i3d_deploy import to_tensorrt
 from i3d_deploy.artifact import engine_note_path
 from i3d_deploy.card import Card, Precision
-from i3d_deploy.errors import ArtifactError, CardError, DeviceError, InputError, MissingExtraError
+from i3d_deploy.errors import ArtifactError, CardError, DeviceError, ExportError, InputError, MissingExtraError
 from i3d_deploy.network import ResNet
 from i3d_deploy.runners import tensorrt_runner
-from i3d_deploy.runners.device_memory import DeviceMemory, Gpu
+from i3d_deploy.runners.device_memory import DeviceMemory, Gpu, find_gpu
 from i3d_deploy.runners.tensorrt_runner import TensorRTRunner
-from i3d_deploy.tensorrt_flavor import Flavor, load_flavor
+from i3d_deploy.tensorrt_flavor import Flavor, FlavorName, is_installed, load_flavor
 from i3d_deploy.to_tensorrt import EngineOptions, Plan, build, write
-from tests.gpu import has_gpu
+from tests.gpu import IS_DEMANDED, has_gpu
 from tests.tiny_onnx import NUM_CLASSES, PROFILE, VIEW_SHAPE, tiny_card, tiny_logits, tiny_model
 
-rtx = pytest.importorskip("tensorrt_rtx")
+# Where a GPU is demanded, so is the package.
+rtx = importlib.import_module("tensorrt_rtx") if IS_DEMANDED else pytest.importorskip("tensorrt_rtx")
 
 
 @pytest.fixture
@@ -359,42 +363,109 @@ def test_real_runtime_without_a_gpu_tells_why(
 # Largest difference of a logit of magnitude 1: float16 rounds to 11 bits, bfloat16 to 8, over sums of 3 products.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 
+FLAVORS: tuple[FlavorName, ...] = ("tensorrt", "tensorrt_rtx")
+
+
+@pytest.fixture(params=FLAVORS)
+def flavor(request: pytest.FixtureRequest) -> FlavorName:
+    """Of the two packages, those that are installed."""
+    name: FlavorName = request.param
+    if not is_installed(name):
+        pytest.skip(f"no {name}")
+    return name
+
+
+@contextmanager
+def refusal_recorded(flavor: FlavorName) -> Iterator[None]:
+    """TensorRT-RTX may refuse a GPU that it has no code for, such as one of Hopper's: that is no failure of ours."""
+    gpu = find_gpu()
+    try:
+        yield
+    except (ArtifactError, DeviceError, ExportError) as error:
+        is_known = f"SM{gpu.compute_capability.replace('.', '')}" in rtx.ComputeCapability.__members__
+        if flavor == "tensorrt" or is_known or str(load_flavor(flavor)) not in str(error):
+            raise
+        pytest.xfail(f"{gpu.name} ({gpu.compute_capability}): {error}")
+
+
+def build_here(path: Path, card: Card, *, flavor: FlavorName, precision: Precision = "fp32") -> None:
+    """Build the tiny model's engine for the GPU of this machine."""
+    options = EngineOptions(flavor=flavor, compute_capability="current")
+    write(build(tiny_model(precision).SerializeToString(), profile=PROFILE, options=options), card, path)
+
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("num_views", PROFILE)
 def test_engine_answers_as_arithmetic_does(
-    tiny_network: ResNet, tmp_path: Path, precision: Precision, num_views: int
+    tiny_network: ResNet, tmp_path: Path, flavor: FlavorName, precision: Precision, num_views: int
 ) -> None:
     path = tmp_path / "tiny.engine"
-    plan = build(tiny_model(precision).SerializeToString(), profile=PROFILE)
-    write(plan, tiny_card(tiny_network, precision=precision), path)
     views = random_views(num_views)
-    with TensorRTRunner(path) as runner:
-        logits = runner.infer(views)
+    with refusal_recorded(flavor):
+        build_here(path, tiny_card(tiny_network, precision=precision), flavor=flavor, precision=precision)
+        with TensorRTRunner(path) as runner:
+            logits = runner.infer(views)
+    gpu = find_gpu()
+    assert runner.info.provider == f"{gpu.name} (compute capability {gpu.compute_capability})"
     np.testing.assert_allclose(logits, tiny_logits(views), rtol=0, atol=TOLERANCES[precision])
 
 
 @pytest.mark.gpu
-def test_layers_are_timed_on_a_gpu(card: Card, tmp_path: Path) -> None:
+def test_layers_are_timed_on_a_gpu(card: Card, tmp_path: Path, flavor: FlavorName) -> None:
     path = tmp_path / "tiny.engine"
-    write(build(tiny_model().SerializeToString(), profile=PROFILE), card, path)
     views = random_views(3)
-    with TensorRTRunner(path) as runner:
-        before = runner.infer(views)
-        layers = runner.profile(views)
-        runner.transfer(views)
-        np.testing.assert_array_equal(runner.infer(views), before)
+    with refusal_recorded(flavor):
+        build_here(path, card, flavor=flavor)
+        with TensorRTRunner(path) as runner:
+            before = runner.infer(views)
+            layers = runner.profile(views)
+            runner.transfer(views)
+            after = runner.infer(views)
+    np.testing.assert_array_equal(after, before)
     assert layers
     assert layers[0].seconds > 0
     assert layers[0].seconds == max(layer.seconds for layer in layers)
 
 
 @pytest.mark.gpu
-def test_plan_of_nonsense_is_refused_by_the_runtime(card: Card, tmp_path: Path) -> None:
+def test_several_threads_run_one_engine_on_a_gpu(card: Card, tmp_path: Path, flavor: FlavorName) -> None:
     path = tmp_path / "tiny.engine"
-    flavor = load_flavor()
-    plan = Plan(content=b"nonsense" * 100, flavor=flavor.name, version=flavor.version, compute_capability="8.9")
+    shown = [random_views(1 + number % 5) + np.uint8(number) for number in range(32)]
+    with refusal_recorded(flavor):
+        build_here(path, card, flavor=flavor)
+        with TensorRTRunner(path) as runner, ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(runner.infer, shown))
+    for logits, views in zip(found, shown, strict=True):
+        np.testing.assert_allclose(logits, tiny_logits(views), rtol=0, atol=TOLERANCES["fp32"])
+
+
+# What TensorRT-RTX says on this machine stands for what it says of a GPU that it does not know: it refuses both.
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("capability", "outcome"), [("9.0", pytest.xfail.Exception), ("8.9", ExportError)], ids=["Hopper", "Ada"]
+)
+def test_only_the_refusal_of_an_unknown_gpu_is_no_failure(
+    card: Card,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    outcome: type[BaseException],
+) -> None:
+    for module in (to_tensorrt, sys.modules[__name__]):
+        monkeypatch.setattr(module, "find_gpu", lambda *_: Gpu(name="NVIDIA GPU", compute_capability=capability))
+    expected = rf"could not build the engine for .* {capability}: .*Cuda Runtime"
+    with pytest.raises(outcome, match=expected), refusal_recorded("tensorrt_rtx"):
+        build_here(tmp_path / "tiny.engine", card, flavor="tensorrt_rtx")
+    with pytest.raises(DeviceError, match="of the memory"), refusal_recorded("tensorrt_rtx"):
+        raise DeviceError("an error of the memory, which is not TensorRT's")
+
+
+@pytest.mark.gpu
+def test_plan_of_nonsense_is_refused_by_the_runtime(card: Card, tmp_path: Path, flavor: FlavorName) -> None:
+    path = tmp_path / "tiny.engine"
+    version, capability = load_flavor(flavor).version, find_gpu().compute_capability
+    plan = Plan(content=b"nonsense" * 100, flavor=flavor, version=version, compute_capability=capability)
     write(plan, card, path)
-    with pytest.raises(ArtifactError, match="cannot load this engine"):
+    with refusal_recorded(flavor), pytest.raises(ArtifactError, match="cannot load this engine"):
         TensorRTRunner(path)

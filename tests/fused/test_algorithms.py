@@ -1,0 +1,119 @@
+"""Every way to compute a convolution gives the same, and samples tell right from wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from i3d_deploy.fused import sampled
+from i3d_deploy.fused.algorithms import Algorithm, MatrixProduct, ThreeDimensions, TwoDimensions, available
+from i3d_deploy.fused.convolution import Window
+from tests.fused.cases import CASES, expected, made
+
+PLAIN: list[Algorithm] = [ThreeDimensions(), TwoDimensions(), MatrixProduct()]
+NOT_FLAT = {"3x3x3"}
+POINTWISE = {name for name in CASES if name.startswith("1x1x1")}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("way", PLAIN, ids=lambda way: way.name)
+def test_ways_agree_with_the_definition(name: str, way: Algorithm) -> None:
+    convolution, x, shortcut = made(CASES[name], dtype=torch.float64)
+    fits = {"conv3d": True, "conv2d": name not in NOT_FLAT, "matmul": name in POINTWISE}[way.name]
+    assert way.fits(convolution, x) == fits
+    if fits:
+        right = expected(convolution, x, shortcut)
+        result = way.run(convolution, x, shortcut=shortcut, out=None)
+        assert result.is_contiguous()
+        torch.testing.assert_close(result, right, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", PLAIN, ids=lambda way: way.name)
+def test_slices_of_channels_are_read_and_written_in_place(way: Algorithm) -> None:
+    convolution, x, shortcut = made(CASES["1x1x1 with a shortcut"], dtype=torch.float64)
+    wide_x, wide_out = torch.randn(*x.shape[:4], 48).double(), torch.zeros(*x.shape[:4], 40).double()
+    wide_x[..., 8:24] = x
+    out = wide_out[..., 4:28]
+    result = way.run(convolution, wide_x[..., 8:24], shortcut=shortcut, out=out)
+    assert result.data_ptr() == out.data_ptr()
+    torch.testing.assert_close(wide_out[..., 4:28], expected(convolution, x, shortcut), rtol=0, atol=1e-12)
+    assert not wide_out[..., :4].any()
+    assert not wide_out[..., 28:].any()
+
+
+def test_a_cpu_has_the_plain_ways() -> None:
+    assert [way.name for way in available(torch.device("cpu"), torch.bfloat16)] == ["conv3d", "conv2d", "matmul"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("name", CASES)
+def test_ways_of_a_gpu_agree_with_the_definition(name: str, dtype: torch.dtype) -> None:
+    convolution, x, shortcut = made(CASES[name], dtype=dtype)
+    right = expected(convolution, x, shortcut)
+    device = torch.device("cuda:0")
+    on_gpu = made_on(device, name, dtype)
+    for way in available(device, dtype):
+        if way.fits(on_gpu[0], on_gpu[1]):
+            result = way.run(on_gpu[0], on_gpu[1], shortcut=on_gpu[2], out=None)
+            allowed = 8 * torch.finfo(dtype).eps * right.abs().max()
+            assert (result.cpu().double() - right).abs().max() <= allowed, way.name
+
+
+def made_on(device: torch.device, name: str, dtype: torch.dtype) -> tuple:  # type: ignore[type-arg]
+    """A case on a GPU."""
+    import dataclasses
+
+    convolution, x, shortcut = made(CASES[name], dtype=dtype)
+    moved = dataclasses.replace(convolution, weight=convolution.weight.to(device), bias=convolution.bias.to(device))
+    return moved, x.to(device), None if shortcut is None else shortcut.to(device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_a_right_result_is_taken(name: str, dtype: torch.dtype) -> None:
+    convolution, x, shortcut = made(CASES[name], dtype=dtype)
+    result = expected(convolution, x, shortcut).to(dtype)
+    assert sampled.agrees(convolution, x, result, shortcut=shortcut)
+
+
+def _shifted(result: Tensor) -> Tensor:
+    return result.roll(1, dims=3)
+
+
+def _without_the_last_channel(result: Tensor) -> Tensor:
+    result[..., -1] = 0
+    return result
+
+
+def _unwritten(result: Tensor) -> Tensor:
+    result[-1, -1, -1] = float("nan")
+    return result
+
+
+@pytest.mark.parametrize("spoil", [_shifted, _without_the_last_channel, _unwritten], ids=["shift", "channel", "nan"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_result_is_refused(name: str, spoil: object) -> None:
+    assert callable(spoil)
+    convolution, x, shortcut = made(CASES[name], dtype=torch.bfloat16)
+    result = spoil(expected(convolution, x, shortcut).to(torch.bfloat16))
+    assert not sampled.agrees(convolution, x, result, shortcut=shortcut)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_are_the_definition(name: str) -> None:
+    convolution, x, shortcut = made(CASES[name], dtype=torch.float64)
+    right = expected(convolution, x, shortcut).flatten(0, 3)
+    found = sampled.compute(convolution, x, torch.arange(len(right)), shortcut=shortcut)
+    torch.testing.assert_close(found.expected, right, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "pads", "out"),
+    [(32, 2, (2, 3), 16), (33, 2, (3, 3), 17), (7, 1, (3, 3), 7), (64, 2, (2, 3), 32)],
+)
+def test_same_padding_is_that_of_the_paper(size: int, stride: int, pads: tuple[int, int], out: int) -> None:
+    window = Window(kernel=(7, 1, 1), stride=(stride, 1, 1), padding="same")
+    assert window.pads((size, 5, 5)) == (pads, (0, 0), (0, 0))
+    assert window.out((size, 5, 5)) == (out, 5, 5)
