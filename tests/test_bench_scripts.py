@@ -246,6 +246,7 @@ def test_many_videos_compares_actors_with_a_loop(tiny_exports: Path, clip: Path,
     assert all(row["seconds"] > 0 and row["start_seconds"] > 0 for row in rows)
 
 
+<<<<<<< HEAD
 def test_kernels_sm90_lists_what_a_network_becomes_without_a_gpu() -> None:
     done = run("kernels_sm90.py", "--views", "2", "--only", "x2x2 8x128x128x64", "--processes", "1")
     assert done.returncode == 0, done.stderr
@@ -258,3 +259,53 @@ def test_kernels_sm90_lists_what_a_network_becomes_without_a_gpu() -> None:
     assert stacked == "stacking (2, 8, 256, 256, 16)"
     # 2 * 256 * 256 * (32 * 3 + 8 * 16 * 2) bytes.
     assert stacking.split()[-2:] == ["46.1", "0.011"]
+=======
+def test_everything_for_a_gpu_runs_small_on_a_cpu(tmp_path: Path) -> None:
+    done = run("gpu.py", "--small", "--device", "cpu", "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = done.stdout.partition("## summary")[2]
+    subjects = re.findall(r"^\| (\w+) \| (complete|partly measured) \|", summary, re.MULTILINE)
+    names = ["ceilings", "correct", "headline", "layers", "groups", "peers", "batch", "networks", "end_to_end"]
+    assert [name for name, _ in subjects] == [*names, "training", "floors"]
+    assert [name for name, status in subjects if status == "partly measured"] == ["ceilings"]
+    assert "copies from host to device need a GPU" in summary
+    assert "decoding on the GPU: needs a GPU" in done.stdout
+
+    (path,) = tmp_path.glob("*_gpu_correct.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["device"], record["protocol"]["is_small"]) == ("complete", "cpu", True)
+    assert {"date", "machine", "versions", "i3d_deploy", "gpu", "wall_seconds"} <= record.keys()
+    logits, refused = record["tables"]
+    assert all(row["is_right"] and row["difference"] <= row["allowed"] for row in logits["rows"])
+    assert {row["network"] for row in logits["rows"]} == {"i3d_r50", "i3d_r50_nl_gaussian", "i3d_inception_flow"}
+    assert refused["rows"] == []
+    (path,) = tmp_path.glob("*_gpu_peers.json")
+    answers, speeds = json.loads(path.read_text())["tables"]
+    # All contestants have the same weights and views.
+    assert all(row["largest_difference_of_a_probability"] < 0.01 for row in answers["rows"])
+    assert [row["contestant"] for row in speeds["rows"]] == [row["contestant"] for row in answers["rows"]]
+    assert len(list(tmp_path.iterdir())) == len(subjects) + 1  # i3d-bench has a record of its own
+
+
+def test_the_floors_of_a_gpu_are_those_of_the_script(tmp_path: Path) -> None:
+    done = run("gpu.py", "--only", "floors", "--device", "cpu", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    notes = (ROOT / "bench" / "gpu.md").read_text(encoding="utf-8")
+    tables = [block for block in done.stdout.partition("## summary")[0].split("\n\n") if block.startswith("| ")]
+    assert len(tables) == 4
+    assert all(table.strip() in notes for table in tables)
+    # The arithmetic of the stem, by hand: 30 views of 64 maps of 8x128x128, each sum over 7x7 of 16 channels.
+    stem = 30 * 64 * 8 * 128 * 128 * 7 * 7 * 16
+    assert f"| stem 1x7x7 | 1 | {stem / 1e9:.1f} |" in done.stdout
+
+
+def test_a_subject_that_cannot_be_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    subjects = ("--only", "end_to_end", "--only", "groups", "--only", "layers", "--minutes", "1")
+    done = run("gpu.py", "--small", "--device", "cpu", *subjects, "--videos", folder, "--out", tmp_path / "records")
+    assert done.returncode == 0, done.stderr
+    summary = done.stdout.partition("## summary")[2]
+    assert re.search(r"\| end_to_end \| partly measured \| \d+ \| .* has no video that can be read \|", summary)
+    assert [line.split()[1] for line in summary.splitlines() if "complete" in line] == ["layers", "groups"]
+>>>>>>> gpubench

@@ -35,13 +35,13 @@ def _pytorchvideo() -> Opener:
 
 
 def _onnxruntime() -> Opener:
-    from plain_exports import PlainOnnxRunner
+    from plain_onnx import PlainOnnxRunner
 
     return PlainOnnxRunner.open
 
 
 def _openvino() -> Opener:
-    from plain_exports import PlainOpenVINORunner
+    from plain_openvino import PlainOpenVINORunner
 
     return PlainOpenVINORunner.open
 
