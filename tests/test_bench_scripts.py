@@ -246,7 +246,6 @@ def test_many_videos_compares_actors_with_a_loop(tiny_exports: Path, clip: Path,
     assert all(row["seconds"] > 0 and row["start_seconds"] > 0 for row in rows)
 
 
-<<<<<<< HEAD
 def test_kernels_sm90_lists_what_a_network_becomes_without_a_gpu() -> None:
     done = run("kernels_sm90.py", "--views", "2", "--only", "x2x2 8x128x128x64", "--processes", "1")
     assert done.returncode == 0, done.stderr
@@ -259,7 +258,8 @@ def test_kernels_sm90_lists_what_a_network_becomes_without_a_gpu() -> None:
     assert stacked == "stacking (2, 8, 256, 256, 16)"
     # 2 * 256 * 256 * (32 * 3 + 8 * 16 * 2) bytes.
     assert stacking.split()[-2:] == ["46.1", "0.011"]
-=======
+
+
 def test_everything_for_a_gpu_runs_small_on_a_cpu(tmp_path: Path) -> None:
     done = run("gpu.py", "--small", "--device", "cpu", "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -308,4 +308,3 @@ def test_a_subject_that_cannot_be_is_told_and_the_others_go_on(tmp_path: Path) -
     summary = done.stdout.partition("## summary")[2]
     assert re.search(r"\| end_to_end \| partly measured \| \d+ \| .* has no video that can be read \|", summary)
     assert [line.split()[1] for line in summary.splitlines() if "complete" in line] == ["layers", "groups"]
->>>>>>> gpubench
