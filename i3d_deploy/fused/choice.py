@@ -56,11 +56,15 @@ class Plan:
     """How a network is run over some number of views.
 
     Attributes:
-        groups: Views at a time for each part: Note [Parts] in :mod:`i3d_deploy.fused.networks`.
+        views: N.
+        chunk: Views that go through the early parts as soon as they are copied.
+        groups: Views at a time for each early part: Note [Parts] in :mod:`i3d_deploy.fused.networks`.
         choices: What was found for each convolution, in groups of this and of other sizes.
         seconds: Of one run of the whole network, by groups that were tried.
     """
 
+    views: int
+    chunk: int
     groups: tuple[int, ...]
     choices: Mapping[Key, Choice]
     seconds: Mapping[tuple[int, ...], float]
@@ -113,19 +117,24 @@ class TryingSteps(ChosenSteps):
     Args:
         device: What computes.
         ways: What is tried.
-        known: What was found for other sizes: of the same kind, the same way is only checked.
+        known: What was found before, which is kept.
+        follows: Whether of a kind that is there in another size the same way is only checked.
 
     Attributes:
         choices: What was found.
     """
 
     def __init__(
-        self, device: torch.device, ways: Sequence[Algorithm], *, known: Mapping[Key, Choice] | None = None
+        self,
+        device: torch.device,
+        ways: Sequence[Algorithm],
+        *,
+        known: Mapping[Key, Choice] | None = None,
+        follows: bool = False,
     ) -> None:
-        self.choices: dict[Key, Choice] = {}
+        self.choices: dict[Key, Choice] = dict(known or {})
         super().__init__(self.choices, device)
-        self._device, self._ways = device, ways
-        self._known = {kind: choice.way for (kind, *_), choice in (known or {}).items()}
+        self._device, self._ways, self._follows = device, ways, follows
 
     def convolve(
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
@@ -140,7 +149,7 @@ class TryingSteps(ChosenSteps):
         seconds: dict[str, float] = {}
         refused: dict[str, str] = {}
         right: dict[str, Algorithm] = {}
-        known = self._known.get(convolution.kind)
+        known = self._of_kind.get(convolution.kind) if self._follows else None
         for way in self._ways if known is None else (known, *self._ways):
             if way.name in seconds or way.name in refused or not way.fits(convolution, x):
                 continue
@@ -215,33 +224,54 @@ class TimedSteps(ChosenSteps):
 
 
 def plan(
-    network: FusedNetwork, source: Source, *, ways: Sequence[Algorithm] | None = None, near: Plan | None = None
+    network: FusedNetwork,
+    source: Source,
+    *,
+    chunk: int | None = None,
+    ways: Sequence[Algorithm] | None = None,
+    before: Plan | None = None,
 ) -> Plan:
     """Find the fastest way to run a network over as many views as a source has.
 
     Args:
         network: The network.
         source: Views such as those that will come.
+        chunk: Views that go through the early parts at a time; None: all.
         ways: What is tried for convolutions; None: all that the device has.
-        near: What was found for about as many views: it is taken as far as it is right for these.
+        before: What was found for another number of views: it is kept for the same sizes; for others, where the
+            numbers are of one order, the same ways are only checked.
 
     Raises:
         DeviceError: A convolution comes out right in no way.
     """
     device, views = network.device, len(source.origins)
-    known = None if near is None else near.choices
-    steps = TryingSteps(device, available(device, network.dtype) if ways is None else ways, known=known)
-    seconds: dict[tuple[int, ...], float] = {}
-    parts = len(network.parts)
-    tried = groups_to_try(views, parts=parts, device=device) if near is None else [(views,) * parts]
-    if steps.has_kernels and near is None:
+    chunk = min(chunk or views, views)
+    ways = available(device, network.dtype) if ways is None else ways
+    known = {} if before is None else before.choices
+    follows = before is not None and max(views, before.views) <= 2 * min(views, before.views)
+    steps = TryingSteps(device, ways, known=known, follows=follows)
+    tried = groups_to_try(chunk, parts=network.early_parts, device=device)
+    if steps.has_kernels:
         _compile_ahead(network, source, tried)
+    chunks = -(-views // chunk)
+    seconds: dict[tuple[int, ...], float] = {}
     with on(device), exact_sums(chooses=True):
+        some, rest = source.of(slice(0, chunk)), source.of(slice(0, views % chunk))
         for groups in tried:
-            network.logits(steps, source, groups=groups)
-            chosen = ChosenSteps(steps.choices, device)
-            seconds[groups] = seconds_of(partial(network.logits, chosen, source, groups=groups), device)
-    return Plan(groups=min(seconds, key=seconds.__getitem__), choices=steps.choices, seconds=seconds)
+            maps = network.early(steps, some, groups=groups)
+            if len(rest.origins):
+                of_rest = TryingSteps(device, ways, known=steps.choices, follows=True)
+                network.early(of_rest, rest, groups=groups)
+                steps.choices.update(of_rest.choices)
+            early = partial(network.early, ChosenSteps(steps.choices, device), some, groups=groups)
+            seconds[groups] = chunks * seconds_of(early, device)
+        maps = maps.repeat(chunks, 1, 1, 1, 1)[:views]
+        network.late(steps, maps)
+        chosen = ChosenSteps(steps.choices, device)
+        late = seconds_of(lambda: network.classify(network.late(chosen, maps)), device)
+    seconds = {groups: early_seconds + late for groups, early_seconds in seconds.items()}
+    groups = min(seconds, key=seconds.__getitem__)
+    return Plan(views=views, chunk=chunk, groups=groups, choices=steps.choices, seconds=seconds)
 
 
 def _compile_ahead(network: FusedNetwork, source: Source, tried: Sequence[tuple[int, ...]]) -> None:
@@ -257,23 +287,16 @@ def _compile_ahead(network: FusedNetwork, source: Source, tried: Sequence[tuple[
     compile_ahead(recording.layers, arch=10 * major + minor)
 
 
-def groups_to_try(views: int, *, parts: int, device: torch.device) -> list[tuple[int, ...]]:
-    """Groups worth a try, each a divisor of the next: Note [Parts] in :mod:`i3d_deploy.fused.networks`.
+def groups_to_try(chunk: int, *, parts: int, device: torch.device) -> list[tuple[int, ...]]:
+    """Groups worth a try: all views of a chunk together, or fewer in all early parts but the last.
 
     Args:
-        views: N.
-        parts: Of the network.
+        chunk: Views of a chunk.
+        parts: Early ones of the network.
         device: A CPU has no choice.
     """
-    whole = (views,) * parts
-    if device.type != "cuda":
-        return [whole]
-    middle = _divisor(views, 6)
-    small = _divisor(middle, 2)
-    few = (small, small) + (middle,) * (parts - 3) + (views,)
-    last = (views,) * (parts - 2)
-    tried = [whole, (small, small, *last), few, (middle, middle, *last), (middle,) * parts]
-    return list(dict.fromkeys(tried))
+    sizes = [size for size in range(1, chunk) if chunk % size == 0] if device.type == "cuda" else []
+    return [(size,) * (parts - 1) + (chunk,) for size in (chunk, *reversed(sizes))]
 
 
 def _poison(convolution: Convolution, x: Tensor, out: Tensor | None) -> None:
@@ -284,8 +307,3 @@ def _poison(convolution: Convolution, x: Tensor, out: Tensor | None) -> None:
 
 def _key(convolution: Convolution, x: Tensor, shortcut: Tensor | None) -> Key:
     return convolution.kind, tuple(x.shape), x.stride(3), shortcut is not None
-
-
-def _divisor(number: int, at_most: int) -> int:
-    """The largest divisor that is not above a bound."""
-    return next(size for size in range(min(at_most, number), 0, -1) if number % size == 0)

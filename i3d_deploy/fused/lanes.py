@@ -4,12 +4,19 @@ Note [Two lanes]
     While a GPU computes one batch, the next one is copied to it. So there are two lanes, each with memory of its own on
     both sides; copies go through page-locked memory, in which a GPU reads by itself, on a stream of their own. A lane's
     memory is written again when what was read from it has been read, which events tell.
+
+Note [Chunks]
+    Computing begins before all views of a batch are there: the early parts of the network run chunk by chunk, each when
+    its pixels are, and the late parts over the maps of all of them. So only the copy of the first chunk is waited for.
+    Each chunk, and the late parts, are recorded once for their places in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,11 +24,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i3d_deploy.frames import Resized
-from i3d_deploy.fused.graphs import Recorded, on
+from i3d_deploy.fused.graphs import Recorded, exact_sums, on
 from i3d_deploy.fused.stacking import Source
 
-Logits = Callable[[Source], Tensor]
-"""Computes logits (N, K) of views."""
+
+class Network(Protocol):
+    """A network in the way in which some number of views is run: Note [Chunks]."""
+
+    @property
+    def chunk(self) -> int:
+        """Views that go through the early parts at a time."""
+
+    def early(self, source: Source, out: Tensor | None) -> Tensor:
+        """Maps (N, T, H, W, C) of some views, written into ``out`` where that is given."""
+
+    def late(self, maps: Tensor) -> Tensor:
+        """Logits (N, K) of the maps of all views."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """What is copied at a time.
+
+    Attributes:
+        arrays: Contiguous; they lie one after the other on the device, after those of the piece before.
+        views: How many views are complete with it, of the first ones.
+    """
+
+    arrays: Sequence[Resized]
+    views: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,19 +60,19 @@ class Upload:
     """What is copied to the device for some views.
 
     Attributes:
-        arrays: Contiguous, of one type; they lie one after the other there.
+        pieces: In order.
         origins: (N, T) int64, where each view's crop of each frame begins, in elements.
         pitch: Elements from one row of a frame to the next.
     """
 
-    arrays: Sequence[Resized]
+    pieces: Sequence[Piece]
     origins: NDArray[np.int64]
     pitch: int
 
     @property
     def elements(self) -> int:
         """Of all arrays."""
-        return sum(array.size for array in self.arrays)
+        return sum(array.size for piece in self.pieces for array in piece.arrays)
 
 
 class Lane:
@@ -54,16 +85,22 @@ class Lane:
     def __init__(self, size: tuple[int, int]) -> None:
         self._size = size
 
-    def start(self, upload: Upload, compute: Logits) -> Pending:
+    def start(self, upload: Upload, network: Network) -> Pending:
         """Copy, and compute.
 
         Args:
             upload: The views.
-            compute: Computes their logits.
+            network: Computes their logits.
         """
-        flat = torch.cat([torch.from_numpy(array.copy()).flatten() for array in upload.arrays])
-        origins, pitch = torch.from_numpy(upload.origins), torch.tensor([upload.pitch])
-        return Pending(compute(Source(pixels=flat, origins=origins, pitch=pitch, size=self._size)))
+        arrays = [array.reshape(-1) for piece in upload.pieces for array in piece.arrays]
+        source = Source(
+            pixels=torch.from_numpy(np.concatenate(arrays)),
+            origins=torch.from_numpy(upload.origins),
+            pitch=torch.tensor([upload.pitch]),
+            size=self._size,
+        )
+        maps = [network.early(source.of(some), None) for some in _chunks(len(upload.origins), network.chunk)]
+        return Pending(network.late(torch.cat(maps)))
 
     def fill(self, upload: Upload) -> None:
         """Copy, and wait until it is there."""
@@ -104,66 +141,81 @@ class CudaLane(Lane):
         self._device, self._dtype, self._is_recorded = device, dtype, is_recorded
         self._streams, self._own_stream = streams, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copied, self._read = streams.event(), streams.event()
-        self._recorded: dict[tuple[int, int], Recorded[Tensor]] = {}
+        self._recorded: dict[tuple[int, int], _RecordedNetwork] = {}
         self._allocate(elements=0, places=0)
 
-    def start(self, upload: Upload, compute: Logits) -> Pending:
+    def start(self, upload: Upload, network: Network) -> Pending:
         """As of :class:`Lane`; returns before it is done."""
-        self._copy(upload)
-        views, length = upload.origins.shape
-        with torch.cuda.device(self._device), torch.cuda.stream(self._streams.compute):
-            self._streams.compute.wait_event(self._copied)
-            result = self._compute(views, length, compute)
-            self._read.record(self._streams.compute)
+        self._begin(upload)
+        compute = self._streams.compute
+        with torch.cuda.device(self._device), torch.cuda.stream(compute):
+            compute.wait_event(self._copied)  # where to read is there, also for what is recorded now
+            run = self._run_of(upload.origins.shape, network)
+            waiting = [*_chunks(len(upload.origins), network.chunk)]
+            for piece in self._copied_pieces(upload):
+                compute.wait_event(self._copied)
+                while waiting and waiting[0].stop <= piece.views:
+                    run.early(waiting.pop(0))
+            self._read.record(compute)
+            result = run.late()
             logits = torch.empty(result.shape, dtype=torch.float32, pin_memory=True)
             logits.copy_(result, non_blocking=True)
             done = self._streams.event()
-            done.record(self._streams.compute)
+            done.record(compute)
         return CudaPending(logits, done)
 
     def fill(self, upload: Upload) -> None:
         """As of :class:`Lane`."""
-        self._copy(upload)
+        self._begin(upload)
+        for _ in self._copied_pieces(upload):
+            pass
         self._copied.synchronize()
 
-    def _compute(self, views: int, length: int, compute: Logits) -> Tensor:
+    def _run_of(self, shape: tuple[int, ...], network: Network) -> _RunNetwork | _RecordedNetwork:
+        views, length = shape
         source = replace(self._source, origins=self._source.origins[: views * length].view(views, length))
         if not self._is_recorded:
-            with on(self._device):
-                return compute(source)
+            return _RunNetwork(network, source, self._device)
         if (views, length) not in self._recorded:
-            self._recorded[views, length] = Recorded(lambda: compute(source), stream=self._own_stream)
-        recorded = self._recorded[views, length]
-        recorded.start()
-        return recorded.result
+            # Whatever pixels are in memory now serve as well.
+            self._recorded[views, length] = _RecordedNetwork(network, source, stream=self._own_stream)
+        return self._recorded[views, length]
 
-    def _copy(self, upload: Upload) -> None:
-        """Start copying as soon as the last batch of this lane has been read."""
+    def _begin(self, upload: Upload) -> None:
+        """Make room, once what the lane copied and read last has been."""
         self._copied.synchronize()
         self._reserve(elements=upload.elements, places=upload.origins.size)
-        pixels = self._staged(upload.arrays)
         self._host_places[: upload.origins.size].copy_(torch.from_numpy(upload.origins).flatten())
         self._host_pitch[0] = upload.pitch
-        copies = self._streams.copies
-        with torch.cuda.device(self._device), torch.cuda.stream(copies):
-            copies.wait_event(self._read)
-            self._source.pixels[: len(pixels)].copy_(pixels, non_blocking=True)
+        with torch.cuda.device(self._device), torch.cuda.stream(self._streams.copies):
+            self._streams.copies.wait_event(self._read)
             self._source.origins.copy_(self._host_places, non_blocking=True)
             self._source.pitch.copy_(self._host_pitch, non_blocking=True)
-            self._copied.record(copies)
+            self._copied.record(self._streams.copies)
 
-    def _staged(self, arrays: Sequence[Resized]) -> Tensor:
+    def _copied_pieces(self, upload: Upload) -> Iterator[Piece]:
+        """Each piece, when its copy was started; the event of copying is that of the last one."""
+        filled = 0
+        for piece in upload.pieces:
+            pixels = self._staged(piece.arrays, at=filled)
+            with torch.cuda.device(self._device), torch.cuda.stream(self._streams.copies):
+                self._source.pixels[filled : filled + len(pixels)].copy_(pixels, non_blocking=True)
+                self._copied.record(self._streams.copies)
+            filled += len(pixels)
+            yield piece
+
+    def _staged(self, arrays: Sequence[Resized], *, at: int) -> Tensor:
         """The arrays in page-locked memory: one that lies there already as it is."""
         if len(arrays) == 1 and arrays[0].flags.writeable:
             given = torch.from_numpy(arrays[0]).flatten()
             if given.is_pinned():
                 return given
-            return self._host_pixels[: len(given)].copy_(given)
-        staged, filled = self._host_pixels.numpy(), 0
+            return self._host_pixels[at : at + len(given)].copy_(given)
+        staged, filled = self._host_pixels.numpy(), at
         for array in arrays:
             np.copyto(staged[filled : filled + array.size], array.reshape(-1))
             filled += array.size
-        return self._host_pixels[:filled]
+        return self._host_pixels[at:filled]
 
     def _reserve(self, *, elements: int, places: int) -> None:
         """Make memory, larger than any before; what was recorded reads the old one and is recorded again."""
@@ -189,6 +241,49 @@ class CudaLane(Lane):
             pitch=torch.empty(1, dtype=torch.int64, device=self._device),
             size=self._size,
         )
+
+
+class _RunNetwork:
+    """A network on the views of a lane, started step by step."""
+
+    def __init__(self, network: Network, source: Source, device: torch.device) -> None:
+        self._network, self._source, self._device = network, source, device
+        self._maps: list[Tensor] = []
+
+    def early(self, some: slice) -> None:
+        with on(self._device):
+            self._maps.append(self._network.early(self._source.of(some), None))
+
+    def late(self) -> Tensor:
+        with on(self._device):
+            return self._network.late(torch.cat(self._maps))
+
+
+class _RecordedNetwork:
+    """The same, recorded: Note [Chunks]."""
+
+    def __init__(self, network: Network, source: Source, *, stream: torch.cuda.Stream) -> None:
+        chunks = [*_chunks(len(source.origins), network.chunk)]
+        with exact_sums(chooses=True):
+            first = network.early(source.of(chunks[0]), None)
+        self._maps = first.new_empty((len(source.origins), *first.shape[1:]))
+        self._early = {
+            some.start: Recorded(partial(network.early, source.of(some), self._maps[some]), stream=stream)
+            for some in chunks
+        }
+        self._late = Recorded(partial(network.late, self._maps), stream=stream)
+
+    def early(self, some: slice) -> None:
+        self._early[some.start].start()
+
+    def late(self) -> Tensor:
+        self._late.start()
+        return self._late.result
+
+
+def _chunks(views: int, size: int) -> Iterator[slice]:
+    for start in range(0, views, size):
+        yield slice(start, min(start + size, views))
 
 
 class CudaPending(Pending):

@@ -8,8 +8,9 @@ Note [Frames that a pool drops]
 
 Note [Parts]
     Early maps are large and have few channels: reading and writing them takes longer than the arithmetic. So views go
-    through the network's parts in groups whose maps still are in the GPU's cache when the next layer reads them, a few
-    at a time at the beginning, and all together at the end, where the maps of one would not keep the GPU busy.
+    through the early parts in groups whose maps still are in the GPU's cache when the next layer reads them, and as
+    soon as they are copied to it; and through the last two parts, where the maps of a few would not keep the GPU busy,
+    all together.
 
 Note [Eight bits inside]
     Of a block, the maps between its first and last convolution are read by one convolution each. In eight bits of
@@ -46,6 +47,7 @@ Folded = tuple[Tensor, Tensor]
 _DEVIATIONS = 8
 """How many standard deviations a normalised channel may be from its mean: Note [Eight bits inside]."""
 
+_LATE_PARTS = 2
 CHANNEL_UNIT = 16
 """Channels that stay inside the network are filled up to a multiple of this, which the kernels read whole."""
 
@@ -110,23 +112,42 @@ class FusedNetwork:
         self._head.fc = copy.deepcopy(net.fc).to(device, torch.promote_types(dtype, torch.float32))
         self._head.eval()
 
-    def features(self, steps: Steps, source: Source, *, groups: Sequence[int] = ()) -> Tensor:
-        """The last feature maps.
+    @property
+    def early_parts(self) -> int:
+        """How many of the parts are run for some views after the other: Note [Parts]."""
+        return len(self.parts) - _LATE_PARTS
+
+    def early(self, steps: Steps, source: Source, *, groups: Sequence[int] = (), out: Tensor | None = None) -> Tensor:
+        """Maps between the early parts and the late ones.
 
         Args:
             steps: What computes.
-            source: The views.
-            groups: Views at a time for each part: Note [Parts]. None given: all at once.
+            source: Some views.
+            groups: Views at a time for each early part: Note [Parts]. None given: all at once.
+            out: Where to write; None: memory of its own.
 
         Returns:
-            (N, T', H', W', C).
+            (N, T, H, W, C).
         """
-        return self._through(steps, source, list(groups) or [len(source.origins)] * len(self.parts), None)
+        return self._through(steps, source, list(groups) or [len(source.origins)] * self.early_parts, out)
+
+    def late(self, steps: Steps, maps: Tensor) -> Tensor:
+        """The last feature maps (N, T', H', W', C') of those that :meth:`early` gave."""
+        for part in self.parts[self.early_parts :]:
+            maps = part.run(steps, maps, None)
+        return maps
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Logits (N, K) float32 of the last feature maps."""
+        return self._head.classify(maps.permute(0, 4, 1, 2, 3).to(self._head.fc.weight.dtype))
+
+    def features(self, steps: Steps, source: Source, *, groups: Sequence[int] = ()) -> Tensor:
+        """The last feature maps (N, T', H', W', C'); arguments as of :meth:`early`."""
+        return self.late(steps, self.early(steps, source, groups=groups))
 
     def logits(self, steps: Steps, source: Source, *, groups: Sequence[int] = ()) -> Tensor:
-        """Logits (N, K) float32; as :meth:`features`."""
-        maps = self.features(steps, source, groups=groups)
-        return self._head.classify(maps.permute(0, 4, 1, 2, 3).to(self._head.fc.weight.dtype))
+        """Logits (N, K) float32; arguments as of :meth:`early`."""
+        return self.classify(self.features(steps, source, groups=groups))
 
     def _through(self, steps: Steps, source: Source, groups: list[int], out: Tensor | None) -> Tensor:
         """Run as many parts as there are groups."""

@@ -2,19 +2,14 @@
 
 What is computed is in :mod:`i3d_deploy.fused`. Before a network runs, its logits are held against those of the same
 network in float32 on the same GPU; a precision that is further off than its limit is not used.
-
-Note [Views at a time]
-    Views that come cut are copied in thirds of a video, the next third while this one is computed. Views of a video
-    whose frames are there are made on the GPU from the frames, of which each is copied once, and are few bytes: they
-    are computed together.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -31,8 +26,9 @@ from i3d_deploy.fused import choice, stacking
 from i3d_deploy.fused.algorithms import why_no_kernels
 from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps
 from i3d_deploy.fused.graphs import on
-from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Streams, Upload
+from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Piece, Streams, Upload
 from i3d_deploy.fused.networks import FusedNetwork
+from i3d_deploy.fused.stacking import Source
 from i3d_deploy.limits import EIGHT_BITS, EIGHT_BITS_COSINE, logits_limit, smallest_cosine
 from i3d_deploy.preprocessing import normalize
 from i3d_deploy.runners.runner import Runner, RunnerInfo
@@ -48,9 +44,10 @@ DTYPES: dict[Precision, torch.dtype] = {
 """Of maps; with fp8, of those that are not inside of a block."""
 
 TOGETHER = 30
-"""Views that are computed at a time at most: Note [Views at a time]."""
-COPIED = 10
-"""Views that come cut and are copied at a time at most."""
+"""Views that are computed at a time at most: those of a video of the usual protocol."""
+CHUNK = 6
+"""Views that go through the early parts of a network at a time, as soon as they are copied; the copy of the first ones
+is all that is waited for."""
 
 _PROOF_VIEWS = 2
 
@@ -164,18 +161,17 @@ class FusedRunner(Runner):
         """
         key = views, length or self.card.view_shape[0]
         if key not in self._plans:
-            near = [
-                plan for (other, frames), plan in self._plans.items() if frames == key[1] and _is_near(views, other)
-            ]
+            before = [plan for (_, frames), plan in self._plans.items() if frames == key[1]]
+            closest = min(before, key=lambda plan: abs(math.log(plan.views / views)), default=None)
             with self.turn(), _memory_errors(self.device):
                 source = stacking.of_views(_blobs(self.card, views, frames=key[1], device=self.device))
-                self._plans[key] = choice.plan(self._network, source, near=near[0] if near else None)
+                self._plans[key] = choice.plan(self._network, source, chunk=CHUNK, before=closest)
         return self._plans[key]
 
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
         started: list[Pending] = []
         try:
-            for some in _split(range(len(inputs)), COPIED):
+            for some in _split(range(len(inputs)), TOGETHER):
                 started.append(self._start(of_cut(inputs[some.start : some.stop])))
         finally:
             rows = [pending.wait() for pending in started]  # the caller's memory is being read
@@ -185,11 +181,10 @@ class FusedRunner(Runner):
         views, length = upload.origins.shape
         # Whole videos come in every length: what is found for the usual one serves all.
         plan = self.plan(views, length if self.card.has_fixed_length else None)
-        steps = ChosenSteps(plan.choices, self.device)
         self._turns += 1
         lane = self._lanes[self._turns % len(self._lanes)]
         with torch.inference_mode(), _memory_errors(self.device):
-            return lane.start(upload, partial(self._network.logits, steps, groups=plan.groups))
+            return lane.start(upload, _Planned(self._network, plan))
 
     def _is_usual(self, views: Views) -> bool:
         first = 0 if self.card.has_fixed_length else 1  # whole videos have any length
@@ -221,7 +216,7 @@ class FusedRunner(Runner):
 
     def _transfer(self, inputs: Resized) -> None:
         with on(self.device):
-            for some in _split(range(len(inputs)), COPIED):
+            for some in _split(range(len(inputs)), TOGETHER):
                 self._lanes[0].fill(of_cut(inputs[some.start : some.stop]))
 
     def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
@@ -245,6 +240,21 @@ class FusedRunner(Runner):
             torch.cuda.empty_cache()
 
 
+class _Planned:
+    """A network as it is run over some number of views: :class:`i3d_deploy.fused.lanes.Network`."""
+
+    def __init__(self, network: FusedNetwork, plan: Plan) -> None:
+        self._network, self._groups = network, plan.groups
+        self._steps = ChosenSteps(plan.choices, network.device)
+        self.chunk = plan.chunk
+
+    def early(self, source: Source, out: Tensor | None) -> Tensor:
+        return self._network.early(self._steps, source, groups=self._groups, out=out)
+
+    def late(self, maps: Tensor) -> Tensor:
+        return self._network.classify(self._network.late(self._steps, maps))
+
+
 def _split(numbers: Numbers, at_most: int) -> list[Numbers]:
     """Cut a sequence into parts as even as can be."""
     count = -(-len(numbers) // at_most)
@@ -253,15 +263,19 @@ def _split(numbers: Numbers, at_most: int) -> list[Numbers]:
 
 
 def of_cut(views: Resized) -> Upload:
-    """Views that are cut already.
+    """Views that are cut already, chunk by chunk.
 
     Args:
         views: (N, T, H, W, C).
     """
     count, frames, height, width, channels = views.shape
     numbers = np.arange(count * frames, dtype=np.int64).reshape(count, frames)
+    views = np.ascontiguousarray(views)
+    ends = [*range(CHUNK, count, CHUNK), count]
     return Upload(
-        arrays=[np.ascontiguousarray(views)], origins=numbers * (height * width * channels), pitch=width * channels
+        pieces=[Piece(arrays=[views[start:end]], views=end) for start, end in zip([0, *ends], ends, strict=False)],
+        origins=numbers * (height * width * channels),
+        pitch=width * channels,
     )
 
 
@@ -280,7 +294,8 @@ def of_frames(views: Views, numbers: Sequence[int]) -> Upload:
     pitch = width * channels
     corners = np.array([views.boxes[crop].top * pitch + views.boxes[crop].left * channels for crop in crops], np.int64)
     origins = places.reshape(indices.shape) * frames[0].size + corners[:, None]
-    return Upload(arrays=frames, origins=origins.astype(np.int64), pitch=pitch)
+    whole = Piece(arrays=frames, views=len(numbers))
+    return Upload(pieces=[whole], origins=origins.astype(np.int64), pitch=pitch)
 
 
 def _first_within(
@@ -329,10 +344,6 @@ def _blobs(card: Card, count: int, *, frames: int, device: torch.device) -> Tens
     fine = functional.interpolate(coarse, (frames, height, width), mode="trilinear") * 255
     dtype = torch.uint8 if card.spatial.dtype == "uint8" else torch.float32
     return fine.round().permute(0, 2, 3, 4, 1).to(dtype).contiguous()
-
-
-def _is_near(views: int, other: int) -> bool:
-    return max(views, other) <= 2 * min(views, other)
 
 
 @contextmanager
