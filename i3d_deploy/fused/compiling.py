@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Compiled:
     @cached_property
     def listing(self) -> str:
         """The disassembly."""
-        return self._dumped("-sass")
+        return _dumped(self.code, "-sass")
 
     @cached_property
     def instructions(self) -> Counter[str]:
@@ -112,13 +112,16 @@ class Compiled:
 
     @cached_property
     def _usage(self) -> str:
-        return self._dumped("--dump-resource-usage")
+        return _dumped(self.code, "--dump-resource-usage")
 
-    def _dumped(self, option: str) -> str:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(self.code)
-            file.flush()
-            return subprocess.run([_TOOL, option, file.name], capture_output=True, text=True, check=True).stdout
+
+@cache
+def _dumped(code: bytes, option: str) -> str:
+    """What cuobjdump says of a cubin; once for the many layers that have one kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        return subprocess.run([_TOOL, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 class _Driver:

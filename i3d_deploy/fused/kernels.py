@@ -270,10 +270,11 @@ def stack_frames(  # type: ignore[no-untyped-def]
     source = pixels + (origin + first_row * step)[None, :] + (column[:, None] * channels + color[None, :])
     target = out + (image * height + first_row).to(tl.int64) * width * stacked
     target = target + (column[:, None] * stacked + place[None, :])
-    for _row in range(first_row, tl.minimum(first_row + rows, height)):
-        values = tl.load(source, mask=is_column & is_frame[None, :], other=0).to(tl.float32)
+    for row in range(rows):
+        is_written = is_column & (first_row + row < height)
+        values = tl.load(source, mask=is_written & is_frame[None, :], other=0).to(tl.float32)
         values = (values - shift[None, :]) * by[None, :]
-        tl.store(target, values.to(out.dtype.element_ty), mask=is_column)
+        tl.store(target, values.to(out.dtype.element_ty), mask=is_written)
         source += step
         target += width * stacked
 
