@@ -19,179 +19,36 @@ import math
 import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 
 import click
 import torch
-from torch import Tensor
 
 from i3d_deploy import model
 from i3d_deploy.commands.options import reports_errors
-from i3d_deploy.fused import tiled
 from i3d_deploy.fused.compiling import Compiled, instead_of_running
-from i3d_deploy.fused.convolution import Convolution, Window
+from i3d_deploy.fused.layers import META, Layer, Recording
 from i3d_deploy.fused.networks import FusedNetwork
-from i3d_deploy.fused.stacking import Source, Stacking, of_views
+from i3d_deploy.fused.stacking import of_views
 from i3d_deploy.fused.tiled import Tiled
 from i3d_deploy.network import NETWORKS, Inception
 from i3d_deploy.preprocessing import Pixels
 
-META = torch.device("meta")
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16}
+"""Of maps; with fp8, those inside of blocks have eight bits."""
 MACS_PER_CLOCK = 1024 * 2
 """Of one Hopper multiprocessor in 16 bits: 989 TFLOP/s on 132 of them at 1.83 GHz."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placed:
-    """A tensor without its values.
-
-    Attributes:
-        sizes: (N, T, H, W, C).
-        pixel: Elements from one pixel to the next.
-    """
-
-    sizes: tuple[int, ...]
-    pixel: int
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Placed:
-        """Where a tensor lies."""
-        return cls(sizes=tuple(tensor.shape), pixel=tensor.stride(3))
-
-    def tensor(self, dtype: torch.dtype) -> Tensor:
-        """Such a tensor, again without values."""
-        return torch.empty((*self.sizes[:-1], self.pixel), dtype=dtype, device=META)[..., : self.sizes[-1]]
-
-    @property
-    def elements(self) -> int:
-        """How many it has."""
-        return math.prod(self.sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A convolution or, without outputs, a max pool, as far as its kernel depends on it.
-
-    Attributes:
-        x: What comes in.
-        out: What comes out.
-        window: What it spans.
-        out_channels: K; None: a pool.
-        has_shortcut: Whether one is added.
-        is_rectified: Whether a ReLU follows.
-        dtype: What it is computed with.
-    """
-
-    x: Placed
-    out: Placed
-    window: Window
-    out_channels: int | None
-    has_shortcut: bool
-    is_rectified: bool
-    dtype: torch.dtype
-
-    def convolution(self) -> Convolution:
-        """Without weights."""
-        assert self.out_channels is not None, "it is no pool"
-        shape = (self.out_channels, *self.window.kernel, self.x.sizes[-1])
-        return Convolution(
-            name="",
-            weight=torch.empty(shape, dtype=self.dtype, device=META),
-            bias=torch.empty(self.out_channels, device=META),
-            window=self.window,
-            is_rectified=self.is_rectified,
-        )
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-        return 0 if self.out_channels is None else self.convolution().work(self.x.tensor(self.dtype))
-
-    @property
-    def moved_bytes(self) -> int:
-        """At the least."""
-        if self.out_channels is None:
-            return (self.x.elements + self.out.elements) * self.dtype.itemsize
-        return self.convolution().moved_bytes(self.x.tensor(self.dtype), has_shortcut=self.has_shortcut)
-
-    def read_bytes(self, tile: Tiled) -> int:
-        """Of inputs and weights, by all tiles together; 0 for a pool."""
-        return 0 if self.out_channels is None else tile.read_bytes(self.convolution(), self.x.tensor(self.dtype))
-
-    def compiled(self, tile: Tiled, *, arch: int) -> Compiled:
-        """Its kernel."""
-        x, out = self.x.tensor(self.dtype), self.out.tensor(self.dtype)
-        with instead_of_running(arch) as compiled:
-            if self.out_channels is None:
-                tiled.max_pool(x, self.window, out=out)
-            else:
-                shortcut = torch.empty(self.out.sizes, dtype=self.dtype, device=META) if self.has_shortcut else None
-                tiled.launch(self.convolution(), x, shortcut=shortcut, out=out, tile=tile)
-        return compiled[0]
-
-    def __str__(self) -> str:
-        kernel, stride = ("x".join(map(str, sizes)) for sizes in (self.window.kernel, self.window.stride))
-        what = "max pool" if self.out_channels is None else f"-> {self.out_channels}"
-        step = "" if stride == "1x1x1" else f"/{stride}"
-        added = " + shortcut" if self.has_shortcut else ""
-        sliced = " sliced" if self.x.pixel > self.x.sizes[-1] or self.out.pixel > self.out.sizes[-1] else ""
-        return f"{kernel}{step} {'x'.join(map(str, self.x.sizes[1:]))} {what}{added}{sliced}"
-
-
-class Recording:
-    """Steps of a network of some type that only write down what was asked."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self.layers: Counter[Layer] = Counter()
-        self.stacked: list[tuple[Stacking, Source]] = []
-
-    def stack(self, stacking: Stacking, source: Source) -> Tensor:
-        """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        self.stacked.append((stacking, source))
-        return torch.empty(stacking.out_shape(source), dtype=self._dtype, device=META)
-
-    def convolve(
-        self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
-    ) -> Tensor:
-        """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        out = x.new_empty(convolution.out_shape(x)) if out is None else out
-        self._add(x, out, convolution.window, convolution, has_shortcut=shortcut is not None)
-        return out
-
-    def max_pool(self, x: Tensor, window: Window, *, out: Tensor | None = None) -> Tensor:
-        """As of :class:`i3d_deploy.fused.networks.Steps`."""
-        sizes = window.out((x.shape[1], x.shape[2], x.shape[3]))
-        out = x.new_empty((len(x), *sizes, x.shape[-1])) if out is None else out
-        self._add(x, out, window, None, has_shortcut=False)
-        return out
-
-    def _add(
-        self, x: Tensor, out: Tensor, window: Window, convolution: Convolution | None, *, has_shortcut: bool
-    ) -> None:
-        layer = Layer(
-            x=Placed.of(x),
-            out=Placed.of(out),
-            window=window,
-            out_channels=None if convolution is None else convolution.out_channels,
-            has_shortcut=has_shortcut,
-            is_rectified=convolution is not None and convolution.is_rectified,
-            dtype=x.dtype,
-        )
-        self.layers[layer] += 1
-
-
-def recorded(name: str, *, views: int, frames: int, side: int | None, dtype: torch.dtype) -> Recording:
+def recorded(name: str, *, views: int, frames: int, side: int | None, dtype: str) -> Recording:
     """Every layer of a network, as often as it has it."""
     network = NETWORKS[name](400)
     side = side or (224 if isinstance(network, Inception) else 256)
     is_flow = network.in_channels == 2
     pixels = Pixels(color="xy", mean=(128.0, 128.0), std=(64.0, 64.0)) if is_flow else Pixels()
-    fused = FusedNetwork(model.build(network), pixels, dtype=dtype, device=META)
-    recording = Recording(dtype)
+    fused = FusedNetwork(model.build(network), pixels, dtype=DTYPES[dtype], device=META, has_eight_bits=dtype == "fp8")
+    recording = Recording(DTYPES[dtype])
     shape = (views, frames, side, side, len(pixels.color))
     fused.features(recording, of_views(torch.empty(shape, dtype=torch.uint8, device=META)))
     return recording
@@ -200,9 +57,10 @@ def recorded(name: str, *, views: int, frames: int, side: int | None, dtype: tor
 def machine_code(job: tuple[Layer, Tiled, int]) -> Compiled:
     """What a layer becomes; here for the pool of processes."""
     layer, tile, arch = job
-    compiled = layer.compiled(tile, arch=arch)
-    row(compiled)  # disassembles it, here rather than where all come together
-    return compiled
+    with instead_of_running(arch) as compiled:
+        layer.launch(tile)
+    row(compiled[0])  # disassembles it, here rather than where all come together
+    return compiled[0]
 
 
 def issue(compiled: Compiled) -> float:
@@ -230,14 +88,6 @@ def row(compiled: Compiled) -> str:
     )
 
 
-def tiles_for(layer: Layer) -> Sequence[Tiled]:
-    """Those that would be tried."""
-    if layer.out_channels is None:
-        return tiled.ALGORITHMS[:1]
-    convolution, x = layer.convolution(), layer.x.tensor(layer.dtype)
-    return [tile for tile in tiled.ALGORITHMS if tile.fits(convolution, x)]
-
-
 def lines(recording: Recording, codes: Iterator[Compiled], *, tflops: float, tbytes: float) -> Iterator[str]:
     """The table, and the sum of its times."""
     yield (
@@ -250,12 +100,10 @@ def lines(recording: Recording, codes: Iterator[Compiled], *, tflops: float, tby
         least = max(arithmetic, moving)
         total += least * times
         yield f"{times} x {layer}, limited by {'arithmetic' if arithmetic > moving else 'memory'}"
-        for tile in tiles_for(layer):
+        for tile in layer.tiles:
             name = "" if layer.out_channels is None else tile.name.removeprefix("tiled ")
-            read = (
-                0 if layer.out_channels is None else tile.read_bytes(layer.convolution(), layer.x.tensor(layer.dtype))
-            )
-            work = f"{read / 1e6:8.0f} {layer.macs / 1e9:9.1f} {layer.moved_bytes / 1e6:7.1f} {least * 1e3:7.3f}"
+            read, moved = layer.read_bytes(tile) / 1e6, layer.moved_bytes / 1e6
+            work = f"{read:8.0f} {layer.macs / 1e9:9.1f} {moved:7.1f} {least * 1e3:7.3f}"
             yield f"  {name:25} {row(next(codes))} {work}"
     yield f"these layers at their ceilings: {total * 1e3:.2f} ms"
 
@@ -285,13 +133,13 @@ def main(
     processes: int,
 ) -> None:
     """Compile the kernels of a network and list what they became."""
-    recording = recorded(network, views=views, frames=frames, side=side, dtype=DTYPES[dtype])
+    recording = recorded(network, views=views, frames=frames, side=side, dtype=dtype)
     recording.layers = Counter({layer: times for layer, times in recording.layers.items() if only in str(layer)})
     click.echo(f"{network}, {views} views, {dtype}, for compute capability {arch / 10:.1f}")
     with instead_of_running(arch) as compiled:
         for stacking, source in recording.stacked:
             stacking.stack(source)
-    jobs = [(layer, tile, arch) for layer in recording.layers for tile in tiles_for(layer)]
+    jobs = [(layer, tile, arch) for layer in recording.layers for tile in layer.tiles]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for line in lines(recording, pool.map(machine_code, jobs), tflops=tflops, tbytes=tbytes):
             click.echo(line)

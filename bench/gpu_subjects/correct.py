@@ -30,7 +30,7 @@ COMPARED = 2
 
 def run(setting: Setting, sheet: Sheet) -> None:
     """Logits of the fused runner beside those of PyTorch in float32."""
-    sheet.protocol(compared_views=COMPARED, weights="random, seed 0", computed_views=fused_runner.COPIED)
+    sheet.protocol(compared_views=COMPARED, weights="random, seed 0", views_together=fused_runner.TOGETHER)
     table = sheet.table("logits against PyTorch in float32")
     plans: list[tuple[str, Precision, Plan]] = []
     left_out = []
@@ -56,7 +56,7 @@ def _compare(setting: Setting, table: Table, name: str, precision: Precision) ->
     """One row for each reference; how it was run, where it was."""
     card = setting.card(name)
     # As many as are computed at a time when a video's views are, so that its plan serves here.
-    views = setting.views(card, min(fused_runner.COPIED, setting.sizes.views))
+    views = setting.views(card, setting.sizes.views)
     devices = [str(setting.device)] + (["cpu"] if name == R50 and setting.device.type == "cuda" else [])
     references = {device: _expected(setting, name, device, views[:COMPARED]) for device in devices}
     try:

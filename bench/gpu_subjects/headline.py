@@ -61,16 +61,14 @@ def _show_alone(setting: Setting, sheet: Sheet) -> None:
     table = sheet.table("the recorded network alone: views on the device, logits there")
     views = setting.sizes.views
     for precision in setting.precisions:
-        for together in dict.fromkeys((min(fused_runner.COPIED, views), views)):
-            found = setting.plan(R50, precision, together)
-            seconds = found.seconds * views / together
-            table.row(
-                precision=precision,
-                views_together=together,
-                ms_per_video=seconds * 1e3,
-                videos_per_s=1 / seconds,
-                seconds_to_find_the_plan=found.seconds_to_find,
-            )
+        found = setting.plan(R50, precision, views)
+        table.row(
+            precision=precision,
+            chunk=found.plan.chunk,
+            ms_per_video=found.seconds * 1e3,
+            videos_per_s=1 / found.seconds,
+            seconds_to_find_the_plan=found.seconds_to_find,
+        )
 
 
 def _bench(setting: Setting, sheet: Sheet) -> Record:
@@ -127,7 +125,7 @@ def _show_floors(setting: Setting, sheet: Sheet, fastest: float) -> None:
     layers = floors.layers_of(source, views)
     view_bytes = math.prod(source.card.view_shape)
     by_layers = sum(layer.floor_seconds(ceilings) for layer in layers)
-    whole, first = (rates.upload_seconds(setting, n * view_bytes) for n in (views, min(fused_runner.COPIED, views)))
+    whole, first = (rates.upload_seconds(setting, n * view_bytes) for n in (views, min(fused_runner.CHUNK, views)))
     least = {
         "arithmetic, plain": 2 * work.plain * views / ceilings.operations,
         "arithmetic, stem4": 2 * work.stem4 * views / ceilings.operations,

@@ -90,7 +90,7 @@ def run_batch(setting: Setting, sheet: Sheet) -> None:
         pixels = torch.from_numpy(setting.views(card, min(count, setting.sizes.views))).to(setting.device)
         pixels = pixels.repeat(-(-count // len(pixels)), 1, 1, 1, 1)[:count]
         with watched(setting.device) as memory:
-            plan = choice.plan(network, stacking.of_views(pixels), ways=ways)
+            plan = choice.plan(network, stacking.of_views(pixels), chunk=fused_runner.CHUNK, ways=ways)
         seconds = plan.seconds[plan.groups]
         table.row(
             views=count,
@@ -105,7 +105,7 @@ def run_batch(setting: Setting, sheet: Sheet) -> None:
 def run_networks(setting: Setting, sheet: Sheet) -> None:
     """Every other network by the project's runner: uint8 views in host memory to probabilities there."""
     precision, views = setting.precisions[0], setting.sizes.views
-    sheet.protocol(precision=precision, views=views, views_together=fused_runner.COPIED)
+    sheet.protocol(precision=precision, views=views, views_together=fused_runner.TOGETHER)
     table = sheet.table(f"networks, {precision}, {views} views: uint8 views in host memory to probabilities there")
     for name in SMALL_NETWORKS if setting.is_small else NETWORKS:
         if setting.seconds_left < 0:

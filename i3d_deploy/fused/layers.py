@@ -108,6 +108,10 @@ class Layer:
             return (self.x.elements + self.out.elements) * self.dtype.itemsize
         return self.convolution().moved_bytes(self.x.tensor(self.dtype), has_shortcut=self.has_shortcut)
 
+    def read_bytes(self, tile: Tiled) -> int:
+        """What all tiles together read of inputs and weights; 0 of a pool."""
+        return 0 if self.out_channels is None else tile.read_bytes(self.convolution(), self.x.tensor(self.dtype))
+
     @property
     def tiles(self) -> tuple[Tiled, ...]:
         """Those that are tried; one of a pool, which has no choice."""

@@ -31,6 +31,8 @@ MAX_KERNEL = 8
 """Positions along one axis: Note [Padding as bits] in :mod:`i3d_deploy.fused.kernels`."""
 
 _POOL_ROWS = 32
+_STEP_BYTES = 128
+"""Of a row in one step: what is loaded by 8 threads side by side."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ class Tiled:
         return f"tiled {self.rows}x{self.columns}x{self.depth} {self.warps}w {self.stages}s{turned}"
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
-        """Where no tensor or kernel is too large, less than half of a tile's columns would be empty, and, with one
-        stage, taps see the same pixels."""
+        """Where no tensor or kernel is too large, less than half of a tile's columns would be empty, steps are of 128
+        bytes, and, with one stage, taps see the same pixels."""
         window = convolution.window
+        if self.depth * x.element_size() != _STEP_BYTES:
+            return False
         is_counted = max(x.numel(), math.prod(convolution.out_shape(x))) <= MAX_ELEMENTS
         fills = self.columns < 2 * kernels.power_of_two(convolution.out_channels)
         reads_again = math.prod(window.kernel) > 1
@@ -98,6 +102,12 @@ ALGORITHMS = (
     Tiled(128, 128, warps=8, stages=1, is_transposed=True),
     Tiled(64, 128, warps=4, stages=3),
     Tiled(64, 64, warps=4, stages=4),
+    # Of eight bits.
+    Tiled(256, 64, depth=128, warps=4, stages=2, is_transposed=True),
+    Tiled(128, 64, depth=128, warps=4, stages=3, is_transposed=True),
+    Tiled(128, 128, depth=128, warps=8, stages=3, is_transposed=True),
+    Tiled(128, 128, depth=128, warps=8, stages=3),
+    Tiled(64, 64, depth=128, warps=4, stages=4),
 )
 """Sizes of tile that are tried."""
 
