@@ -42,6 +42,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "tensorrt_rtx": ("tensorrt_rtx",),
     "pycuda": ("pycuda",),
     "cuda.bindings": ("cuda-python", "cuda-bindings"),
+    "triton": ("triton",),
 }
 """Import name of each package that matters, and the distributions that bring it."""
 
@@ -262,6 +263,7 @@ def find_abilities(packages: Iterable[Package], gpus: tuple[Gpu, ...]) -> tuple[
         _needs(by_name, "run .xml", ("openvino",), extras="openvino"),
         _run_engine(by_name, gpus),
         _needs(by_name, "run .pth/.safetensors", ("torch", "safetensors"), extras="train"),
+        *_run_fused(by_name, gpus),
     )
 
 
@@ -306,6 +308,21 @@ def _run_engine(packages: Mapping[str, Package], gpus: tuple[Gpu, ...]) -> Abili
     memory = _first_installed(packages, ("pycuda", "cuda.bindings"), otherwise="cuda.bindings")
     extras = f"{flavor.replace('_', '-')},{'pycuda' if memory == 'pycuda' else 'cuda-python'}"
     return _needs(packages, "run .engine", (flavor, memory), extras=extras)
+
+
+def _run_fused(packages: Mapping[str, Package], gpus: tuple[Gpu, ...]) -> tuple[Ability, ...]:
+    """Checkpoints in half precision, on a machine with a GPU."""
+    if not gpus:
+        return ()
+    name = "run .pth/.safetensors on the GPU"
+    ability = _needs(packages, name, ("torch", "safetensors", "triton"), extras="export,kernels")
+    if ability.works and "GPU" not in packages["torch"].offers:
+        how = f"torch {packages['torch'].version} does not use the GPU: install PyTorch for CUDA, see pytorch.org"
+        return (Ability(name=name, works=False, how=how),)
+    # Triton builds what starts its kernels.
+    if ability.works and not any(shutil.which(compiler) for compiler in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        return (Ability(name=name, works=False, how="Triton needs a C compiler: apt-get install -y gcc"),)
+    return (ability,)
 
 
 def _first_installed(packages: Mapping[str, Package], names: tuple[str, ...], *, otherwise: str | None = None) -> str:

@@ -91,6 +91,29 @@ def test_only_tensorrt_rtx_builds_without_a_gpu() -> None:
     assert verdicts(packages_with(*EXPORT, "tensorrt"), L4)["export to tensorrt"].endswith("tensorrt 1.0")
 
 
+def test_checkpoints_run_on_a_gpu_with_a_pytorch_that_sees_it_and_triton(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "run .pth/.safetensors on the GPU"
+    torch = {
+        offer: Package(name="torch", state="installed", version="2.11", offers=(offer,))
+        for offer in ("CPU build", "GPU")
+    }
+    assert name not in verdicts(packages_with("torch", "safetensors", "triton"))
+    found = verdicts(packages_with("safetensors", torch=torch["GPU"]), L4)
+    assert found[name] == "no: triton is missing: pip install 'i3d-deploy[export,kernels]'"
+    found = verdicts(packages_with("safetensors", "triton", torch=torch["CPU build"]), L4)
+    assert found[name] == "no: torch 2.11 does not use the GPU: install PyTorch for CUDA, see pytorch.org"
+    compiler = tmp_path / "gcc"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    complete = packages_with("safetensors", "triton", torch=torch["GPU"])
+    assert verdicts(complete, L4)[name] == "yes: torch 2.11 (GPU), safetensors 1.0, triton 1.0"
+    compiler.unlink()
+    assert verdicts(complete, L4)[name] == "no: Triton needs a C compiler: apt-get install -y gcc"
+
+
 def test_what_a_package_offers_is_told() -> None:
     runtime = Package(
         name="onnxruntime",

@@ -14,7 +14,7 @@ Note [Parts]
 
 Note [Eight bits inside]
     Of a block, the maps between its first and last convolution are read by one convolution each. In eight bits of
-    floating point (e4m3) they are half the bytes, and the convolutions that read them, two thirds of a ResNet's
+    floating point (e4m3) they are half the bytes, and the convolutions that read them, more than half of a ResNet's
     multiplications after the stem, are done at twice the rate. Maps that are added or read twice stay as they are.
 
     Such numbers have steps of an eighth to a sixteenth at any size, from 1/512 to 448, so that scales matter little
