@@ -17,6 +17,8 @@ try:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    from i3d_deploy.resnet import I3DResNet
 except ImportError as error:
     raise MissingExtraError("torch", extra="export", cause=error) from error
 
@@ -30,12 +32,18 @@ _FACTORS = {
 """Operators that are counted, and which of their arguments they multiply."""
 
 
-def work_of_network(network: ResNet | Inception | TwoStream, view_shape: tuple[int, int, int, int]) -> Work:
+def work_of_network(
+    network: ResNet | Inception | TwoStream,
+    view_shape: tuple[int, int, int, int],
+    *,
+    skips_dropped_frames: bool = False,
+) -> Work:
     """Count the work of one view.
 
     Args:
         network: Its numbers.
         view_shape: (T, H, W, 3), as the card has it.
+        skips_dropped_frames: Whether a stem leaves out the frames that the pool after it would drop.
 
     Returns:
         What the network exported to ONNX has on its card.
@@ -43,13 +51,18 @@ def work_of_network(network: ResNet | Inception | TwoStream, view_shape: tuple[i
     frames, height, width, channels = view_shape
     if isinstance(network, TwoStream):
         parts = [
-            work_of_network(stream, (frames, height, width, stream.in_channels))
+            work_of_network(
+                stream, (frames, height, width, stream.in_channels), skips_dropped_frames=skips_dropped_frames
+            )
             for stream in (network.rgb, network.flow)
         ]
         return Work(macs=sum(part.macs for part in parts), elements=sum(part.elements for part in parts))
     # Not on the "meta" device, of which autocast cannot be asked whether it is on.
     with FakeTensorMode(), torch.no_grad():
         net, views = model.build(network), torch.empty(1, channels, frames, height, width)
+        if skips_dropped_frames and isinstance(net, I3DResNet) and isinstance(network, ResNet):
+            stride = network.stem_stride * network.stem_pool_stride
+            net.conv1.stride, net.maxpool.stride = (stride, 2, 2), (1, 2, 2)
         with _Counter() as counter:
             net(views)
     return Work(macs=counter.macs, elements=counter.elements)

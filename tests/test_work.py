@@ -160,6 +160,15 @@ def test_r50_costs_the_exact_number() -> None:
         assert torch_work.work_of_network(r50, (32, side, side, 3)).macs == macs
 
 
+def test_a_stem_that_leaves_out_frames_does_half_of_its_work() -> None:
+    views = (32, 256, 256, 3)
+    stem = 64 * 16 * 128 * 128 * 5 * 7 * 7 * 3
+    for name, left_out in (("i3d_r50", stem // 2), ("i3d_r50_heavy", 0)):
+        network = NETWORKS[name](400)
+        plain = torch_work.work_of_network(network, views).macs
+        assert torch_work.work_of_network(network, views, skips_dropped_frames=True).macs == plain - left_out
+
+
 @pytest.mark.parametrize("side", [224, 256])
 @pytest.mark.parametrize("row", COSTS)
 def test_every_network_of_the_table_costs_what_it_says(row: str, side: int) -> None:

@@ -230,7 +230,9 @@ def work_of(runner: Runner, path: Path) -> Work | None:
     if engine is None:
         from i3d_deploy import torch_work
 
-        return torch_work.work_of_network(runner.card.network, runner.card.view_shape)
+        return torch_work.work_of_network(
+            runner.card.network, runner.card.view_shape, skips_dropped_frames=runner.skips_dropped_frames
+        )
     if engine.work is None and path.suffix == ".onnx" and importlib.util.find_spec("onnx") is not None:
         import onnx
 

@@ -73,6 +73,8 @@ class FusedRunner(Runner):
         WrongPrecisionError: No precision is within its limit.
     """
 
+    skips_dropped_frames = True
+
     def __init__(
         self, source: Checkpoint, *, device: str = "cuda", precisions: Sequence[Precision] = ("fp16", "bf16")
     ) -> None:

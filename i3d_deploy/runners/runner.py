@@ -128,6 +128,7 @@ class Runner(ABC):
         notes: What had to be assumed about a checkpoint that carries no card.
         is_comparable: Whether its logits should be those of every other runner with the same weights; another program's
             own network says no.
+        skips_dropped_frames: Whether a network that is no engine computes no frame that the pool after the stem drops.
     """
 
     card: Card
@@ -135,6 +136,7 @@ class Runner(ABC):
     preferred_batch: int = 1
     notes: tuple[str, ...] = ()
     is_comparable: bool = True
+    skips_dropped_frames: bool = False
     _is_closed = False
     _copied: Resized | None = None
 
