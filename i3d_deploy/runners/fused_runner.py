@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -166,7 +167,9 @@ class FusedRunner(Runner):
             before = [plan for (_, frames), plan in self._plans.items() if frames == key[1]]
             closest = min(before, key=lambda plan: abs(math.log(plan.views / views)), default=None)
             with self.turn(), _memory_errors(self.device):
-                source = stacking.of_views(_blobs(self.card, views, frames=key[1], device=self.device))
+                few = min(views, CHUNK)
+                source = stacking.of_views(_blobs(self.card, few, frames=key[1], device=self.device))
+                source = replace(source, origins=source.origins.repeat(-(-views // few), 1)[:views])
                 self._plans[key] = choice.plan(self._network, source, chunk=CHUNK, before=closest)
         return self._plans[key]
 
