@@ -150,9 +150,9 @@ class _Driver:
         self._warps = metadata.num_warps
         return lambda *arguments: None
 
-    def load_binary(self, name: str, code: bytes, shared: int, device: int) -> tuple[None, None, int, int, int]:
+    def load_binary(self, name: str, code: bytes, shared: int, device: int) -> tuple[str, None, int, int, int]:
         self.kept.append(Compiled(name=name, code=code, warps=self._warps, shared_bytes=shared))
-        return None, None, 0, 0, 1024
+        return name, None, 0, 0, 1024  # the name as the module: where there is none, each launch loads it again
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from torch.nn import functional
 
 from i3d_deploy import preprocessing
 from i3d_deploy.fused import tiled
-from i3d_deploy.fused.convolution import Convolution, Window, sizes_of
+from i3d_deploy.fused.convolution import Window, sizes_of
 from i3d_deploy.fused.stacking import Source, Stacking
 from i3d_deploy.fused.tiled import Tiled
 from i3d_deploy.preprocessing import Pixels
+from tests.fused.cases import Case, expected, made, padded
 
 TOLERANCES = {torch.float32: 1e-6, torch.float16: 4e-4, torch.bfloat16: 4e-3, torch.float8_e4m3fn: 4e-2}
 """Relative error of a whole result: sums are float32, and the result is rounded once (uniformly distributed, that is
@@ -28,76 +28,63 @@ SMALL = Tiled(32, 32, depth=32, warps=4, stages=2)
 TURNED = Tiled(64, 16, depth=64, warps=4, stages=2, is_transposed=True)
 
 
-def padded(kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> Window:
-    """A window that sees as much on either side of its middle."""
-    return Window(kernel=kernel, stride=stride, padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2))
-
-
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """A convolution of (N, T, H, W, C).
+class TiledCase(Case):
+    """A convolution by a kernel of the project's own.
 
     Attributes:
-        sizes: Of the input.
-        out_channels: K.
-        window: What it spans.
         tile: How it is computed.
         is_sliced: Whether input, shortcut and result are channels of larger tensors.
-        is_scaled: Whether sums are scaled.
-        has_shortcut: Whether one is added.
-        is_rectified: Whether a ReLU follows.
     """
 
-    sizes: tuple[int, int, int, int, int]
-    out_channels: int
-    window: Window
     tile: Tiled = SMALL
     is_sliced: bool = False
-    is_scaled: bool = False
-    has_shortcut: bool = False
-    is_rectified: bool = True
 
 
-CONVOLUTIONS: Mapping[str, Case] = {
-    "1x1x1": Case(sizes=(2, 2, 5, 3, 64), out_channels=48, window=padded((1, 1, 1)), has_shortcut=True),
-    "1x1x1-turned": Case(sizes=(2, 2, 5, 9, 64), out_channels=24, window=padded((1, 1, 1)), tile=TURNED),
-    "1x1x1-turned-shortcut": Case(
-        sizes=(2, 2, 5, 9, 128), out_channels=24, window=padded((1, 1, 1)), tile=TURNED, has_shortcut=True
+CONVOLUTIONS: Mapping[str, TiledCase] = {
+    "1x1x1": TiledCase(shape=(2, 2, 5, 3, 64), out_channels=48, window=padded((1, 1, 1)), has_shortcut=True),
+    "1x1x1-turned": TiledCase(shape=(2, 2, 5, 9, 64), out_channels=24, window=padded((1, 1, 1)), tile=TURNED),
+    "1x1x1-turned-shortcut": TiledCase(
+        shape=(2, 2, 5, 9, 128), out_channels=24, window=padded((1, 1, 1)), tile=TURNED, has_shortcut=True
     ),
-    "1x1x1-strided": Case(
-        sizes=(1, 4, 7, 9, 32), out_channels=32, window=Window(kernel=(1, 1, 1), stride=(2, 2, 2)), is_rectified=False
+    "1x1x1-strided": TiledCase(
+        shape=(1, 4, 7, 9, 32), out_channels=32, window=padded((1, 1, 1), (2, 2, 2)), is_rectified=False
     ),
-    "1x1x1-narrow": Case(sizes=(1, 2, 3, 5, 16), out_channels=16, window=padded((1, 1, 1))),
-    "1x1x1-odd-channels": Case(sizes=(1, 2, 3, 5, 80), out_channels=40, window=padded((1, 1, 1)), is_sliced=True),
-    "3x1x1": Case(sizes=(2, 3, 3, 5, 64), out_channels=32, window=padded((3, 1, 1))),
-    "3x1x1-turned": Case(sizes=(2, 5, 3, 7, 64), out_channels=32, window=padded((3, 1, 1)), tile=TURNED),
-    "3x1x1-strided": Case(sizes=(2, 5, 3, 5, 32), out_channels=32, window=padded((3, 1, 1), (2, 1, 1))),
-    "1x3x3": Case(sizes=(2, 2, 5, 7, 64), out_channels=40, window=padded((1, 3, 3)), is_scaled=True),
-    "1x3x3-strided": Case(sizes=(2, 2, 7, 6, 64), out_channels=32, window=padded((1, 3, 3), (1, 2, 2)), tile=TURNED),
-    "1x3x3-same": Case(
-        sizes=(1, 2, 6, 7, 32), out_channels=32, window=Window(kernel=(1, 3, 3), stride=(1, 2, 2), padding="same")
+    "1x1x1-narrow": TiledCase(shape=(1, 2, 3, 5, 16), out_channels=16, window=padded((1, 1, 1))),
+    "1x1x1-odd-channels": TiledCase(shape=(1, 2, 3, 5, 80), out_channels=40, window=padded((1, 1, 1)), is_sliced=True),
+    "3x1x1": TiledCase(shape=(2, 3, 3, 5, 64), out_channels=32, window=padded((3, 1, 1))),
+    "3x1x1-turned": TiledCase(shape=(2, 5, 3, 7, 64), out_channels=32, window=padded((3, 1, 1)), tile=TURNED),
+    "3x1x1-strided": TiledCase(shape=(2, 5, 3, 5, 32), out_channels=32, window=padded((3, 1, 1), (2, 1, 1))),
+    "1x3x3": TiledCase(shape=(1, 2, 4, 7, 64), out_channels=40, window=padded((1, 3, 3)), is_scaled=True),
+    "1x3x3-strided": TiledCase(
+        shape=(2, 2, 7, 6, 64), out_channels=32, window=padded((1, 3, 3), (1, 2, 2)), tile=TURNED
     ),
-    "1x3x3-inside": Case(sizes=(1, 1, 6, 7, 64), out_channels=32, window=Window(kernel=(1, 3, 3))),
-    "1x7x7-16": Case(sizes=(1, 2, 13, 10, 16), out_channels=64, window=padded((1, 7, 7), (1, 2, 2)), tile=TURNED),
-    "1x7x7-32": Case(
-        sizes=(1, 2, 12, 9, 32), out_channels=32, window=Window(kernel=(1, 7, 7), stride=(1, 2, 2), padding="same")
+    "1x3x3-same": TiledCase(
+        shape=(1, 2, 6, 7, 32), out_channels=32, window=Window(kernel=(1, 3, 3), stride=(1, 2, 2), padding="same")
     ),
-    "3x3x3": Case(sizes=(1, 4, 5, 3, 96), out_channels=48, window=padded((3, 3, 3)), tile=TURNED, is_sliced=True),
-    "3x3x3-16": Case(sizes=(1, 3, 4, 5, 16), out_channels=32, window=padded((3, 3, 3)), tile=TURNED, is_sliced=True),
-    "3x3x3-strided": Case(sizes=(2, 4, 5, 6, 32), out_channels=32, window=padded((3, 3, 3), (2, 2, 2))),
-    "sliced": Case(
-        sizes=(2, 2, 3, 4, 48), out_channels=48, window=padded((1, 3, 3)), is_sliced=True, has_shortcut=True
+    "1x3x3-inside": TiledCase(shape=(1, 1, 6, 7, 64), out_channels=32, window=Window(kernel=(1, 3, 3))),
+    "1x7x7-16": TiledCase(shape=(1, 2, 13, 10, 16), out_channels=32, window=padded((1, 7, 7), (1, 2, 2)), tile=TURNED),
+    "1x7x7-32": TiledCase(
+        shape=(1, 2, 12, 9, 32), out_channels=32, window=Window(kernel=(1, 7, 7), stride=(1, 2, 2), padding="same")
     ),
-    "scaled-shortcut": Case(
-        sizes=(2, 2, 3, 4, 32), out_channels=32, window=padded((1, 1, 1)), is_scaled=True, has_shortcut=True
+    "3x3x3": TiledCase(shape=(1, 4, 5, 3, 96), out_channels=24, window=padded((3, 3, 3)), tile=TURNED, is_sliced=True),
+    "3x3x3-16": TiledCase(
+        shape=(1, 3, 4, 5, 16), out_channels=32, window=padded((3, 3, 3)), tile=TURNED, is_sliced=True
+    ),
+    "3x3x3-strided": TiledCase(shape=(2, 4, 5, 6, 32), out_channels=32, window=padded((3, 3, 3), (2, 2, 2))),
+    "sliced": TiledCase(
+        shape=(2, 2, 3, 4, 48), out_channels=48, window=padded((1, 3, 3)), is_sliced=True, has_shortcut=True
+    ),
+    "scaled-shortcut": TiledCase(
+        shape=(2, 2, 3, 4, 32), out_channels=32, window=padded((1, 1, 1)), is_scaled=True, has_shortcut=True
     ),
 }
 
 POOLS: Mapping[str, tuple[tuple[int, int, int, int, int], Window]] = {
     "1x3x3": ((2, 2, 7, 6, 64), padded((1, 3, 3), (1, 2, 2))),
     "2x1x1": ((2, 4, 3, 5, 256), Window(kernel=(2, 1, 1), stride=(2, 1, 1))),
-    "3x3x3-same": ((2, 4, 5, 6, 80), Window(kernel=(3, 3, 3), padding="same")),
-    "3x3x3-halving": ((1, 5, 7, 7, 48), Window(kernel=(3, 3, 3), stride=(2, 2, 2), padding="same")),
+    "3x3x3-same": ((1, 3, 4, 5, 80), Window(kernel=(3, 3, 3), padding="same")),
+    "3x3x3-halving": ((1, 5, 5, 7, 48), Window(kernel=(3, 3, 3), stride=(2, 2, 2), padding="same")),
     "2x2x2": ((1, 4, 6, 8, 16), Window(kernel=(2, 2, 2), stride=(2, 2, 2), padding="same")),
 }
 
@@ -111,38 +98,29 @@ STACKINGS: Mapping[str, tuple[Pixels, Window]] = {
 }
 
 
-def check_convolution(case: Case, *, dtype: torch.dtype, device: str, out_dtype: torch.dtype | None = None) -> None:
-    """Compute it, and compare it and what lies beside it."""
-    generator = torch.Generator().manual_seed(0)
-    weight_shape = (case.out_channels, *case.window.kernel, case.sizes[-1])
-    weight = torch.randn(weight_shape, generator=generator) / math.prod(weight_shape[1:]) ** 0.5
-    convolution = Convolution(
-        name="under test",
-        weight=weight.to(dtype).to(device),
-        bias=torch.randn(case.out_channels, generator=generator).to(device),
-        window=case.window,
-        is_rectified=case.is_rectified,
-        scale=torch.rand(case.out_channels, generator=generator).add(0.5).to(device) if case.is_scaled else None,
-    )
-    x = _drawn(case.sizes, generator, dtype, is_sliced=case.is_sliced).to(device)
-    out_dtype = out_dtype or dtype
-    shape = convolution.out_shape(x)
-    shortcut = _drawn(shape, generator, out_dtype, is_sliced=case.is_sliced).to(device) if case.has_shortcut else None
-    whole, out = _poisoned(shape, out_dtype, device, is_sliced=case.is_sliced)
+def check_convolution(case: TiledCase, *, dtype: torch.dtype, device: str) -> None:
+    """Compute it, and compare it and what lies beside it; eight bits are made into float16."""
+    result_dtype = torch.float16 if dtype.itemsize == 1 else dtype
+    convolution, x, shortcut = made(case, dtype=dtype, result_dtype=result_dtype, device=device)
+    right = expected(convolution, x, shortcut)
+    whole, out = _poisoned(convolution.out_shape(x), result_dtype, device, is_sliced=case.is_sliced)
+    if case.is_sliced:
+        x, shortcut = _sliced(x), None if shortcut is None else _sliced(shortcut)
     tiled.launch(convolution, x, shortcut=shortcut, out=out, tile=case.tile)
-    _compare(out, _convolved(convolution, x, shortcut))
+    _compare(out, right)
     assert whole.float().isnan().sum() == whole.numel() - out.numel(), "what lies beside the result was written"
 
 
 def check_pool(sizes: tuple[int, int, int, int, int], window: Window, *, dtype: torch.dtype, device: str) -> None:
     """Likewise a max pool of channels of a larger tensor."""
-    x = _drawn(sizes, torch.Generator().manual_seed(0), dtype, is_sliced=True).to(device) - 5
+    values = torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(dtype) - 5
+    x = _sliced(values.to(device))
     pads = [size for pad in reversed(window.pads(sizes_of(x))) for size in pad]
     maps = functional.pad(x.cpu().double().permute(0, 4, 1, 2, 3), pads, value=float("-inf"))
-    expected = functional.max_pool3d(maps, window.kernel, window.stride).permute(0, 2, 3, 4, 1)
-    whole, out = _poisoned(tuple(expected.shape), dtype, device, is_sliced=True)
+    right = functional.max_pool3d(maps, window.kernel, window.stride).permute(0, 2, 3, 4, 1)
+    whole, out = _poisoned(tuple(right.shape), dtype, device, is_sliced=True)
     tiled.max_pool(x, window, out=out)
-    assert torch.equal(out.cpu().double(), expected)
+    assert torch.equal(out.cpu().double(), right)
     assert whole.float().isnan().sum() == whole.numel() - out.numel(), "what lies beside the result was written"
 
 
@@ -164,15 +142,15 @@ def check_stacking(pixels: Pixels, window: Window, *, values: torch.dtype, dtype
     scaled = preprocessing.normalize(crops, pixels).transpose(0, 2, 3, 4, 1)
     (before, _), _, _ = window.pads((length, height, width))
     channels = 16 if colors * window.kernel[0] <= 16 else 32
-    expected = np.zeros((views, window.out((length, 8, 8))[0], height, width, channels))
-    for frame in range(expected.shape[1]):
+    right = np.zeros((views, window.out((length, 8, 8))[0], height, width, channels))
+    for frame in range(right.shape[1]):
         for tap in range(window.kernel[0]):
             at = frame * window.stride[0] + tap - before
             if 0 <= at < length:
-                expected[:, frame, :, :, tap * colors : (tap + 1) * colors] = scaled[:, at]
+                right[:, frame, :, :, tap * colors : (tap + 1) * colors] = scaled[:, at]
     stacked = Stacking(pixels, window, dtype=dtype, device=torch.device(device)).stack(source)
-    assert stacked.dtype == dtype and tuple(stacked.shape) == expected.shape
-    _compare(stacked, torch.from_numpy(expected))
+    assert stacked.dtype == dtype and tuple(stacked.shape) == right.shape
+    _compare(stacked, torch.from_numpy(right))
 
 
 def checks(dtype: torch.dtype, *, device: str) -> dict[str, Callable[..., None]]:
@@ -182,7 +160,7 @@ def checks(dtype: torch.dtype, *, device: str) -> dict[str, Callable[..., None]]
         for name, case in CONVOLUTIONS.items()
     }
     if dtype.itemsize == 1:
-        return {name: partial(check, out_dtype=torch.float16) for name, check in convolutions.items()}
+        return convolutions
     pools: dict[str, Callable[..., None]] = {
         f"pool {name}": partial(check_pool, sizes, window, dtype=dtype, device=device)
         for name, (sizes, window) in POOLS.items()
@@ -198,24 +176,20 @@ def checks(dtype: torch.dtype, *, device: str) -> dict[str, Callable[..., None]]
 
 
 def main() -> None:
-    """Check everything of a type that is named, on the CPU: in Triton's interpreter, that is."""
-    dtype = getattr(torch, sys.argv[1])
-    for name, check in checks(dtype, device="cpu").items():
-        try:
-            check()
-        except Exception as error:
-            raise AssertionError(f"{name} of {dtype}") from error
-        print(name)
+    """Check everything of the types that are named, on the CPU: in Triton's interpreter, that is."""
+    for dtype in (getattr(torch, name) for name in sys.argv[1:]):
+        for name, check in checks(dtype, device="cpu").items():
+            try:
+                check()
+            except Exception as error:
+                raise AssertionError(f"{name} of {dtype}") from error
+            print(f"{name} of {dtype}")
 
 
-def _drawn(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, *, is_sliced: bool) -> Tensor:
-    """Random numbers; of a larger tensor 16 channels from its beginning on, with NaN beside."""
-    values = torch.randn(shape, generator=generator).to(dtype)
-    if not is_sliced:
-        return values
-    _, inner = _poisoned(shape, dtype, "cpu", is_sliced=True)
-    inner.copy_(values)
-    return inner
+def _sliced(values: Tensor) -> Tensor:
+    """The same values as 16 and more channels of a larger tensor, with NaN beside."""
+    _, inner = _poisoned(tuple(values.shape), values.dtype, str(values.device), is_sliced=True)
+    return inner.copy_(values)
 
 
 def _poisoned(shape: tuple[int, ...], dtype: torch.dtype, device: str, *, is_sliced: bool) -> tuple[Tensor, Tensor]:
@@ -225,22 +199,8 @@ def _poisoned(shape: tuple[int, ...], dtype: torch.dtype, device: str, *, is_sli
     return whole, whole[..., 16 : 16 + channels] if is_sliced else whole
 
 
-def _convolved(convolution: Convolution, x: Tensor, shortcut: Tensor | None) -> Tensor:
-    window = convolution.window
-    pads = [size for pad in reversed(window.pads(sizes_of(x))) for size in pad]
-    maps = functional.pad(x.cpu().double().permute(0, 4, 1, 2, 3), pads)
-    weight = convolution.weight.cpu().double().permute(0, 4, 1, 2, 3)
-    result = functional.conv3d(maps, weight, stride=window.stride).permute(0, 2, 3, 4, 1)
-    if convolution.scale is not None:
-        result = result * convolution.scale.cpu().double()
-    result = result + convolution.bias.cpu().double()
-    if shortcut is not None:
-        result = result + shortcut.cpu().double()
-    return result.relu() if convolution.is_rectified else result
-
-
-def _compare(result: Tensor, expected: Tensor) -> None:
-    error = (result.cpu().double() - expected).norm() / expected.norm()
+def _compare(result: Tensor, right: Tensor) -> None:
+    error = (result.cpu().double() - right).norm() / right.norm()
     assert error < TOLERANCES[result.dtype], f"relative error {error:.2e}"  # false for NaN as well
 
 

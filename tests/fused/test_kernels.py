@@ -17,7 +17,7 @@ from i3d_deploy.fused.stacking import Source, Stacking
 from i3d_deploy.fused.tiled import Tiled
 from i3d_deploy.preprocessing import Pixels
 from tests.fused import kernel_cases
-from tests.fused.kernel_cases import padded
+from tests.fused.cases import padded
 
 ROOT = Path(__file__).parents[2]
 # The interpreter multiplies the bits of bfloat16 as if they were integers (Triton 3.7.1): that type needs a GPU.
@@ -30,20 +30,33 @@ GPU_CASES = [
     for name in kernel_cases.checks(dtype, device="cuda")
 ]
 
+HALVES, EIGHT = (torch.float16, torch.bfloat16), (torch.float8_e4m3fn,)
+TILES = [
+    pytest.param(tile, dtype, id=f"{tile.name} of {str(dtype).removeprefix('torch.')}")
+    for tile in tiled.ALGORITHMS
+    for dtype in (HALVES if tile.depth == 64 else EIGHT)
+]
+"""Every tile, in the types whose steps it has: 128 bytes each."""
 
-@pytest.mark.parametrize("dtype", INTERPRETED, ids=str)
-def test_kernels_compute_what_pytorch_does_in_the_interpreter(dtype: torch.dtype) -> None:
+
+def test_kernels_compute_what_pytorch_does_in_the_interpreter() -> None:
     # Whether kernels are interpreted is settled when their module is imported.
-    name = str(dtype).removeprefix("torch.")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fused.kernel_cases", name],
+        [
+            sys.executable,
+            "-m",
+            "tests.fused.kernel_cases",
+            *(str(dtype).removeprefix("torch.") for dtype in INTERPRETED),
+        ],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == list(kernel_cases.checks(dtype, device="cpu"))
+    assert done.stdout.splitlines() == [
+        f"{name} of {dtype}" for dtype in INTERPRETED for name in kernel_cases.checks(dtype, device="cpu")
+    ]
 
 
 @pytest.mark.gpu
@@ -53,11 +66,10 @@ def test_kernels_compute_what_pytorch_does_on_a_gpu(dtype: torch.dtype, name: st
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("tile", tiled.ALGORITHMS, ids=lambda tile: tile.name)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("tile", "dtype"), TILES)
 def test_every_tile_computes_what_pytorch_does_on_a_gpu(tile: Tiled, dtype: torch.dtype) -> None:
-    case = kernel_cases.Case(
-        sizes=(2, 5, 9, 11, 128), out_channels=192, window=padded((3, 3, 3)), tile=tile, has_shortcut=True
+    case = kernel_cases.TiledCase(
+        shape=(2, 5, 9, 11, 128), out_channels=192, window=padded((3, 3, 3)), tile=tile, has_shortcut=True
     )
     kernel_cases.check_convolution(case, dtype=dtype, device="cuda")
 
@@ -83,9 +95,14 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("tile", [tiled.ALGORITHMS[0], tiled.ALGORITHMS[-1]], ids=lambda tile: tile.name)
+@pytest.mark.parametrize(
+    "tile",
+    [Tiled(256, 64, warps=4, stages=2, is_transposed=True), Tiled(64, 64, warps=4, stages=4)],
+    ids=lambda tile: tile.name,
+)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_are_compiled_to_what_a_hopper_gpu_is_fast_at(name: str, tile: Tiled) -> None:
+    assert tile in tiled.ALGORITHMS
     compiled = _compiled(name, torch.float16, tile)
     assert compiled.spilled_bytes == 0
     assert compiled.count("HGMMA")
@@ -97,6 +114,7 @@ def test_convolutions_are_compiled_to_what_a_hopper_gpu_is_fast_at(name: str, ti
 
 def test_convolutions_of_float8_multiply_in_float8_and_saturate() -> None:
     tile = Tiled(128, 128, depth=128, warps=8, stages=3)
+    assert tile in tiled.ALGORITHMS
     compiled = _compiled("1x3x3", torch.float8_e4m3fn, tile)
     assert compiled.spilled_bytes == 0
     assert compiled.count("QGMMA")

@@ -1,0 +1,106 @@
+"""The process's switches of precision are what they were after the block that changes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from i3d_deploy.fused.graphs import exact_sums
+
+PRODUCTS: Any = torch.backends.cuda.matmul
+CUDNN: Any = torch.backends.cudnn
+HALVES = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    precisions = [(each, each.fp32_precision) for each in (torch.backends, PRODUCTS, CUDNN.conv)]
+    yield
+    for name in HALVES:
+        setattr(PRODUCTS, name, True)
+    CUDNN.benchmark = False
+    for each, precision in precisions:
+        each.fp32_precision = precision
+
+
+def switches() -> dict[str, object]:
+    found: dict[str, object] = {name: getattr(PRODUCTS, name) for name in HALVES}
+    found |= {f"{name}, split": getattr(PRODUCTS, f"{name}_split_k") for name in HALVES}
+    precisions = {"all": torch.backends, "products": PRODUCTS, "cuDNN": CUDNN, "convolutions": CUDNN.conv}
+    return {
+        **found,
+        **{name: each.fp32_precision for name, each in precisions.items()},
+        "recurrent": CUDNN.rnn.fp32_precision,
+        "benchmark": CUDNN.benchmark,
+    }
+
+
+def nothing() -> None:
+    pass
+
+
+def older_switches() -> None:
+    PRODUCTS.allow_tf32 = True
+    CUDNN.allow_tf32 = False
+    CUDNN.benchmark = True
+
+
+def newer_switches() -> None:
+    PRODUCTS.fp32_precision = CUDNN.conv.fp32_precision = "tf32"
+
+
+def one_switch_for_all() -> None:
+    torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]
+
+
+def sums_in_parts() -> None:
+    PRODUCTS.allow_fp16_reduced_precision_reduction = (False, False)
+    PRODUCTS.allow_bf16_reduced_precision_reduction = False
+
+
+PROGRAMS = [nothing, older_switches, newer_switches, one_switch_for_all, sums_in_parts]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("chooses", [False, True], ids=["as it is", "chooses"])
+def test_sums_are_exact_within_the_block_and_as_before_after_it(program: Callable[[], None], chooses: bool) -> None:
+    program()
+    before = switches()
+    with exact_sums(chooses=chooses):
+        within = switches()
+        with exact_sums():
+            assert switches() == within
+    assert [within[name] for name in (*HALVES, "products", "convolutions")] == [False, False, "ieee", "ieee"]
+    assert within["benchmark"] == (chooses or before["benchmark"])
+    assert switches() == before
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_switches_are_as_before_after_an_error(program: Callable[[], None]) -> None:
+    program()
+    before = switches()
+    with pytest.raises(ZeroDivisionError, match="division by zero"), exact_sums(chooses=True):
+        1 / 0  # noqa: B018
+    assert switches() == before
+
+
+FOLLOWING = """
+import torch
+from i3d_deploy.fused.graphs import exact_sums
+with exact_sums():
+    pass
+torch.backends.fp32_precision = "ieee"
+print(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="what followed the switch for all has a setting of its own afterwards")
+def test_convolutions_follow_the_switch_for_all_after_the_block() -> None:
+    # In a process of its own: what nobody has set cannot be had back.
+    done = subprocess.run([sys.executable, "-c", FOLLOWING], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ieee", "ieee"]
