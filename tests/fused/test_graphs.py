@@ -12,14 +12,14 @@ import torch
 
 from i3d_deploy.fused.graphs import exact_sums
 
-PRODUCTS: Any = torch.backends.cuda.matmul
-CUDNN: Any = torch.backends.cudnn
+BACKENDS: Any = torch.backends
+PRODUCTS, CUDNN = BACKENDS.cuda.matmul, BACKENDS.cudnn
 HALVES = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    precisions = [(each, each.fp32_precision) for each in (torch.backends, PRODUCTS, CUDNN.conv)]
+    precisions = [(each, each.fp32_precision) for each in (BACKENDS, PRODUCTS, CUDNN.conv)]
     yield
     for name in HALVES:
         setattr(PRODUCTS, name, True)
@@ -31,7 +31,7 @@ def _restored() -> Iterator[None]:
 def switches() -> dict[str, object]:
     found: dict[str, object] = {name: getattr(PRODUCTS, name) for name in HALVES}
     found |= {f"{name}, split": getattr(PRODUCTS, f"{name}_split_k") for name in HALVES}
-    precisions = {"all": torch.backends, "products": PRODUCTS, "cuDNN": CUDNN, "convolutions": CUDNN.conv}
+    precisions = {"all": BACKENDS, "products": PRODUCTS, "cuDNN": CUDNN, "convolutions": CUDNN.conv}
     return {
         **found,
         **{name: each.fp32_precision for name, each in precisions.items()},
@@ -55,7 +55,7 @@ def newer_switches() -> None:
 
 
 def one_switch_for_all() -> None:
-    torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]
+    BACKENDS.fp32_precision = "tf32"
 
 
 def sums_in_parts() -> None:
