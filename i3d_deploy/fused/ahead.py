@@ -14,6 +14,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Hashable, Iterable
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 from triton.runtime.errors import OutOfResources
@@ -25,6 +26,10 @@ from i3d_deploy.fused.tiled import Tiled
 
 MAX_PROCESSES = 16
 
+_COMMAND = (sys.executable or "python", "-m", "i3d_deploy.fused.ahead")
+_seen: set[tuple[int, Hashable]] = set()
+"""What this process has had compiled."""
+
 
 def compile_ahead(layers: Iterable[Layer], *, arch: int) -> None:
     """Compile the kernels of some layers, each with all tiles that are tried: Note [Compiled ahead].
@@ -33,26 +38,26 @@ def compile_ahead(layers: Iterable[Layer], *, arch: int) -> None:
         layers: What will be launched.
         arch: Compute capability, 90 for 9.0.
     """
-    different = {_compiled_alike(layer): layer for layer in layers}.values()
-    jobs = [(layer.to_json(), vars(tile)) for layer in different for tile in layer.tiles]
+    different = {(arch, _compiled_alike(layer)): layer for layer in layers}
+    new = [layer for key, layer in different.items() if key not in _seen]
+    _seen.update(different)
+    jobs = [(layer.to_json(), vars(tile)) for layer in new for tile in layer.tiles]
     count = min(doctor.usable_cores(), MAX_PROCESSES, len(jobs))
     if count < 2:
         return  # this process does as well
-    started = []
-    for number in range(count):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "i3d_deploy.fused.ahead"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert process.stdin is not None, "it is a pipe"
-        process.stdin.write(json.dumps({"arch": arch, "jobs": jobs[number::count]}))
-        process.stdin.close()
-        started.append(process)
-    for process in started:
-        process.wait()
+    processes = []
+    try:
+        for number in range(count):
+            process = subprocess.Popen(_COMMAND, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, text=True)
+            processes.append(process)
+            assert process.stdin is not None, "it is a pipe"
+            with process.stdin:
+                process.stdin.write(json.dumps({"arch": arch, "jobs": jobs[number::count]}))
+    except OSError:
+        pass  # a process that cannot run leaves its part to this one
+    finally:
+        for process in processes:
+            process.wait()
 
 
 def _compiled_alike(layer: Layer) -> Hashable:

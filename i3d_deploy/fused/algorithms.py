@@ -172,22 +172,20 @@ def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def available(device: torch.device, dtype: torch.dtype) -> tuple[Algorithm, ...]:
-    """Ways that a device has, PyTorch's plain ones first.
+    """Ways that a device has, those first that are likely to be fast.
 
     Args:
         device: What computes.
         dtype: In what.
     """
-    plain: tuple[Algorithm, ...] = (ThreeDimensions(), TwoDimensions(), MatrixProduct(), Widened())
-    if device.type != "cuda":
-        return plain
-    if dtype not in (torch.float16, torch.bfloat16):
+    plain: tuple[Algorithm, ...] = (MatrixProduct(), TwoDimensions(), ThreeDimensions(), Widened())
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return plain
     if not has_kernels(device):
-        return (*plain, FusedTwoDimensions())
+        return (FusedTwoDimensions(), *plain)
     from i3d_deploy.fused import tiled
 
-    return (*plain, FusedTwoDimensions(), *tiled.ALGORITHMS)
+    return (*tiled.ALGORITHMS, FusedTwoDimensions(), *plain)
 
 
 def has_kernels(device: torch.device) -> bool:

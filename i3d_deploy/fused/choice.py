@@ -161,9 +161,9 @@ class TryingSteps(ChosenSteps):
                     continue
                 than = min(seconds.values(), default=math.inf)
                 seconds[way.name] = seconds_of(run, self._device, than=than)
-            except torch.AcceleratorError:
-                raise  # after which the GPU computes nothing any more in this process
             except Exception as error:  # whatever a library raises for sizes that it has no kernel for
+                if isinstance(error, torch.AcceleratorError):
+                    torch.cuda.synchronize(self._device)  # raises if the GPU computes nothing any more in this process
                 refused[way.name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 continue
             right[way.name] = way

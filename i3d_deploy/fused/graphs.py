@@ -44,6 +44,7 @@ class Recorded(Generic[Result]):
     Args:
         function: Started twice to warm up, then recorded; it neither waits for the GPU nor copies from the host.
         stream: What it is recorded on, of the graphs that live as long.
+        pool: Memory that is shared with others, which run in turn with this one; None: memory of its own.
         times: How often it is recorded, one after the other.
 
     Attributes:
@@ -52,7 +53,9 @@ class Recorded(Generic[Result]):
 
     result: Result
 
-    def __init__(self, function: Callable[[], Result], *, stream: torch.cuda.Stream, times: int = 1) -> None:
+    def __init__(
+        self, function: Callable[[], Result], *, stream: torch.cuda.Stream, pool: Any = None, times: int = 1
+    ) -> None:
         before = torch.cuda.current_stream(stream.device)
         # The outer stream context also ends a recording that fails half way.
         with exact_sums(chooses=True), torch.cuda.device(stream.device), torch.cuda.stream(before):
@@ -63,7 +66,7 @@ class Recorded(Generic[Result]):
             before.wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             # Other threads may use the GPU meanwhile.
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 for _ in range(times):
                     self.result = function()
 
@@ -127,7 +130,9 @@ def on(device: torch.device) -> Iterator[None]:
 def exact_sums(*, chooses: bool = False) -> Iterator[None]:
     """Within the block, sums are kept in float32: Note [Sums].
 
-    The switches are the process's: of several threads, one is in the block at a time.
+    The switches are the process's: of several threads, one is in the block at a time, and a thread that meanwhile asks
+    PyTorch for ``torch.backends.cudnn.allow_tf32`` or enters ``torch.backends.cudnn.flags()`` gets PyTorch's error on
+    mixed switches.
 
     Args:
         chooses: Whether cuDNN tries what is fastest for sizes that it meets for the first time.

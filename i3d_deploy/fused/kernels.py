@@ -10,8 +10,8 @@ Note [Convolution as a matrix product]
     one step of the sum takes several neighbouring columns of the kernel at once, which lie together in memory; the
     kernel's row is filled up with zeros to a whole number of steps.
 
-    Sums are float32 whatever the operands are. Scale, bias, shortcut and ReLU are applied to the sums before anything
-    is rounded or written.
+    Sums are float32, of eight bits as well: what a matrix unit adds up by itself, with fewer bits, is added to them
+    step by step. Scale, bias, shortcut and ReLU are applied to the sums before anything is rounded or written.
 
 Note [Padding as bits]
     Whether a tap lies inside is asked anew in every step, for every row. So it is worked out before: a row has 8 bits
@@ -131,6 +131,7 @@ def convolve(  # type: ignore[no-untyped-def]
     is_short: tl.constexpr = steps == 1
     if shortcut is not None and is_short:
         added = tl.load(shortcut + row[:, None] * shortcut_pixel + column[None, :], mask=is_written, other=0.0)
+    added_at_once: tl.constexpr = depth if x.dtype.element_ty.primitive_bitwidth == 8 else None
     sums = tl.zeros((columns, rows) if is_transposed else (rows, columns), dtype=tl.float32)
     for number in range(steps):
         # Taps see mostly the same pixels: one after the other, these are found in a cache.
@@ -159,9 +160,9 @@ def convolve(  # type: ignore[no-untyped-def]
             inputs = tl.load(x + tap_offset + offsets, mask=is_read, other=0.0)
         weights = tl.load(weight + number * depth + weights_at)
         if is_transposed:
-            sums = tl.dot(weights.T, inputs.T, sums, input_precision="ieee")
+            sums = tl.dot(weights.T, inputs.T, sums, input_precision="ieee", max_num_imprecise_acc=added_at_once)
         else:
-            sums = tl.dot(inputs, weights, sums, input_precision="ieee")
+            sums = tl.dot(inputs, weights, sums, input_precision="ieee", max_num_imprecise_acc=added_at_once)
 
     if is_transposed:
         sums = sums.T

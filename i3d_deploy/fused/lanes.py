@@ -13,10 +13,12 @@ Note [Chunks]
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +28,10 @@ from torch import Tensor
 from i3d_deploy.frames import Resized
 from i3d_deploy.fused.graphs import Recorded, exact_sums, on
 from i3d_deploy.fused.stacking import Source
+
+_COPIERS = 4
+_COPIED_AT_ONCE = 1 << 20
+"""Elements: few enough that all threads have some of a chunk."""
 
 
 class Network(Protocol):
@@ -139,9 +145,13 @@ class CudaLane(Lane):
     ) -> None:
         super().__init__(size)
         self._device, self._dtype, self._is_recorded = device, dtype, is_recorded
-        self._streams, self._own_stream = streams, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._streams = streams
+        # Streams are handed out in turn and come back: of another priority, it is never one that ways are tried on.
+        self._own_stream: Any = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         self._copied, self._read = streams.event(), streams.event()
         self._recorded: dict[tuple[int, int], _RecordedNetwork] = {}
+        self._source: Source
+        self._host_pixels: Tensor
         self._allocate(elements=0, places=0)
 
     def start(self, upload: Upload, network: Network) -> Pending:
@@ -177,8 +187,13 @@ class CudaLane(Lane):
         if not self._is_recorded:
             return _RunNetwork(network, source, self._device)
         if (views, length) not in self._recorded:
-            # Whatever pixels are in memory now serve as well.
-            self._recorded[views, length] = _RecordedNetwork(network, source, stream=self._own_stream)
+            try:
+                # Whatever pixels are in memory now serve as well.
+                recorded = _RecordedNetwork(network, source, stream=self._own_stream, pool=self._pool)
+            except BaseException:
+                self._recorded.clear()  # which share memory with what was recorded in part
+                raise
+            self._recorded[views, length] = recorded
         return self._recorded[views, length]
 
     def _begin(self, upload: Upload) -> None:
@@ -210,37 +225,68 @@ class CudaLane(Lane):
             given = torch.from_numpy(arrays[0]).flatten()
             if given.is_pinned():
                 return given
-            return self._host_pixels[at : at + len(given)].copy_(given)
-        staged, filled = self._host_pixels.numpy(), at
-        for array in arrays:
-            np.copyto(staged[filled : filled + array.size], array.reshape(-1))
-            filled += array.size
-        return self._host_pixels[at:filled]
+        if len(self._host_pixels) < len(self._source.pixels):
+            self._host_pixels = torch.empty(len(self._source.pixels), dtype=self._dtype, pin_memory=True)
+        size = sum(array.size for array in arrays)
+        copy_side_by_side(arrays, self._host_pixels.numpy()[at : at + size])
+        return self._host_pixels[at : at + size]
 
     def _reserve(self, *, elements: int, places: int) -> None:
         """Make memory, larger than any before; what was recorded reads the old one and is recorded again."""
-        if elements <= len(self._host_pixels) and places <= len(self._host_places):
+        now = len(self._source.pixels), len(self._source.origins)
+        if elements <= now[0] and places <= now[1]:
             return
         self._streams.copies.synchronize()
         self._streams.compute.synchronize()
+        self._allocate(elements=0, places=0)  # both at once may be too much
         # A little more, for the next video that has a little more.
-        elements, places = (
-            max(size * 5 // 4, now)
-            for size, now in ((elements, len(self._host_pixels)), (places, len(self._host_places)))
-        )
+        elements, places = (max(wanted * 5 // 4, had) for wanted, had in zip((elements, places), now, strict=True))
         self._allocate(elements=elements, places=places)
 
     def _allocate(self, *, elements: int, places: int) -> None:
         self._recorded.clear()
-        self._host_pixels = torch.empty(elements, dtype=self._dtype, pin_memory=True)
-        self._host_places = torch.zeros(places, dtype=torch.int64, pin_memory=True)
-        self._host_pitch = torch.zeros(1, dtype=torch.int64, pin_memory=True)
-        self._source = Source(
+        # Of what is recorded: it runs in turn, so one may use what another has used.
+        self._pool = torch.cuda.graph_pool_handle()
+        source = Source(
             pixels=torch.empty(elements, dtype=self._dtype, device=self._device),
             origins=torch.empty(places, dtype=torch.int64, device=self._device),
             pitch=torch.empty(1, dtype=torch.int64, device=self._device),
             size=self._size,
         )
+        for stream in (self._streams.copies, self._streams.compute):
+            # The memory may be that of a tensor which what was started before still reads.
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._host_pixels = torch.empty(0, dtype=self._dtype)
+        self._host_places = torch.zeros(places, dtype=torch.int64, pin_memory=True)
+        self._host_pitch = torch.zeros(1, dtype=torch.int64, pin_memory=True)
+        self._source = source
+
+
+def copy_side_by_side(arrays: Sequence[Resized], target: Resized) -> None:
+    """Copy arrays one after the other into memory, in several threads.
+
+    Args:
+        arrays: Of one type, each contiguous.
+        target: Flat, with room for all of them.
+    """
+    jobs = []
+    filled = 0
+    for array in arrays:
+        flat = array.reshape(-1)
+        for start in range(0, array.size, _COPIED_AT_ONCE):
+            part = flat[start : start + _COPIED_AT_ONCE]
+            jobs.append((target[filled : filled + part.size], part))
+            filled += part.size
+    if len(jobs) == 1:
+        np.copyto(*jobs[0])
+        return
+    for _ in _copiers().map(lambda job: np.copyto(*job), jobs):
+        pass
+
+
+@functools.cache
+def _copiers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_COPIERS, thread_name_prefix="i3d-copier")
 
 
 class _RunNetwork:
@@ -262,16 +308,16 @@ class _RunNetwork:
 class _RecordedNetwork:
     """The same, recorded: Note [Chunks]."""
 
-    def __init__(self, network: Network, source: Source, *, stream: torch.cuda.Stream) -> None:
+    def __init__(self, network: Network, source: Source, *, stream: torch.cuda.Stream, pool: Any) -> None:
         chunks = [*_chunks(len(source.origins), network.chunk)]
         with exact_sums(chooses=True):
             first = network.early(source.of(chunks[0]), None)
         self._maps = first.new_empty((len(source.origins), *first.shape[1:]))
         self._early = {
-            some.start: Recorded(partial(network.early, source.of(some), self._maps[some]), stream=stream)
+            some.start: Recorded(partial(network.early, source.of(some), self._maps[some]), stream=stream, pool=pool)
             for some in chunks
         }
-        self._late = Recorded(partial(network.late, self._maps), stream=stream)
+        self._late = Recorded(partial(network.late, self._maps), stream=stream, pool=pool)
 
     def early(self, some: slice) -> None:
         self._early[some.start].start()

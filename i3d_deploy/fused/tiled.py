@@ -103,7 +103,7 @@ ALGORITHMS = (
     Tiled(64, 128, warps=4, stages=3),
     Tiled(64, 64, warps=4, stages=4),
     # Of eight bits.
-    Tiled(256, 64, depth=128, warps=4, stages=2, is_transposed=True),
+    Tiled(256, 64, depth=128, warps=8, stages=2, is_transposed=True),
     Tiled(128, 64, depth=128, warps=4, stages=3, is_transposed=True),
     Tiled(128, 128, depth=128, warps=8, stages=3, is_transposed=True),
     Tiled(128, 128, depth=128, warps=8, stages=3),

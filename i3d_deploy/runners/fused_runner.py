@@ -298,9 +298,14 @@ def of_frames(views: Views, numbers: Sequence[int]) -> Upload:
     _, width, channels = frames[0].shape
     pitch = width * channels
     corners = np.array([views.boxes[crop].top * pitch + views.boxes[crop].left * channels for crop in crops], np.int64)
-    origins = places.reshape(indices.shape) * frames[0].size + corners[:, None]
-    whole = Piece(arrays=frames, views=len(numbers))
-    return Upload(pieces=[whole], origins=origins.astype(np.int64), pitch=pitch)
+    places = places.reshape(indices.shape)
+    origins = places * frames[0].size + corners[:, None]
+    # The frames that a chunk adds to those before, in the order of views the first of those that are left.
+    views_ends = [*range(CHUNK, len(numbers), CHUNK), len(numbers)]
+    frame_ends = [int(places[:end].max()) + 1 for end in views_ends]
+    steps = zip([0, *frame_ends], frame_ends, views_ends, strict=False)
+    pieces = [Piece(arrays=frames[start:end], views=views) for start, end, views in steps]
+    return Upload(pieces=pieces, origins=origins.astype(np.int64), pitch=pitch)
 
 
 def _first_within(

@@ -47,7 +47,7 @@ def test_slices_of_channels_are_read_and_written_in_place(way: Algorithm) -> Non
 
 def test_a_cpu_has_the_plain_ways() -> None:
     assert [way.name for way in available(torch.device("cpu"), torch.bfloat16)] == [
-        *("conv3d", "conv2d", "matmul", "widened")
+        *("matmul", "conv2d", "conv3d", "widened")
     ]
 
 

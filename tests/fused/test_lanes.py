@@ -43,13 +43,13 @@ class Standing:
         self.done: list[str] = []
         self.num_recorded = 0
 
-    def stream(self, *_: Any) -> _Stream:
+    def stream(self, *_: Any, **__: Any) -> _Stream:
         return _Stream(self)
 
     def event(self, *_: Any, **__: Any) -> _Event:
         return _Event(self)
 
-    def recorded(self, function: Callable[[], Tensor], *, stream: _Stream) -> _Recorded:
+    def recorded(self, function: Callable[[], Tensor], *, stream: _Stream, pool: object) -> _Recorded:
         self.num_recorded += 1
         return _Recorded(self, function)
 
@@ -61,6 +61,8 @@ class _Stream:
 
     def wait_event(self, event: _Event) -> None:
         self._standing.done.append(f"{self.name} waits")
+
+    def wait_stream(self, other: _Stream) -> None: ...
 
     def synchronize(self) -> None: ...
 
@@ -91,6 +93,8 @@ def standing(monkeypatch: pytest.MonkeyPatch) -> Standing:
     found = Standing()
     monkeypatch.setattr(torch.cuda, "Stream", found.stream)
     monkeypatch.setattr(torch.cuda, "Event", found.event)
+    monkeypatch.setattr(torch.cuda, "current_stream", found.stream)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(lanes, "Recorded", found.recorded)
@@ -179,3 +183,12 @@ def test_copying_alone_computes_nothing(standing: Standing) -> None:
     cuda_lane().fill(upload_of(some_views(5), sizes=(2, 2, 1)))
     assert "runs" not in standing.done
     assert standing.done.count("copies tells") == 4
+
+
+def test_many_arrays_are_copied_one_after_the_other() -> None:
+    generator = np.random.default_rng(0)
+    arrays = [generator.integers(0, 256, size, dtype=np.uint8) for size in ((3, 5), (1 << 21,), (7,), (1, 3 << 20))]
+    target = np.zeros(sum(array.size for array in arrays), np.uint8)
+    lanes.copy_side_by_side(arrays, target)
+    np.testing.assert_array_equal(target, np.concatenate([array.ravel() for array in arrays]))
+    lanes.copy_side_by_side([], target[:0])

@@ -68,12 +68,13 @@ def test_views_made_of_frames_are_those_that_were_cut(fused: FusedRunner, batch:
 
 def test_each_frame_is_copied_once() -> None:
     prepared = views.prepare(FRAMES, checkpoint_of("i3d_r50").card, clips=3)
-    numbers = list(range(len(prepared)))
+    numbers = prepared.by_clip()
     upload = of_frames(prepared, numbers)
     assert len(prepared) == 9
-    (piece,) = upload.pieces
-    assert len(piece.arrays) == len(np.unique(prepared.indices)) < prepared.indices.size
-    memory = np.concatenate([array.ravel() for array in piece.arrays])
+    frames = [array for piece in upload.pieces for array in piece.arrays]
+    assert len(frames) == len(np.unique(prepared.indices)) < prepared.indices.size
+    assert [piece.views for piece in upload.pieces] == [6, 9]
+    memory = np.concatenate([frame.ravel() for frame in frames])
     for cut, origins in zip(
         prepared.fill(np.empty((9, 16, 32, 32, 3), np.uint8), numbers), upload.origins, strict=True
     ):
