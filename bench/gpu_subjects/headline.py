@@ -20,6 +20,8 @@ from i3d_deploy.predictions import average_views
 from i3d_deploy.runners import Runner, fused_runner
 
 COMMAND = "from i3d_deploy.commands.bench import main; main()"
+LATE = ("layer3", "layer4")
+"""Parts that all views go through together: Note [Parts] in :mod:`i3d_deploy.fused.networks`."""
 
 
 def run(setting: Setting, sheet: Sheet) -> None:
@@ -58,7 +60,9 @@ def _by_runner(setting: Setting, sheet: Sheet) -> float:
 
 
 def _show_alone(setting: Setting, sheet: Sheet) -> None:
-    table = sheet.table("the recorded network alone: views on the device, logits there")
+    table = sheet.table(
+        "the network alone, views on the device to logits there: its chunks and its late parts, each recorded"
+    )
     views = setting.sizes.views
     for precision in setting.precisions:
         found = setting.plan(R50, precision, views)
@@ -125,13 +129,18 @@ def _show_floors(setting: Setting, sheet: Sheet, fastest: float) -> None:
     layers = floors.layers_of(source, views)
     view_bytes = math.prod(source.card.view_shape)
     by_layers = sum(layer.floor_seconds(ceilings) for layer in layers)
-    whole, first = (rates.upload_seconds(setting, n * view_bytes) for n in (views, min(fused_runner.CHUNK, views)))
+    late = sum(layer.floor_seconds(ceilings) for layer in layers if layer.part in LATE)
+    chunk = min(fused_runner.CHUNK, views)
+    whole, first = (rates.upload_seconds(setting, n * view_bytes) for n in (views, chunk))
     least = {
         "arithmetic, plain": 2 * work.plain * views / ceilings.operations,
         "arithmetic, stem4": 2 * work.stem4 * views / ceilings.operations,
         "each layer by itself": by_layers,
         "copy of all views": whole,
-        "copy of the first views, then each layer by itself": None if first is None else first + by_layers,
+        "copy of the first chunk, then each layer by itself": None if first is None else first + by_layers,
+        "copy of all views, then the last chunk and the late parts": (
+            None if whole is None else whole + (by_layers - late) * chunk / views + late
+        ),
     }
     table = sheet.table(f"floors, {ceilings.source}")
     for name, seconds in least.items():

@@ -209,7 +209,7 @@ class Found:
 
     @property
     def seconds(self) -> float:
-        """Of one run, views on the device to logits there."""
+        """Of the whole network, views on the device to logits there, as :class:`Plan` adds it up."""
         return self.plan.seconds[self.plan.groups]
 
 

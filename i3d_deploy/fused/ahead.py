@@ -34,6 +34,8 @@ _seen: set[tuple[int, Hashable]] = set()
 def compile_ahead(layers: Iterable[Layer], *, arch: int) -> None:
     """Compile the kernels of some layers, each with all tiles that are tried: Note [Compiled ahead].
 
+    Waits until they are in Triton's cache on disk; with one core, or one kernel, nothing is done.
+
     Args:
         layers: What will be launched.
         arch: Compute capability, 90 for 9.0.

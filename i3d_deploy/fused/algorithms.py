@@ -53,7 +53,7 @@ class ThreeDimensions:
     name: str = "conv3d"
 
     def fits(self, convolution: Convolution, x: Tensor) -> bool:
-        """Always, but of eight bits."""
+        """Always, except in eight bits."""
         return not convolution.is_in_eight_bits
 
     def run(self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None, out: Tensor | None) -> Tensor:

@@ -38,8 +38,8 @@ class Choice:
 
     Attributes:
         way: The fastest that is right.
-        seconds: Of one run by name of the way: all that are right.
-        refused: Why others are not taken, by name.
+        seconds: Of one run, by name of the algorithm, of all that were tried and are right.
+        refused: Why others are not taken, by name of the algorithm.
         macs: Multiply-accumulates.
         moved_bytes: What must be read and written at the least.
     """
@@ -57,10 +57,11 @@ class Plan:
 
     Attributes:
         views: N.
-        chunk: Views that go through the early parts as soon as they are copied.
+        chunk: Views that go through the early parts at a time, as soon as they are copied.
         groups: Views at a time for each early part: Note [Parts] in :mod:`i3d_deploy.fused.networks`.
         choices: What was found for each convolution, in groups of this and of other sizes.
-        seconds: Of one run of the whole network, by groups that were tried.
+        seconds: Of the whole network by groups that were tried: the early parts of one chunk, as often as there are
+            chunks (the last one counts as a full one), and the late parts, each timed by itself.
     """
 
     views: int
@@ -118,7 +119,8 @@ class TryingSteps(ChosenSteps):
         device: What computes.
         ways: What is tried.
         known: What was found before, which is kept.
-        follows: Whether of a kind that is there in another size the same way is only checked.
+        follows: Whether a convolution whose kind is known in another size takes the same way, which is only checked; a
+            wrong one is refused, and all are tried.
 
     Attributes:
         choices: What was found.

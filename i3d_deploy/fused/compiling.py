@@ -30,7 +30,8 @@ except ImportError as error:
     raise MissingExtraError("triton", extra="kernels", cause=error) from error
 
 SHARED_BYTES = 227 * 1024
-"""What a block can have of an H100's or H200's shared memory."""
+"""What a block can have of an H100's or H200's shared memory: all but what is reserved for each block."""
+RESERVED_BYTES = 1024
 REGISTERS = 64 * 1024
 """Of one multiprocessor."""
 MAX_WARPS = 64
@@ -92,7 +93,7 @@ class Compiled:
     def blocks(self) -> int:
         """How many fit on one multiprocessor."""
         a_warp = -(-self.registers * 32 // 256) * 256  # as it is handed out
-        by_shared = SHARED_BYTES // (self.shared_bytes + 1024)
+        by_shared = (SHARED_BYTES + RESERVED_BYTES) // (self.shared_bytes + RESERVED_BYTES)
         return min(REGISTERS // (a_warp * self.warps), by_shared, MAX_WARPS // self.warps)
 
     @cached_property

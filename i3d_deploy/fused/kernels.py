@@ -23,8 +23,6 @@ Note [Checked without a GPU]
 
 from __future__ import annotations
 
-from typing import Any
-
 from i3d_deploy.errors import MissingExtraError
 
 try:
@@ -288,7 +286,3 @@ def tiles(size: int, length: int) -> int:
 def power_of_two(size: int) -> int:
     """The smallest power of two that is no smaller."""
     return 1 << (size - 1).bit_length()
-
-
-Kernel = Any
-"""A function of Triton's, called as ``kernel[grid](...)``."""

@@ -2,13 +2,14 @@
 
 Note [Two lanes]
     While a GPU computes one batch, the next one is copied to it. So there are two lanes, each with memory of its own on
-    both sides; copies go through page-locked memory, in which a GPU reads by itself, on a stream of their own. A lane's
-    memory is written again when what was read from it has been read, which events tell.
+    both sides; copies go through page-locked memory, in which a GPU reads by itself, on a stream of their own. Events
+    order the streams: pixels are read once they are copied, and a lane's memory is overwritten once it has been read.
 
 Note [Chunks]
     Computing begins before all views of a batch are there: the early parts of the network run chunk by chunk, each when
-    its pixels are, and the late parts over the maps of all of them. So only the copy of the first chunk is waited for.
-    Each chunk, and the late parts, are recorded once for their places in memory.
+    its pixels are, and the late parts over the maps of all of them. So where copying is
+    no slower than computing, only the copy of the first chunk is waited for. Each chunk, and the late parts, are
+    recorded once for their places in memory.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Placed:
 
     @property
     def elements(self) -> int:
-        """How many it has."""
+        """Numbers that it has, without what lies between its pixels."""
         return math.prod(self.sizes)
 
 
@@ -103,7 +103,7 @@ class Layer:
 
     @property
     def moved_bytes(self) -> int:
-        """At the least."""
+        """What must be read and written at the least: each input, weight and result once."""
         if self.out_channels is None:
             return (self.x.elements + self.out.elements) * self.dtype.itemsize
         return self.convolution().moved_bytes(self.x.tensor(self.dtype), has_shortcut=self.has_shortcut)

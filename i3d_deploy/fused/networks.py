@@ -8,9 +8,10 @@ Note [Frames that a pool drops]
 
 Note [Parts]
     Early maps are large and have few channels: reading and writing them takes longer than the arithmetic. So views go
-    through the early parts in groups whose maps still are in the GPU's cache when the next layer reads them, and as
-    soon as they are copied to it; and through the last two parts, where the maps of a few would not keep the GPU busy,
-    all together.
+    through the early parts chunk by chunk, each as soon as it is copied (Note [Chunks] in
+    :mod:`i3d_deploy.fused.lanes`), and the views of a chunk in groups, so few that their maps may still be in the GPU's
+    cache when the next layer reads them. Through the last two parts, where the maps of a few views would not keep the
+    GPU busy, all views of a batch go together.
 
 Note [Eight bits inside]
     Of a block, the maps between its first and last convolution are read by one convolution each. In eight bits of
@@ -114,7 +115,7 @@ class FusedNetwork:
 
     @property
     def early_parts(self) -> int:
-        """How many of the parts are run for some views after the other: Note [Parts]."""
+        """How many of the parts are run chunk by chunk: Note [Parts]."""
         return len(self.parts) - _LATE_PARTS
 
     def early(self, steps: Steps, source: Source, *, groups: Sequence[int] = (), out: Tensor | None = None) -> Tensor:
@@ -372,14 +373,15 @@ class _Mixed:
         self._pool = _pool_window(block.b3a)
         self._after_pool = make.convolution(f"{name}.b3b", _unit(block.b3b))
 
+        self._sides = [each.out_channels for each in (self._plain, *self._cubes, self._after_pool)]
+
     @property
     def out_channels(self) -> int:
-        return sum(each.out_channels for each in (self._plain, *self._cubes, self._after_pool))
+        return sum(self._sides)
 
     def run(self, steps: Steps, x: Tensor) -> Tensor:
         result = x.new_empty((*x.shape[:4], self.out_channels))
-        sides = [each.out_channels for each in (self._plain, *self._cubes, self._after_pool)]
-        plain, first, second, pooled = torch.split(result, sides, -1)
+        plain, first, second, pooled = torch.split(result, self._sides, -1)
         steps.convolve(self._plain, x, out=plain)
         inner = torch.split(steps.convolve(self._inner, x), self._widths, -1)
         for cube, maps, out in zip(self._cubes, inner, (first, second), strict=True):

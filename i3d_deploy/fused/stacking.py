@@ -7,7 +7,7 @@ Note [Stacked frames]
     of 735, not 1960. Only the images that the stem's stride in time keeps are made.
 
 Note [Frames once]
-    Views overlap: of 30 views of a video of 300 frames, 960 frames under three crops, about 175 are different. A view
+    Views overlap: of 30 views of a video of 300 frames, 960 frames under three crops, about 180 are different. A view
     is a list of places in memory where the crops of its frames begin, so each frame crosses the bus once, and crops,
     normalisation and layout are made on the way from it to the stacked images, in one pass.
 """
@@ -75,6 +75,9 @@ class Stacking:
     def stack(self, source: Source) -> Tensor:
         """Make it in one pass, by a kernel of the project's own.
 
+        Args:
+            source: The views, on a GPU.
+
         Returns:
             (N, T', H, W, C) of the stem's type.
         """
@@ -122,9 +125,11 @@ class Stacking:
         return out
 
     def _frames(self, length: int) -> int:
+        """T' of some frames; rows and columns do not matter."""
         return self._window.out((length, 8, 8))[0]
 
     def _before(self, length: int) -> int:
+        """Frames outside before the first one."""
         return self._window.pads((length, 8, 8))[0][0]
 
 

@@ -2,16 +2,17 @@
 
 Note [Tiles]
     A tile of (rows positions, columns channels) reads rows + columns numbers for rows * columns products: the larger it
-    is, the less is read again, and the fewer of the GPU's processors have one. So the early maps, of many positions and
-    64 channels, have tall tiles, small maps with many channels the square ones, and those of 64 rows are for single
-    views. Hopper's matrix instructions take 64 rows and up to 256 columns; the wider they are, the less shared memory
+    is, the less is read again, and the fewer multiprocessors have one. So the early maps, of many positions and 64
+    channels, have tall tiles, small maps with many channels the square ones, and those of 64 rows are for single views.
+    Hopper's matrix instructions take 64 rows and up to 256 columns; the wider they are, the less shared memory
     is read for a product. Transposed, channels are the rows of the product, and a tall tile is one wide instruction.
 
     Two stages or more copy into shared memory past the first cache, while products are made. One stage loads through
     that cache, which has what neighbouring taps have seen already, and leaves the waiting to other tiles beside it.
 
-    Sizes are such that nothing is spilled and, with 64 columns or 128 x 128, two tiles or more fit on a processor:
-    bench/kernels_sm90.py. All of them are tried where the network will run.
+    Sizes are such that nothing is spilled and two tiles or more fit on a multiprocessor, but for the largest: 256 x
+    128, 128 x 256, and 128 x 128 of eight bits. bench/kernels_sm90.py has the figures. All of them are tried where the
+    network will run.
 """
 
 from __future__ import annotations

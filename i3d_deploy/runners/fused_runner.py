@@ -62,7 +62,7 @@ class WrongPrecisionError(DeviceError):
 class FusedRunner(Runner):
     """A checkpoint on a GPU, in half precision or less.
 
-    The first run of a number of views takes seconds: what is fastest for it is found out then.
+    The first run of a number of views takes much longer than the next ones: what is fastest for it is found out then.
 
     Args:
         source: The checkpoint.

@@ -19,6 +19,7 @@ HALVES = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precisio
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
+    before = switches()
     precisions = [(each, each.fp32_precision) for each in (BACKENDS, PRODUCTS, CUDNN.conv)]
     yield
     for name in HALVES:
@@ -26,6 +27,10 @@ def _restored() -> Iterator[None]:
     CUDNN.benchmark = False
     for each, precision in precisions:
         each.fp32_precision = precision
+    PRODUCTS.allow_tf32, CUDNN.allow_tf32 = False, True
+    for each, precision in precisions:
+        each.fp32_precision = precision
+    assert switches() == before
 
 
 def switches() -> dict[str, object]:
@@ -37,7 +42,18 @@ def switches() -> dict[str, object]:
         **{name: each.fp32_precision for name, each in precisions.items()},
         "recurrent": CUDNN.rnn.fp32_precision,
         "benchmark": CUDNN.benchmark,
+        "older, products": older(lambda: PRODUCTS.allow_tf32),
+        "older, convolutions": older(lambda: CUDNN.allow_tf32),
+        "older, all": older(torch.get_float32_matmul_precision),
     }
+
+
+def older(switch: Callable[[], object]) -> object:
+    """What an older switch says, which PyTorch refuses where it differs from the newer ones; torch.export asks."""
+    try:
+        return switch()
+    except RuntimeError:
+        return "refused"
 
 
 def nothing() -> None:
