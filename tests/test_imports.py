@@ -39,7 +39,7 @@ FLOORS = [
     {"fused.compiling", "fused.convolution", "fused.kernels", "limits"},
     {"fused.sampled", "fused.stacking", "fused.tiled"},
     {"fused.algorithms", "fused.graphs", "fused.networks", "fused.self_test"},
-    {"fused", "fused.lanes", "fused.layers", "fused.plain"},
+    {"fused", "fused.lanes", "fused.layers", "fused.plain", "fused.proof"},
     {"model", "origins", "video_files"},
     {"configurations", "decoding", "flow", "generated", "known_motion", "lists", "official_splits"},
     {"two_stream", "video"},

@@ -6,20 +6,17 @@ network in float32 on the same GPU; a precision that is further off than its lim
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from i3d_deploy.card import Card, Precision
+from i3d_deploy.card import Precision
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import DeviceError
 from i3d_deploy.frames import Resized
@@ -29,11 +26,12 @@ from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps
 from i3d_deploy.fused.graphs import on
 from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Piece, Streams, Upload
 from i3d_deploy.fused.networks import FusedNetwork
+from i3d_deploy.fused.proof import Proof
 from i3d_deploy.fused.stacking import Source
-from i3d_deploy.limits import EIGHT_BITS, EIGHT_BITS_COSINE, logits_limit, smallest_cosine
-from i3d_deploy.preprocessing import normalize
+from i3d_deploy.head import I3D
+from i3d_deploy.limits import EIGHT_BITS
 from i3d_deploy.runners.runner import Runner, RunnerInfo
-from i3d_deploy.runners.torch_runner import begin_computing, choose_device, full_precision
+from i3d_deploy.runners.torch_runner import begin_computing, choose_device
 from i3d_deploy.views import Part, Views
 
 DTYPES: dict[Precision, torch.dtype] = {
@@ -49,8 +47,6 @@ TOGETHER = 30
 CHUNK = 6
 """Views that go through the early parts of a network at a time, as soon as they are copied; the copy of the first ones
 is all that is waited for."""
-
-_PROOF_VIEWS = 2
 
 Numbers = TypeVar("Numbers", list[int], range)
 
@@ -95,14 +91,15 @@ class FusedRunner(Runner):
         ):
             name = torch.cuda.get_device_name(self.device)
             raise DeviceError(f"{name} does not multiply in fp8, GPUs from compute capability 8.9 on do: give fp16")
-        self._network, precision = _first_within(source, self.device, precisions)
+        self._proof = Proof.of(source.model, self.card, self.device)
+        self._network, self._precision = self._first_within(source.model, precisions)
         self._lanes = self._make_lanes()
         self._turns = 0
         self.info = RunnerInfo(
             backend=f"torch {torch.__version__}",
             device=str(self.device),
             provider="fused",
-            precision=f"{precision} with fp16" if precision in EIGHT_BITS else precision,
+            precision=f"{self._precision} with fp16" if self._precision in EIGHT_BITS else self._precision,
         )
 
     def infer_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
@@ -160,18 +157,53 @@ class FusedRunner(Runner):
             length: T; None: of the card.
 
         Raises:
-            DeviceError: A convolution comes out right in no way, or the device has not the memory.
+            DeviceError: A convolution comes out right in no way, the logits are not within their limit, or the device
+                has not the memory.
         """
         key = views, length or self.card.view_shape[0]
         if key not in self._plans:
             before = [plan for (_, frames), plan in self._plans.items() if frames == key[1]]
             closest = min(before, key=lambda plan: abs(math.log(plan.views / views)), default=None)
             with self.turn(), _memory_errors(self.device):
-                few = min(views, CHUNK)
-                source = stacking.of_views(_blobs(self.card, few, frames=key[1], device=self.device))
-                source = replace(source, origins=source.origins.repeat(-(-views // few), 1)[:views])
-                self._plans[key] = choice.plan(self._network, source, chunk=CHUNK, before=closest)
+                source = self._proof.source(views, self.device)
+                plan = choice.plan(self._network, source, chunk=CHUNK, before=closest)
+                self._check_plan(plan, source)
+                self._plans[key] = plan
         return self._plans[key]
+
+    def _check_plan(self, plan: Plan, source: Source) -> None:
+        with on(self.device):
+            steps = ChosenSteps(plan.choices, self.device)
+            logits = self._network.logits(steps, source, groups=plan.groups)
+        objection = self._proof.objection(logits, self._precision)
+        if objection is not None:
+            raise DeviceError(
+                f"the logits of {plan.views} views on {self.device} are not those of float32: {objection}: "
+                "give --precision fp32"
+            )
+
+    def _first_within(self, net: I3D, precisions: Sequence[Precision]) -> tuple[FusedNetwork, Precision]:
+        """The network in the first precision whose logits are within its limit."""
+        objections = []
+        for precision in precisions:
+            network = FusedNetwork(
+                net,
+                self.card.pixels,
+                dtype=DTYPES[precision],
+                device=self.device,
+                has_eight_bits=precision in EIGHT_BITS,
+            )
+            with on(self.device):
+                source = self._proof.source(len(self._proof.views), self.device)
+                logits = network.logits(ChosenSteps({}, self.device), source)
+            objection = self._proof.objection(logits, precision)
+            if objection is None:
+                return network, precision
+            objections.append(objection)
+        raise WrongPrecisionError(
+            f"the network's logits on {self.device} are not those of float32: {'; '.join(objections)}: "
+            "give --precision fp32"
+        )
 
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
         started: list[Pending] = []
@@ -306,54 +338,6 @@ def of_frames(views: Views, numbers: Sequence[int]) -> Upload:
     steps = zip([0, *frame_ends], frame_ends, views_ends, strict=False)
     pieces = [Piece(arrays=frames[start:end], views=views) for start, end, views in steps]
     return Upload(pieces=pieces, origins=origins.astype(np.int64), pitch=pitch)
-
-
-def _first_within(
-    source: Checkpoint, device: torch.device, precisions: Sequence[Precision]
-) -> tuple[FusedNetwork, Precision]:
-    """The network in the first precision whose logits are within its limit."""
-    views = _blobs(source.card, _PROOF_VIEWS, frames=source.card.view_shape[0], device=device)
-    expected = _reference(source, views, device)
-    refused = []
-    for precision in precisions:
-        network = FusedNetwork(
-            source.model,
-            source.card.pixels,
-            dtype=DTYPES[precision],
-            device=device,
-            has_eight_bits=precision in EIGHT_BITS,
-        )
-        with on(device):
-            logits = network.logits(ChosenSteps({}, device), stacking.of_views(views)).float().cpu().numpy()
-        limit = logits_limit(source.card, expected, computed_in=precision)
-        difference = float(np.abs(logits - expected).max())
-        if not difference <= limit:  # also where it is no number
-            refused.append(f"in {precision} they differ by {difference:.2g}, allowed {limit:.2g}")
-        elif precision in EIGHT_BITS and (cosine := smallest_cosine(logits, expected)) < EIGHT_BITS_COSINE:
-            refused.append(f"in {precision} their cosine is {cosine:.3f}, at least {EIGHT_BITS_COSINE} is needed")
-        else:
-            return network, precision
-    raise WrongPrecisionError(
-        f"the network's logits on {device} are not those of float32: {'; '.join(refused)}: give --precision fp32"
-    )
-
-
-def _reference(source: Checkpoint, views: Tensor, device: torch.device) -> NDArray[np.float32]:
-    """Logits of PyTorch's own network in float32."""
-    model = copy.deepcopy(source.model).to(device)
-    with torch.inference_mode(), full_precision(device):
-        logits = model(torch.from_numpy(normalize(views.cpu().numpy(), source.card.pixels)).to(device))
-    return np.asarray(logits.cpu().numpy())
-
-
-def _blobs(card: Card, count: int, *, frames: int, device: torch.device) -> Tensor:
-    """Blobs that move: (N, T, H, W, C) like the card's views, each another one."""
-    _, height, width, channels = card.view_shape
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, channels, 4, 8, 8, generator=generator).to(device)
-    fine = functional.interpolate(coarse, (frames, height, width), mode="trilinear") * 255
-    dtype = torch.uint8 if card.spatial.dtype == "uint8" else torch.float32
-    return fine.round().permute(0, 2, 3, 4, 1).to(dtype).contiguous()
 
 
 @contextmanager
