@@ -138,6 +138,10 @@ class TryingSteps(ChosenSteps):
         super().__init__(self.choices, device)
         self._device, self._ways, self._follows = device, ways, follows
 
+    def following(self) -> TryingSteps:
+        """The same for other sizes, in which the ways that were found are only checked."""
+        return TryingSteps(self._device, self._ways, known=self.choices, follows=True)
+
     def convolve(
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
@@ -240,8 +244,8 @@ def plan(
         source: Views such as those that will come.
         chunk: Views that go through the early parts at a time; None: all.
         ways: What is tried for convolutions; None: all that the device has.
-        before: What was found for another number of views: it is kept for the same sizes; for others, where the
-            numbers are of one order, the same ways are only checked.
+        before: What was found for another number of views: it is kept for the same sizes; for others, where neither
+            number is more than twice the other, the same ways are only checked.
 
     Raises:
         DeviceError: A convolution comes out right in no way.
@@ -256,24 +260,35 @@ def plan(
     if steps.has_kernels:
         _compile_ahead(network, source, tried)
     chunks = -(-views // chunk)
-    seconds: dict[tuple[int, ...], float] = {}
+    early: dict[tuple[int, ...], float] = {}
     with on(device), exact_sums(chooses=True):
-        some, rest = source.of(slice(0, chunk)), source.of(slice(0, views % chunk))
         for groups in tried:
-            maps = network.early(steps, some, groups=groups)
-            if len(rest.origins):
-                of_rest = TryingSteps(device, ways, known=steps.choices, follows=True)
-                network.early(of_rest, rest, groups=groups)
-                steps.choices.update(of_rest.choices)
-            early = partial(network.early, ChosenSteps(steps.choices, device), some, groups=groups)
-            seconds[groups] = chunks * seconds_of(early, device)
+            maps, early[groups] = _try_early(network, steps, source, chunk=chunk, groups=groups)
         maps = maps.repeat(chunks, 1, 1, 1, 1)[:views]
         network.late(steps, maps)
         chosen = ChosenSteps(steps.choices, device)
         late = seconds_of(lambda: network.classify(network.late(chosen, maps)), device)
-    seconds = {groups: early_seconds + late for groups, early_seconds in seconds.items()}
+    seconds = {groups: chunks * of_one + late for groups, of_one in early.items()}
     groups = min(seconds, key=seconds.__getitem__)
     return Plan(views=views, chunk=chunk, groups=groups, choices=steps.choices, seconds=seconds)
+
+
+def _try_early(
+    network: FusedNetwork, steps: TryingSteps, source: Source, *, chunk: int, groups: tuple[int, ...]
+) -> tuple[Tensor, float]:
+    """Try the early parts on the first chunk, and on as many views as the last one has, if those are fewer.
+
+    Returns:
+        Maps (N, T, H, W, C) of the first chunk, and the seconds that it takes.
+    """
+    some, rest = source.of(slice(0, chunk)), source.of(slice(0, len(source.origins) % chunk))
+    maps = network.early(steps, some, groups=groups)
+    if len(rest.origins):
+        of_rest = steps.following()
+        network.early(of_rest, rest, groups=groups)
+        steps.choices.update(of_rest.choices)
+    chosen = ChosenSteps(steps.choices, network.device)
+    return maps, seconds_of(partial(network.early, chosen, some, groups=groups), network.device)
 
 
 def _compile_ahead(network: FusedNetwork, source: Source, tried: Sequence[tuple[int, ...]]) -> None:

@@ -179,8 +179,8 @@ class _Making:
         *,
         window: Window | None = None,
         is_rectified: bool = True,
-        takes: float | None = None,
-        gives: float | None = None,
+        input_factor: float | None = None,
+        output_factor: float | None = None,
     ) -> Convolution:
         """One convolution.
 
@@ -189,27 +189,27 @@ class _Making:
             folded: Its weights and biases.
             window: What it spans; None: one position.
             is_rectified: Whether a ReLU follows.
-            takes: What the maps that come in were multiplied by to fit into eight bits; None: they have more.
-            gives: What those that come out are multiplied by; None: they have more bits.
+            input_factor: What the maps that come in were multiplied by to fit into eight bits; None: they have more.
+            output_factor: What those that come out are multiplied by; None: they have more bits.
         """
         weight, bias = folded
         sums = torch.promote_types(self._dtype, torch.float32)
         scale = None
-        if takes is not None:
+        if input_factor is not None:
             largest = weight.abs().amax((1, 2, 3, 4), keepdim=True).clamp(min=1e-30)
             by = torch.finfo(EIGHT_BITS).max / largest
-            scale = (gives or 1.0) / (by.flatten() * takes)
-            weight, bias = weight * by, bias * (gives or 1.0)
-        elif gives is not None:
-            weight, bias = weight * gives, bias * gives
+            scale = (output_factor or 1.0) / (by.flatten() * input_factor)
+            weight, bias = weight * by, bias * (output_factor or 1.0)
+        elif output_factor is not None:
+            weight, bias = weight * output_factor, bias * output_factor
         return Convolution(
             name=name,
-            weight=weight.to(self._device, self._dtype if takes is None else EIGHT_BITS).contiguous(),
+            weight=weight.to(self._device, self._dtype if input_factor is None else EIGHT_BITS).contiguous(),
             bias=bias.to(self._device, sums),
             window=window or Window(kernel=(1, 1, 1)),
             is_rectified=is_rectified,
             scale=None if scale is None else scale.to(self._device, sums),
-            result_dtype=EIGHT_BITS if gives is not None else self._dtype if takes is not None else None,
+            result_dtype=EIGHT_BITS if output_factor is not None else self._dtype if input_factor is not None else None,
         )
 
     def factor(self, *norms: nn.BatchNorm3d) -> float | None:
@@ -286,11 +286,11 @@ class _Bottleneck:
         in_time = Window(kernel=(length, 1, 1), padding=(length // 2, 0, 0))
         in_space = Window(kernel=(1, 3, 3), stride=stride, padding=(0, 1, 1))
         one, two = make.factor(block.bn1), make.factor(block.bn2)
-        self._first = make.convolution(f"{name}.conv1", fold(block.conv1, block.bn1), window=in_time, gives=one)
+        self._first = make.convolution(f"{name}.conv1", fold(block.conv1, block.bn1), window=in_time, output_factor=one)
         self._second = make.convolution(
-            f"{name}.conv2", fold(block.conv2, block.bn2), window=in_space, takes=one, gives=two
+            f"{name}.conv2", fold(block.conv2, block.bn2), window=in_space, input_factor=one, output_factor=two
         )
-        self._third = make.convolution(f"{name}.conv3", fold(block.conv3, block.bn3), takes=two)
+        self._third = make.convolution(f"{name}.conv3", fold(block.conv3, block.bn3), input_factor=two)
         self._shortcut = None
         if block.downsample is not None:
             convolution, norm = block.downsample
@@ -363,11 +363,11 @@ class _Mixed:
         first, second = (_filled_outputs(_unit(unit)) for unit in (block.b1a, block.b2a))
         self._widths = [len(bias) for _, bias in (first, second)]
         factor = make.factor(block.b1a.bn, block.b2a.bn)
-        self._inner = make.convolution(f"{name}.b1a+b2a", _joined([first, second]), gives=factor)
+        self._inner = make.convolution(f"{name}.b1a+b2a", _joined([first, second]), output_factor=factor)
         self._plain = make.convolution(f"{name}.b0", _unit(block.b0))
         cube = Window(kernel=(3, 3, 3), padding=(1, 1, 1))
         self._cubes = [
-            make.convolution(f"{name}.{branch}", (_filled(weight, axis=4), bias), window=cube, takes=factor)
+            make.convolution(f"{name}.{branch}", (_filled(weight, axis=4), bias), window=cube, input_factor=factor)
             for branch, (weight, bias) in (("b1b", _unit(block.b1b)), ("b2b", _unit(block.b2b)))
         ]
         self._pool = _pool_window(block.b3a)
@@ -397,9 +397,9 @@ class _InceptionStem:
         self.window = Window(kernel=(7, 7, 7), stride=(2, 2, 2), padding="same")
         self._first = make.stem("conv1a", _unit(net.conv1a), self.window)
         factor = make.factor(net.conv2b.bn)
-        self._second = make.convolution("conv2b", _unit(net.conv2b), gives=factor)
+        self._second = make.convolution("conv2b", _unit(net.conv2b), output_factor=factor)
         cube = Window(kernel=(3, 3, 3), padding=(1, 1, 1))
-        self._third = make.convolution("conv2c", _unit(net.conv2c), window=cube, takes=factor)
+        self._third = make.convolution("conv2c", _unit(net.conv2c), window=cube, input_factor=factor)
         self._pools = _pool_window(net.pool2a), _pool_window(net.pool3a)
 
     def run(self, steps: Steps, x: Tensor, out: Tensor | None) -> Tensor:
