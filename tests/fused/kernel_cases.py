@@ -62,6 +62,8 @@ CONVOLUTIONS: Mapping[str, TiledCase] = {
     "1x3x3-same": TiledCase(
         shape=(1, 2, 6, 7, 32), out_channels=32, window=Window(kernel=(1, 3, 3), stride=(1, 2, 2), padding="same")
     ),
+    "1x3x1": TiledCase(shape=(1, 2, 4, 5, 64), out_channels=32, window=padded((1, 3, 1))),
+    "1x1x3": TiledCase(shape=(1, 2, 4, 5, 64), out_channels=32, window=padded((1, 1, 3))),
     "1x3x3-inside": TiledCase(shape=(1, 1, 6, 7, 64), out_channels=32, window=Window(kernel=(1, 3, 3))),
     "1x7x7-16": TiledCase(shape=(1, 2, 13, 10, 16), out_channels=32, window=padded((1, 7, 7), (1, 2, 2)), tile=TURNED),
     "1x7x7-32": TiledCase(
