@@ -132,7 +132,8 @@ def exact_sums(*, chooses: bool = False) -> Iterator[None]:
 
     The switches are the process's: of several threads, one is in the block at a time, and a thread that meanwhile asks
     PyTorch for ``torch.backends.cudnn.allow_tf32`` or enters ``torch.backends.cudnn.flags()`` gets PyTorch's error on
-    mixed switches.
+    mixed switches. Afterwards the precision of cuDNN's convolutions is one of their own, also where it followed that of
+    ``torch.backends`` before.
 
     Args:
         chooses: Whether cuDNN tries what is fastest for sizes that it meets for the first time.

@@ -44,7 +44,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 TOGETHER = 30
 """Views that are computed at a time at most: those of a video of the usual protocol."""
-CHUNK = 6
+CHUNK = 3
 """Views that go through the early parts of a network at a time, as soon as they are copied; the copy of the first ones
 is all that is waited for."""
 
@@ -80,7 +80,7 @@ class FusedRunner(Runner):
         self.card, self.notes = source.card, source.notes
         self.device = choose_device(device)
         self.preferred_batch = TOGETHER if self.card.has_fixed_length else 1
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[int, Plan] = {}
         self._fc = source.model.fc
         if self.device.type == "cuda" and (reason := why_no_kernels(self.device)) is not None:
             self.notes = (*self.notes, f"slower than it could be, without kernels of our own: {reason}")
@@ -149,27 +149,24 @@ class FusedRunner(Runner):
             weight, bias = (tensor.detach().cpu().numpy() for tensor in (self._fc.weight, self._fc.bias))
         return np.array(weight, np.float32), np.array(bias, np.float32)
 
-    def plan(self, views: int, length: int | None = None) -> Plan:
-        """How some number of views is computed, found out on the first call.
+    def plan(self, views: int) -> Plan:
+        """How some number of views of the card's length is computed, found out on the first call.
 
         Args:
             views: N.
-            length: T; None: of the card.
 
         Raises:
             DeviceError: A convolution comes out right in no way, the logits are not within their limit, or the device
                 has not the memory.
         """
-        key = views, length or self.card.view_shape[0]
-        if key not in self._plans:
-            before = [plan for (_, frames), plan in self._plans.items() if frames == key[1]]
-            closest = min(before, key=lambda plan: abs(math.log(plan.views / views)), default=None)
+        if views not in self._plans:
+            closest = min(self._plans.values(), key=lambda plan: abs(math.log(plan.views / views)), default=None)
             with self.turn(), _memory_errors(self.device):
                 source = self._proof.source(views, self.device)
                 plan = choice.plan(self._network, source, chunk=CHUNK, before=closest)
                 self._check_plan(plan, source)
-                self._plans[key] = plan
-        return self._plans[key]
+                self._plans[views] = plan
+        return self._plans[views]
 
     def _check_plan(self, plan: Plan, source: Source) -> None:
         with on(self.device):
@@ -215,9 +212,8 @@ class FusedRunner(Runner):
         return np.concatenate(rows)
 
     def _start(self, upload: Upload) -> Pending:
-        views, length = upload.origins.shape
         # Whole videos come in every length: what is found for the usual one serves all.
-        plan = self.plan(views, length if self.card.has_fixed_length else None)
+        plan = self.plan(len(upload.origins))
         self._turns += 1
         lane = self._lanes[self._turns % len(self._lanes)]
         with torch.inference_mode(), _memory_errors(self.device):
@@ -259,7 +255,7 @@ class FusedRunner(Runner):
     def _profile(self, inputs: Resized, runs: int) -> Mapping[tuple[str, str], float]:
         """Each step by itself, on the views at hand; what is left of the whole is what lies between them."""
         source = stacking.of_views(torch.from_numpy(inputs.copy()).to(self.device))
-        plan = self.plan(*source.origins.shape)
+        plan = self.plan(len(source.origins))
         steps = TimedSteps(plan.choices, self.device)
         with on(self.device):
             self._network.logits(steps, source, groups=plan.groups)

@@ -73,7 +73,7 @@ def test_each_frame_is_copied_once() -> None:
     assert len(prepared) == 9
     frames = [array for piece in upload.pieces for array in piece.arrays]
     assert len(frames) == len(np.unique(prepared.indices)) < prepared.indices.size
-    assert [piece.views for piece in upload.pieces] == [6, 9]
+    assert [piece.views for piece in upload.pieces] == [3, 6, 9]
     memory = np.concatenate([frame.ravel() for frame in frames])
     for cut, origins in zip(
         prepared.fill(np.empty((9, 16, 32, 32, 3), np.uint8), numbers), upload.origins, strict=True
