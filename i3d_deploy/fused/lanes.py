@@ -7,9 +7,9 @@ Note [Two lanes]
 
 Note [Chunks]
     Computing begins before all views of a batch are there: the early parts of the network run chunk by chunk, each when
-    its pixels are, and the late parts over the maps of all of them. So where copying is
-    no slower than computing, only the copy of the first chunk is waited for. Each chunk, and the late parts, are
-    recorded once for their places in memory.
+    its pixels are, and the late parts over the maps of all of them. So where copying is no slower than computing, only
+    the copy of the first chunk is waited for. Each chunk, and the late parts, are recorded once for their places in
+    memory.
 """
 
 from __future__ import annotations

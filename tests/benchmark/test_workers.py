@@ -192,3 +192,12 @@ def test_names_differ() -> None:
         ("x.onnx on cuda:1 with 1 threads", "cuda:1", 1),
         ("x.onnx on cuda:1 with 2 threads", "cuda:1", 2),
     ]
+
+
+def test_checkpoints_are_measured_in_every_precision_and_engines_in_their_own() -> None:
+    made = subjects([Path("x.safetensors"), Path("x.xml")], precisions=["fp16", "fp8"])
+    assert [(subject.name, subject.precision) for subject in made] == [
+        ("x.safetensors in fp16", "fp16"),
+        ("x.safetensors in fp8", "fp8"),
+        ("x.xml", None),
+    ]

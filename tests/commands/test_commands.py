@@ -508,3 +508,27 @@ def test_every_command_refuses_bad_artifacts(
         "verify": [path, clip, "--against", tiny_exports / "tiny.safetensors"],
     }
     assert_one_line(run(COMMANDS[name], *arguments[name]), artifact_name, part)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parts"),
+    [
+        (
+            "tiny.safetensors",
+            ("--device", "cpu", "--precision", "fp16"),
+            ("(fp16) needs a GPU", "give fp32, or export it"),
+        ),
+        ("tiny.onnx", ("--precision", "fp32"), ("(fp32) is for checkpoints", "tiny.onnx has the one")),
+    ],
+    ids=["half precision on a CPU", "of an engine"],
+)
+def test_a_precision_that_cannot_be_is_told_in_a_line(
+    tiny_exports: Path, clip: Path, name: str, options: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    assert_one_line(run(predict.main, tiny_exports / name, clip, *options), "precision", *parts)
+
+
+def test_a_checkpoint_is_predicted_in_the_precision_asked_for(tiny_exports: Path, clip: Path) -> None:
+    result = run(predict.main, tiny_exports / "tiny.safetensors", clip, "--device", "cpu", "--precision", "fp32")
+    assert result.exit_code == 0, result.stderr
+    assert "eager on cpu, fp32" in result.stdout
