@@ -111,7 +111,7 @@ def open_checkpoint(
     except WrongPrecisionError as error:
         if precision is not None:
             raise
-        note = f"computed in fp32, since {error}"
+        note = f"computed in fp32: {error.reason}"
         return TorchRunner(replace(source, notes=(*source.notes, note)), device=device, threads=threads)
 
 

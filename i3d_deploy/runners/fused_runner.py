@@ -52,7 +52,15 @@ Numbers = TypeVar("Numbers", list[int], range)
 
 
 class WrongPrecisionError(DeviceError):
-    """No precision that was asked for is within its limit."""
+    """No precision that was asked for is within its limit.
+
+    Attributes:
+        reason: What is wrong, without what to do.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: give --precision fp32")
+        self.reason = reason
 
 
 class FusedRunner(Runner):
@@ -198,8 +206,7 @@ class FusedRunner(Runner):
                 return network, precision
             objections.append(objection)
         raise WrongPrecisionError(
-            f"the network's logits on {self.device} are not those of float32: {'; '.join(objections)}: "
-            "give --precision fp32"
+            f"the network's logits on {self.device} are not those of float32: {'; '.join(objections)}"
         )
 
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
