@@ -1,4 +1,4 @@
-"""Everything that is worth measuring on a GPU, in one go: tables as they come, and a record of each subject.
+"""Speed, correctness and memory on a GPU, subject by subject: tables as they come, and a record of each.
 
     python bench/gpu.py --out gpu-records
     python bench/gpu.py --only headline --only layers --out gpu-records

@@ -547,7 +547,7 @@ def load(
         device: "auto", "cpu", "cuda" or "cuda:1".
         threads: CPU threads; default: the backend's choice.
         precision: What a checkpoint is computed in: "fp32", as it was trained, or on a GPU "fp16" or "bf16", which is
-            many times as fast, or "fp8", which has less to move and multiply and is further off: measure its accuracy.
+            made to be fast, or "fp8", which has less to move and multiply and is further off: measure its accuracy.
             Default: on a GPU fp16 where that keeps the logits within the limit that exports are held to, else bf16,
             else fp32; on a CPU fp32. An engine has the precision that it was exported in.
         flow_cache: Folder where optical flow is kept, made if need be; for networks that take flow.

@@ -36,7 +36,7 @@ FLOORS = [
     },
     {"confusion", "frames", "inception", "preprocessing", "resnet", "stream_windows", "windows"},
     {"card", "images", "resizing", "stream_warnings"},
-    {"fused.compiling", "fused.convolution", "fused.kernels", "limits"},
+    {"fused.compiling", "fused.convolution", "fused.kernels", "fused.remembered", "limits"},
     {"fused.sampled", "fused.stacking", "fused.tiled"},
     {"fused.algorithms", "fused.graphs", "fused.networks", "fused.self_test"},
     {"fused", "fused.lanes", "fused.layers", "fused.plain", "fused.proof"},

@@ -74,11 +74,11 @@ def run(setting: Setting, sheet: Sheet) -> None:
         weights="random, seed 0",
         mmaction2="its network, as this project has it; not it itself",
     )
-    ready, reference = [], None
+    ready, reference, left_out = [], None, []
     table = sheet.table("answers")
     for contestant in _all(setting):
         if setting.seconds_left < 0:
-            sheet.note(f"{contestant.name}: out of time")
+            left_out.append(f"{contestant.name}: out of time")
             continue
         began = time.perf_counter()
         try:
@@ -86,7 +86,8 @@ def run(setting: Setting, sheet: Sheet) -> None:
                 contestant.run = contestant.prepare()
                 answer = contestant.run(given)
         except Exception as error:  # whatever a compiler or a library raises
-            sheet.note(f"{contestant.name}: not measured: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            kind = "" if isinstance(error, NotHereError) else f"{type(error).__name__}: "
+            left_out.append(f"{contestant.name}: not measured: {kind}{' '.join(str(error).split())[:300]}")
             continue
         contestant.seconds_to_prepare = time.perf_counter() - began
         reference = answer if reference is None else reference
@@ -96,6 +97,8 @@ def run(setting: Setting, sheet: Sheet) -> None:
             largest_difference_of_a_probability=float(np.abs(answer - reference).max()),
         )
         ready.append(contestant)
+    for reason in left_out:
+        sheet.note(reason)
     _take_turns(setting, ready, given)
     _show(sheet, ready)
 

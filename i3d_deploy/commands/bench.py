@@ -81,7 +81,7 @@ def _print_schema(context: click.Context, parameter: click.Parameter, is_wanted:
     "precisions",
     multiple=True,
     type=click.Choice(["fp32", "fp16", "bf16", "fp8"]),
-    help="What checkpoints are computed in. Repeat it to compare.  [default: as i3d-predict]",
+    help="What checkpoints are computed in; engines have theirs. Repeat it to compare.  [default: as i3d-predict]",
 )
 @click.option(
     "--end-to-end",

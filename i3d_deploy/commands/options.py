@@ -84,7 +84,8 @@ threads_option = click.option(
 precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16", "fp8"]),
-    help="What a checkpoint is computed in.  [default: fp32; on a GPU fp16 where its logits are within their limit]",
+    help="What a checkpoint is computed in.  [default: fp32; on a GPU fp16 where its logits are within their limit, "
+    "which takes longer to start]",
 )
 min_decoded_option = click.option(
     "--min-decoded",

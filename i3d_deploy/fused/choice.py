@@ -26,6 +26,7 @@ from i3d_deploy.fused.convolution import Convolution, Kind, Window
 from i3d_deploy.fused.graphs import exact_sums, on, seconds_of
 from i3d_deploy.fused.networks import FusedNetwork
 from i3d_deploy.fused.plain import PlainSteps
+from i3d_deploy.fused.remembered import Remembered
 from i3d_deploy.fused.stacking import Source, Stacking
 
 Key = tuple[Kind, tuple[int, ...], int, bool]
@@ -121,6 +122,7 @@ class TryingSteps(ChosenSteps):
         known: What was found before, which is kept.
         follows: Whether a convolution whose kind is known in another size takes the same way, which is only checked; a
             wrong one is refused, and all are tried.
+        remembered: Names of ways by :func:`as_text` of a key, of which each is likewise only checked.
 
     Attributes:
         choices: What was found.
@@ -133,14 +135,16 @@ class TryingSteps(ChosenSteps):
         *,
         known: Mapping[Key, Choice] | None = None,
         follows: bool = False,
+        remembered: Mapping[str, str] | None = None,
     ) -> None:
         self.choices: dict[Key, Choice] = dict(known or {})
         super().__init__(self.choices, device)
         self._device, self._ways, self._follows = device, ways, follows
+        self._remembered = remembered or {}
 
     def following(self) -> TryingSteps:
         """The same for other sizes, in which the ways that were found are only checked."""
-        return TryingSteps(self._device, self._ways, known=self.choices, follows=True)
+        return TryingSteps(self._device, self._ways, known=self.choices, follows=True, remembered=self._remembered)
 
     def convolve(
         self, convolution: Convolution, x: Tensor, *, shortcut: Tensor | None = None, out: Tensor | None = None
@@ -148,14 +152,23 @@ class TryingSteps(ChosenSteps):
         """As of :class:`i3d_deploy.fused.networks.Steps`."""
         key = _key(convolution, x, shortcut)
         if key not in self.choices:
-            self.choices[key] = self._choose(convolution, x, shortcut, out)
+            self.choices[key] = self._choose(key, convolution, x, shortcut, out)
         return super().convolve(convolution, x, shortcut=shortcut, out=out)
 
-    def _choose(self, convolution: Convolution, x: Tensor, shortcut: Tensor | None, out: Tensor | None) -> Choice:
+    def _probable(self, key: Key) -> Algorithm | None:
+        """The way that was found before, for this size or another one."""
+        named = [way for way in self._ways if way.name == self._remembered.get(as_text(key))]
+        if named:
+            return named[0]
+        return self._of_kind.get(key[0]) if self._follows else None
+
+    def _choose(
+        self, key: Key, convolution: Convolution, x: Tensor, shortcut: Tensor | None, out: Tensor | None
+    ) -> Choice:
         seconds: dict[str, float] = {}
         refused: dict[str, str] = {}
         right: dict[str, Algorithm] = {}
-        known = self._of_kind.get(convolution.kind) if self._follows else None
+        known = self._probable(key)
         for way in self._ways if known is None else (known, *self._ways):
             if way.name in seconds or way.name in refused or not way.fits(convolution, x):
                 continue
@@ -236,6 +249,7 @@ def plan(
     chunk: int | None = None,
     ways: Sequence[Algorithm] | None = None,
     before: Plan | None = None,
+    remembered: Remembered | None = None,
 ) -> Plan:
     """Find the fastest way to run a network over as many views as a source has.
 
@@ -246,6 +260,7 @@ def plan(
         ways: What is tried for convolutions; None: all that the device has.
         before: What was found for another number of views: it is kept for the same sizes; for others, where neither
             number is more than twice the other, the same ways are only checked.
+        remembered: What another process has found for as many views; its ways are only checked.
 
     Raises:
         DeviceError: A convolution comes out right in no way.
@@ -255,9 +270,12 @@ def plan(
     ways = available(device, network.dtype) if ways is None else ways
     known = {} if before is None else before.choices
     follows = before is not None and max(views, before.views) <= 2 * min(views, before.views)
-    steps = TryingSteps(device, ways, known=known, follows=follows)
+    hints = None if remembered is None else remembered.ways
+    steps = TryingSteps(device, ways, known=known, follows=follows, remembered=hints)
     tried = groups_to_try(chunk, parts=network.early_parts, device=device)
-    if steps.has_kernels:
+    if remembered is not None and remembered.groups in tried:
+        tried = [remembered.groups]
+    elif steps.has_kernels:
         _compile_ahead(network, source, tried)
     chunks = -(-views // chunk)
     early: dict[tuple[int, ...], float] = {}
@@ -271,6 +289,16 @@ def plan(
     seconds = {groups: chunks * of_one + late for groups, of_one in early.items()}
     groups = min(seconds, key=seconds.__getitem__)
     return Plan(views=views, chunk=chunk, groups=groups, choices=steps.choices, seconds=seconds)
+
+
+def to_remember(plan: Plan) -> Remembered:
+    """What the next process need not find again."""
+    return Remembered(groups=plan.groups, ways={as_text(key): choice.way.name for key, choice in plan.choices.items()})
+
+
+def as_text(key: Key) -> str:
+    """A convolution of some size, the same in every process."""
+    return repr(key)
 
 
 def _try_early(

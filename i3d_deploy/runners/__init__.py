@@ -101,7 +101,7 @@ def open_checkpoint(
     if not is_cuda:
         raise InputError(
             f"precision ({precision}) needs a GPU where a checkpoint is run: give fp32, or export it "
-            "(i3d-export --to openvino)"
+            f"(i3d-export --to openvino --precision {'int8' if precision == 'fp8' else 'bf16'})"
         )
     from i3d_deploy.runners.fused_runner import FusedRunner, WrongPrecisionError
 

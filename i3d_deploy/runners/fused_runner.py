@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,12 +17,13 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from i3d_deploy import __version__
 from i3d_deploy.card import Precision
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import DeviceError
 from i3d_deploy.frames import Resized
-from i3d_deploy.fused import choice, stacking
-from i3d_deploy.fused.algorithms import why_no_kernels
+from i3d_deploy.fused import choice, remembered, stacking
+from i3d_deploy.fused.algorithms import available, why_no_kernels
 from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps
 from i3d_deploy.fused.graphs import on
 from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Piece, Streams, Upload
@@ -66,7 +68,8 @@ class WrongPrecisionError(DeviceError):
 class FusedRunner(Runner):
     """A checkpoint on a GPU, in half precision or less.
 
-    The first run of a number of views takes much longer than the next ones: what is fastest for it is found out then.
+    The first run of a number of views takes much longer than the next ones: what is fastest for it is found out then,
+    and kept for the next process (Note [Remembered] in :mod:`i3d_deploy.fused.remembered`).
 
     Args:
         source: The checkpoint.
@@ -171,10 +174,34 @@ class FusedRunner(Runner):
             closest = min(self._plans.values(), key=lambda plan: abs(math.log(plan.views / views)), default=None)
             with self.turn(), _memory_errors(self.device):
                 source = self._proof.source(views, self.device)
-                plan = choice.plan(self._network, source, chunk=CHUNK, before=closest)
+                path = self._remembered_at(views)
+                found = None if path is None else remembered.read(path)
+                plan = choice.plan(self._network, source, chunk=CHUNK, before=closest, remembered=found)
                 self._check_plan(plan, source)
                 self._plans[views] = plan
+                if path is not None and found != choice.to_remember(plan):
+                    remembered.write(path, choice.to_remember(plan))
         return self._plans[views]
+
+    def _remembered_at(self, views: int) -> Path | None:
+        """Where a plan is kept for the next process; None on a CPU, where there is little to choose."""
+        if self.device.type != "cuda":
+            return None
+        return remembered.path_of(
+            {
+                "i3d_deploy": __version__,
+                "torch": torch.__version__,
+                "cuda": torch.version.cuda,
+                "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+                "ways": [way.name for way in available(self.device, self._network.dtype)],
+                "gpu": torch.cuda.get_device_name(self.device),
+                "network": self.card.network.model_dump(mode="json"),
+                "view": self.card.view_shape,
+                "precision": self._precision,
+                "views": views,
+                "chunk": CHUNK,
+            }
+        )
 
     def _check_plan(self, plan: Plan, source: Source) -> None:
         with on(self.device):

@@ -202,12 +202,15 @@ def choose_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    failed = f"PyTorch {torch.__version__} cannot use device {device!r}"
+    name, _, number = device.partition(":")
+    if device != "cpu" and (name != "cuda" or not (number or "0").isdecimal()):
+        raise DeviceError(f"{failed}: give auto, cpu, cuda or cuda:N")
+    if name == "cuda" and torch.version.cuda is None:
+        raise DeviceError(f"{failed}: it is a build without CUDA: install one for CUDA (pytorch.org), or give cpu")
     try:
         chosen = torch.device("cuda:0" if device == "cuda" else device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DeviceError(
-            f"PyTorch {torch.__version__} cannot use device {device!r}: give auto, cpu, cuda or cuda:N ({reason})"
-        ) from error
+        raise DeviceError(f"{failed}: i3d-doctor lists what runs here ({str(error).partition(chr(10))[0]})") from error
     return chosen
