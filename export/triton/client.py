@@ -84,7 +84,7 @@ def prove(logits: NDArray[np.float32], engine: Path, path: Path, *, clips: int |
             raise i3d.InputError(
                 f"the server has logits of {logits.shape}, {engine} of {expected.shape}: not its engine"
             )
-        difference, limit = np.abs(logits - expected).max(), parity.logits_limit(recognizer.card, expected)
+        difference, limit = np.abs(logits - expected).max(), limits.logits_limit(recognizer.card, expected)
         found = f"{len(logits)} views: logits differ from {recognizer.ran_by} by at most {difference:.1e}"
     if not difference <= limit:
         raise i3d.InputError(f"{found}, allowed is {limit:.1e}: the server does not answer as was proven")
