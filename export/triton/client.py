@@ -16,7 +16,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 import i3d_deploy as i3d
-from i3d_deploy import parity, video
+from i3d_deploy import limits, video
 
 
 @click.command(epilog="Example: python client.py clip.mp4 --model i3d_r50_video --url localhost:8001")
