@@ -121,24 +121,24 @@ class Driver:
     """NVIDIA's driver, asked past the package under test; there is one where a test has memory."""
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL("libcuda.so.1")
+        self.driver = ctypes.CDLL("libcuda.so.1")
 
     def context(self) -> int | None:
         """The thread's context."""
         found = ctypes.c_void_p()
-        assert self.library.cuCtxGetCurrent(ctypes.byref(found)) == 0
+        assert self.driver.cuCtxGetCurrent(ctypes.byref(found)) == 0
         return found.value
 
     def free_bytes(self) -> int:
         """What the current context's device has left."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        assert self.library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+        assert self.driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
         return free.value
 
     def has_pinned(self, array: NDArray[Any]) -> bool:
         """Whether the driver holds the array's memory in place."""
         flags = ctypes.c_uint()
-        return bool(self.library.cuMemHostGetFlags(ctypes.byref(flags), ctypes.c_void_p(array.ctypes.data)) == 0)
+        return bool(self.driver.cuMemHostGetFlags(ctypes.byref(flags), ctypes.c_void_p(array.ctypes.data)) == 0)
 
 
 @pytest.fixture(params=BACKENDS)
