@@ -103,7 +103,7 @@ def main(
     threads: int | None,
     progress: Path | None,
 ) -> None:
-    """Measure what is worth measuring on a GPU."""
+    """Measure speed, correctness and memory on a GPU."""
     names = [name for name in SUBJECTS if name in only or not only]
     folder.mkdir(parents=True, exist_ok=True)
     if progress is None:
@@ -136,12 +136,14 @@ def _watch(names: Sequence[str], *, folder: Path, minutes: float | None) -> None
     lost: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         progress = Path(scratch) / "progress"
+        # Plans that are kept from other runs would leave nothing to find, and nothing to compare the fastest with.
+        environment = {**os.environ, "XDG_CACHE_HOME": scratch}
         while remaining:
             progress.write_text("")
             warnings = [f"-W{option}" for option in sys.warnoptions]
             only = [part for name in remaining for part in ("--only", name)]
             command = [sys.executable, *warnings, __file__, *given, *only, "--progress", str(progress)]
-            reason = _wait(subprocess.Popen(command, process_group=0), progress, minutes=minutes)
+            reason = _wait(subprocess.Popen(command, env=environment, process_group=0), progress, minutes=minutes)
             begun = progress.read_text().split()
             if reason is not None:
                 if not begun:

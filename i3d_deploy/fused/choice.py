@@ -39,7 +39,8 @@ class Choice:
 
     Attributes:
         way: The fastest that is right.
-        seconds: Of one run, by name of the algorithm, of all that were tried and are right.
+        seconds: Of one run, by name of the algorithm, of all that were tried and are right; no number of one that was
+            known and only checked.
         refused: Why others are not taken, by name of the algorithm.
         macs: Multiply-accumulates.
         moved_bytes: What must be read and written at the least.
@@ -179,7 +180,8 @@ class TryingSteps(ChosenSteps):
                     refused[way.name] = "its result is wrong"
                     continue
                 than = min(seconds.values(), default=math.inf)
-                seconds[way.name] = seconds_of(run, self._device, than=than)
+                # What is taken without comparing need not be timed.
+                seconds[way.name] = math.nan if way == known else seconds_of(run, self._device, than=than)
             except Exception as error:  # whatever a library raises for sizes that it has no kernel for
                 if isinstance(error, torch.AcceleratorError):
                     torch.cuda.synchronize(self._device)  # raises if the GPU computes nothing any more in this process

@@ -24,7 +24,7 @@ from i3d_deploy.errors import DeviceError
 from i3d_deploy.frames import Resized
 from i3d_deploy.fused import choice, remembered, stacking
 from i3d_deploy.fused.algorithms import available, why_no_kernels
-from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps
+from i3d_deploy.fused.choice import ChosenSteps, Plan, TimedSteps, TryingSteps
 from i3d_deploy.fused.graphs import on
 from i3d_deploy.fused.lanes import CudaLane, Lane, Pending, Piece, Streams, Upload
 from i3d_deploy.fused.networks import FusedNetwork
@@ -92,6 +92,7 @@ class FusedRunner(Runner):
         self.device = choose_device(device)
         self.preferred_batch = TOGETHER if self.card.has_fixed_length else 1
         self._plans: dict[int, Plan] = {}
+        self._checking: TryingSteps | None = None
         self._fc = source.model.fc
         if self.device.type == "cuda" and (reason := why_no_kernels(self.device)) is not None:
             self.notes = (*self.notes, f"slower than it could be, without kernels of our own: {reason}")
@@ -147,11 +148,10 @@ class FusedRunner(Runner):
         """As in any runner."""
         with self.turn():
             self._check(views, any_size=True)
-            chosen = self._plans.values()
-            choices = {key: found for plan in chosen for key, found in plan.choices.items()}
+            self.plan(len(views))
             source = stacking.of_views(torch.from_numpy(np.require(views, requirements=["C", "W"])).to(self.device))
             with on(self.device):
-                maps = self._network.features(ChosenSteps(choices, self.device), source)
+                maps = self._network.features(self._any_size, source)
             return np.ascontiguousarray(maps.permute(0, 4, 1, 2, 3).float().cpu().numpy())
 
     def classifier(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -179,6 +179,7 @@ class FusedRunner(Runner):
                 plan = choice.plan(self._network, source, chunk=CHUNK, before=closest, remembered=found)
                 self._check_plan(plan, source)
                 self._plans[views] = plan
+                self._checking = None
                 if path is not None and found != choice.to_remember(plan):
                     remembered.write(path, choice.to_remember(plan))
         return self._plans[views]
@@ -236,6 +237,16 @@ class FusedRunner(Runner):
             f"the network's logits on {self.device} are not those of float32: {'; '.join(objections)}"
         )
 
+    @property
+    def _any_size(self) -> ChosenSteps:
+        """Steps for maps of other sizes than a plan's, in the ways that were found for those, each checked once."""
+        if self._checking is None:
+            known = {key: found for plan in self._plans.values() for key, found in plan.choices.items()}
+            self._checking = TryingSteps(
+                self.device, available(self.device, self._network.dtype), known=known, follows=True
+            )
+        return self._checking
+
     def _run(self, inputs: Resized) -> NDArray[np.float32]:
         started: list[Pending] = []
         try:
@@ -251,7 +262,8 @@ class FusedRunner(Runner):
         self._turns += 1
         lane = self._lanes[self._turns % len(self._lanes)]
         with torch.inference_mode(), _memory_errors(self.device):
-            return lane.start(upload, _Planned(self._network, plan))
+            steps = ChosenSteps(plan.choices, self.device) if self.card.has_fixed_length else self._any_size
+            return lane.start(upload, _Planned(self._network, plan, steps))
 
     def _is_usual(self, views: Views) -> bool:
         first = 0 if self.card.has_fixed_length else 1  # whole videos have any length
@@ -301,6 +313,7 @@ class FusedRunner(Runner):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._plans.clear()
+        self._checking = None
         for name in ("_lanes", "_network"):
             self.__dict__.pop(name, None)
         if self.device.type == "cuda":
@@ -310,9 +323,8 @@ class FusedRunner(Runner):
 class _Planned:
     """A network as it is run over some number of views: :class:`i3d_deploy.fused.lanes.Network`."""
 
-    def __init__(self, network: FusedNetwork, plan: Plan) -> None:
-        self._network, self._groups = network, plan.groups
-        self._steps = ChosenSteps(plan.choices, network.device)
+    def __init__(self, network: FusedNetwork, plan: Plan, steps: ChosenSteps) -> None:
+        self._network, self._groups, self._steps = network, plan.groups, steps
         self.chunk = plan.chunk
 
     def early(self, source: Source, out: Tensor | None) -> Tensor:

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from i3d_deploy import limits, model, views
 from i3d_deploy.card import Precision
 from i3d_deploy.checkpoint import Checkpoint
 from i3d_deploy.errors import InputError
+from i3d_deploy.fused import sampled
+from i3d_deploy.fused.convolution import Convolution
 from i3d_deploy.preprocessing import Sampling
 from i3d_deploy.recognizer import Recognizer, load
 from i3d_deploy.runners import open_checkpoint, open_runner
@@ -25,6 +28,12 @@ from tests.narrowed import DISTINCT, card_of, resnet, small
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (60, 40, 56, 3), dtype=np.uint8)
 HALVES: list[Precision] = ["fp16", "bf16"]
+
+
+@pytest.fixture(autouse=True)
+def no_plans_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found in other runs is not used, and nothing is left for them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @functools.cache
@@ -278,3 +287,22 @@ def test_memory_of_a_gpu_is_given_back() -> None:
     assert torch.cuda.memory_allocated() > before
     runner.close()
     assert torch.cuda.memory_allocated() == before
+
+
+def test_sizes_that_come_later_are_checked_in_the_way_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FusedRunner(checkpoint_of("i3d_r50"), device="cpu", precisions=["fp32"]) as runner:
+        found = {key[0]: chosen.way for key, chosen in runner.plan(1).choices.items()}
+        checked: list[tuple[int, ...]] = []
+        agrees = sampled.agrees
+
+        def watched(convolution: Convolution, x: Tensor, result: Tensor, **options: Tensor | None) -> bool:
+            checked.append(tuple(x.shape))
+            return agrees(convolution, x, result, **options)
+
+        monkeypatch.setattr(sampled, "agrees", watched)
+        larger = np.random.default_rng(4).integers(0, 256, (1, 24, 64, 48, 3), dtype=np.uint8)
+        maps = runner.feature_maps(larger)
+        np.testing.assert_allclose(maps, reference().feature_maps(larger), rtol=0, atol=1e-5)
+        assert len(checked) == len(set(found))  # each kind once, and no other way
+        runner.feature_maps(larger)
+        assert len(checked) == len(set(found))
